@@ -1,0 +1,68 @@
+# Works on a bare Debian or Ubuntu with python3, gcc and make; what else is needed is installed by the
+# targets that need it (as root, or through sudo).
+
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+
+STUB := inject/_stub.so inject/_boot.bin inject/_loader.bin
+# pip runs again when one of these changes; a changed stub is compiled by the target "stub".
+PACKAGING := pyproject.toml setup.py inject/build_stub.py
+
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test lint types programs bench stub clean
+
+help: ## list these targets (the default)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/installed stub ## profile a bundled program; writes demo-out/
+	@$(BIN)/python tests/demo/run.py --pyattach $(BIN)/pyattach --output demo-out
+
+test: programs lint types ## everything that is checked: lint, types, tests (installs their programs)
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/installed-dev ## ruff: rules and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(VENV)/installed-dev stub ## mypy --strict
+	@$(BIN)/python -m mypy --strict
+
+bench: $(VENV)/installed-dev stub ## run the benchmarks, pyattach and its peers side by side
+	@set -e; for script in benchmarks/*.py; do \
+	    [ -e "$$script" ] || { echo "no benchmarks here"; exit 1; }; \
+	    echo "== $$script"; $(BIN)/python "$$script" $(BENCH_ARGS); \
+	done
+
+stub: ## compile the stub again where it is stale
+	@$(PYTHON) inject/build_stub.py --if-stale
+
+programs:
+	@tests/install-programs test
+
+clean: ## remove what was built (and the venv, if it is .venv)
+	@rm -rf .venv build dist demo-out *.egg-info tests/targets/build $(STUB)
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# pip's output is of interest only when it fails.
+define pip_install
+	@echo "installing pyattach$(1) into $(VENV)"
+	@$(BIN)/python -m pip install --disable-pip-version-check --no-input -e '.$(1)' >$(VENV)/pip.log 2>&1 \
+	    || { cat $(VENV)/pip.log; echo "pip could not install pyattach (see above)"; exit 1; }
+endef
+
+$(VENV)/installed: $(PACKAGING) | $(VENV)/pyvenv.cfg
+	$(call pip_install,)
+	@touch $@
+
+$(VENV)/installed-dev: $(PACKAGING) | $(VENV)/pyvenv.cfg
+	$(call pip_install,[dev])
+	@touch $@ $(VENV)/installed
+
+$(VENV)/pyvenv.cfg:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+	    || { echo "pyattach needs Python 3.10 or newer: make PYTHON=/path/to/python3"; exit 1; }
+	@tests/install-programs build
+	@$(PYTHON) -m venv --clear $(VENV)

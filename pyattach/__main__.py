@@ -1,0 +1,9 @@
+"""``python -m pyattach`` is the ``pyattach`` command."""
+
+from __future__ import annotations
+
+import sys
+
+from .attacher.cli import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""Turns addresses into names: maps, ELF tables, demangling."""
