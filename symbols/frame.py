@@ -1,0 +1,34 @@
+"""What a stack is made of once its addresses have names."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+
+class FrameKind(enum.Enum):
+    """The kind of code a frame runs, for colouring and for the legend."""
+
+    USER = "user"  # the target's own executable, and libraries beside it
+    LIBRARY = "library"  # shared libraries of the system, the vdso
+    JIT = "jit"  # anonymous executable memory
+    UNKNOWN = "unknown"  # no symbol: shown as module+0xoffset or as the raw address
+    MARK = "mark"  # not code: pyattach's own remark, such as "[truncated]"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Frame:
+    """One level of a stack, resolved.
+
+    ``name`` is what is shown: the demangled function, ``libc.so.6+0x12345`` where no symbol covers
+    the address, or ``0x7f..`` where nothing is mapped there.  ``module`` is the base name of the file
+    it came from ("" when there is none).  Both come from the target and are untrusted.
+    """
+
+    name: str
+    module: str
+    kind: FrameKind
+
+
+TRUNCATED = Frame("[truncated]", "", FrameKind.MARK)
+"""Stands at the root of a stack whose unwinding did not reach the start of its thread."""
