@@ -1,0 +1,1 @@
+"""What each architecture needs to know for injection; one file each."""

@@ -1,0 +1,84 @@
+"""x86_64: registers, the system call instruction, how an interrupted system call goes on."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+
+from ..layout import BOOT_DATA_SIZE
+
+Registers = dict[str, int]
+"""Register values by the names of ``struct user_regs_struct`` (``sys/user.h``), as unsigned 64 bit."""
+
+SYSCALL_INSTRUCTIONS = (b"\x0f\x05", b"\xcd\x80")
+RESTART_SYSCALL = 219
+
+# Kernel-internal results, never seen by a program that is not traced (include/linux/errno.h).
+ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND, ERESTART_RESTARTBLOCK = 512, 513, 514, 516
+EINTR = 4
+
+# Calls that return EINTR after any stop, and mean the same when they are begun anew: nothing was
+# taken from the queue they wait on (man 7 signal, "Interruption of system calls ... by stop signals").
+BEGIN_ANEW = frozenset(
+    {232, 281, 441, 65, 220, 208}
+)  # epoll_wait/pwait/pwait2, semop, semtimedop, io_getevents
+
+# Calls that sleep and go on by themselves after a stop (-ERESTARTSYS and its kin).
+GOES_ON = frozenset(
+    {0, 7, 23, 34, 35, 43, 45, 47, 61, 130, 202, 219, 230, 232, 247, 270, 271, 281, 288, 299, 441}
+)
+
+CODE_PADDING = b"\x00"
+
+
+def signed(value: int) -> int:
+    """A register's value read as a signed 64-bit number."""
+    return value - (1 << 64) if value >> 63 else value
+
+
+def resume_registers(registers: Registers, before_ip: bytes, signal_pending: Callable[[], bool]) -> Registers:
+    """The registers with which the thread goes on as if it had not been stopped.
+
+    ``before_ip`` is the two bytes before the instruction pointer.  A thread stopped inside a system
+    call is put back on the call's instruction: the kernel would do the same, had the instruction
+    pointer not been moved (arch/x86/kernel/signal.c, arch_do_signal_or_restart).  A call that a stop
+    ends with EINTR is begun anew only when no signal waits that could be the reason of that EINTR.
+    """
+    out = dict(registers)
+    number, result = signed(registers["orig_rax"]), signed(registers["rax"])
+    if number < 0 or before_ip not in SYSCALL_INSTRUCTIONS:
+        return out
+    again = {ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND}
+    if -result in again or (-result == EINTR and number in BEGIN_ANEW and not signal_pending()):
+        out["rax"] = registers["orig_rax"]
+        out["rip"] = registers["rip"] - 2
+    elif -result == ERESTART_RESTARTBLOCK:
+        out["rax"] = RESTART_SYSCALL
+        out["rip"] = registers["rip"] - 2
+    return out
+
+
+def entry_registers(registers: Registers, entry: int) -> Registers:
+    """The registers that send a stopped thread to ``entry``.  ``orig_rax`` of -1 says: in no system
+    call, so the kernel doesn't move the instruction pointer again."""
+    return {**registers, "rip": entry, "orig_rax": (1 << 64) - 1}
+
+
+_SAVED = "rip rsp eflags rax rbx rcx rdx rsi rdi rbp r8 r9 r10 r11 r12 r13 r14 r15".split()
+
+
+def boot_settings(
+    *, mail: int, nonce: int, file_size: int, boot_offset: int, limit_ns: int, memfd_flags: int, name: bytes
+) -> bytes:
+    """The part of the data block that is known before a thread is stopped."""
+    block = struct.pack("<6Q", mail, nonce, file_size, boot_offset, limit_ns, memfd_flags) + name + b"\0"
+    room = BOOT_DATA_SIZE - 8 * (len(_SAVED) + 2)
+    if len(block) > room:
+        raise ValueError(f"memfd name too long: {name!r}")
+    return block.ljust(room, b"\0")
+
+
+def boot_data(resume: Registers, signal_mask: int, settings: bytes) -> bytes:
+    """The data block in front of the bootstrap's code (``stub/boot/boot.h``, ``D_*``)."""
+    words = [resume[register] for register in _SAVED]
+    return struct.pack(f"<{len(words) + 2}Q", *words, (1 << 64) - 1, signal_mask) + settings

@@ -1,0 +1,244 @@
+"""Borrowing a stopped thread to run the loader, and giving it back.
+
+The order, and who waits for whom:
+
+    pyattach                                   the thread
+    writes bootstrap + data block to the cave  stopped
+    sets its registers, lets go of it          runs boot.S: blocks signals, makes mail page and memfd
+    sees the nonce on the mail page            waits, at most LIMIT_NS
+    fills the memfd, sets its final size       maps boot area and loader, runs the command
+    sees args.done                             unmaps all, restores all, jumps back
+    sees the thread outside the cave
+    puts the cave's bytes back
+
+At every line pyattach may die: the thread finds its own way out.  See ``stub/boot/boot.h``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import functools
+import os
+import platform
+import re
+import secrets
+import time
+
+from ..errors import InjectionFailed
+from .arch import x86_64 as arch
+from .cave import find_cave
+from .image import boot_code, loader_code
+from .layout import BOOT_DATA_SIZE, BOOT_SIZE, LOADER_SIZE, MAIL_SIZE, BootArgs
+from .tracee import HeldThread, Target
+
+LIMIT_NS = 100_000_000
+"""How long the borrowed thread waits for pyattach before it gives up and goes home."""
+
+DEADLINE_S = 2.0
+"""How long pyattach waits for each sign of the thread.  Longer than LIMIT_NS: the thread may have to
+wait for a processor."""
+
+POLL_S = 0.00002
+"""Between two looks.  Sleeping, not spinning: on a busy machine the thread needs our processor."""
+
+AREA_SIZE = MAIL_SIZE + BOOT_SIZE + LOADER_SIZE
+MEMFD_PREFIX = b"pyattach-"
+
+_MFD_CLOEXEC, _MFD_EXEC = 1, 0x10
+_PR_SET_TIMERSLACK = 29
+
+
+@dataclasses.dataclass(frozen=True)
+class Borrowed:
+    """What came of it.  ``memfd`` is open here and now the caller's; times are CLOCK_MONOTONIC, ns."""
+
+    args: BootArgs
+    memfd: int
+    held_ns: int
+    clock_offset_ns: int
+
+
+def boot_size() -> int:
+    """Bytes the bootstrap needs in the cave."""
+    return BOOT_DATA_SIZE + len(boot_code())
+
+
+def _memfd_flags() -> int:
+    """MFD_EXEC must be said from kernel 6.3 on and is unknown before (man memfd_create)."""
+    found = re.match(r"(\d+)\.(\d+)", platform.release())
+    version = (int(found[1]), int(found[2])) if found else (0, 0)
+    return _MFD_CLOEXEC | (_MFD_EXEC if version >= (6, 3) else 0)
+
+
+@functools.cache
+def _sleep_precisely() -> None:
+    """Let this thread's short sleeps end when asked and not 50 us later (man prctl, PR_SET_TIMERSLACK)."""
+    ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
+
+
+def _pick_gap(target: Target, size: int) -> int:
+    """An address with ``size`` free bytes around it, at random, far from what the kernel gives next."""
+    taken = sorted((m.start, m.end) for m in target.maps())
+    for _ in range(64):
+        start = (0x10_0000_0000 + secrets.randbelow(0x5000_0000_0000)) & ~0xFFFF
+        if all(start + size + (1 << 24) <= low or high + (1 << 24) <= start for low, high in taken):
+            return start
+    raise InjectionFailed(f"pid {target.pid}: found no free addresses for the boot area")
+
+
+class Borrowing:
+    """One use of one stopped thread: prepare while it runs, then ``run`` once it is held."""
+
+    def __init__(
+        self, target: Target, args: BootArgs, front: bytes = b"", behind: bytes = b"", size: int = 0
+    ) -> None:
+        """``front`` is what the memfd holds before the boot area (the stub's image, page aligned);
+        ``behind`` what follows it, extended with zeros to ``size`` bytes (the shared region)."""
+        if len(front) % MAIL_SIZE:
+            raise ValueError("front must be whole pages")
+        self.target = target
+        self.args = args
+        self.boot_offset = len(front)
+        self._nonce = secrets.randbits(63) | 1
+        self._front, self._behind = front, behind
+        self._file_size = self.boot_offset + BOOT_SIZE + LOADER_SIZE + size
+        self._name = MEMFD_PREFIX + f"{self._nonce:016x}".encode()
+        self._cave = find_cave(target, boot_size())
+        self._mail = _pick_gap(target, AREA_SIZE)
+        self._settings = arch.boot_settings(
+            mail=self._mail,
+            nonce=self._nonce,
+            file_size=self._file_size,
+            boot_offset=self.boot_offset,
+            limit_ns=LIMIT_NS,
+            memfd_flags=_memfd_flags(),
+            name=self._name,
+        )
+        _sleep_precisely()
+
+    def run(self, held: HeldThread) -> Borrowed:
+        """Run the command on ``held`` and return when the thread has left our code.
+
+        Raises InjectionFailed when the thread did not get through, ProcessLookupError when it died.
+        The thread is released in every case.
+        """
+        data = self._bootstrap(held)
+        before = self.target.read(self._cave.address, len(data))
+        if before.strip(b"\0"):
+            held.release()
+            raise InjectionFailed(
+                f"pid {self.target.pid}: the padding of {self._cave.mapping.path} is in use",
+                "is another tool injecting into it just now? try again",
+            )
+        self.target.write(self._cave.address, data)
+        try:
+            held.release(arch.entry_registers(held.registers, self._cave.address + BOOT_DATA_SIZE))
+            return self._serve(held)
+        finally:
+            self._tidy(held.tid, before)
+
+    def _tidy(self, tid: int, before: bytes) -> None:
+        """Put the cave's bytes back, but only once the thread is seen outside of them."""
+        code = (self._cave.address, self._cave.address + len(before))
+        if self.target.wait_outside([tid], [code], DEADLINE_S):
+            raise InjectionFailed(
+                f"thread {tid} has not left the bootstrap within {DEADLINE_S:.0f} s",
+                "it may be starved of processor time; the code is left in place, so it will get through",
+            )
+        with contextlib.suppress(OSError):  # the target is gone
+            self.target.write(self._cave.address, before)
+
+    def _bootstrap(self, held: HeldThread) -> bytes:
+        registers = held.registers
+        before_ip = b""
+        with contextlib.suppress(OSError):
+            before_ip = self.target.read(registers["rip"] - 2, 2)
+        resume = arch.resume_registers(registers, before_ip, held.signal_pending)
+        return arch.boot_data(resume, held.signal_mask, self._settings) + boot_code()
+
+    def _serve(self, held: HeldThread) -> Borrowed:
+        number, ready_ns = self._wait_for_mail()
+        clock_offset_ns = ready_ns - time.monotonic_ns()
+        memfd = self._fill(number)
+        try:
+            args = self._wait_for_done(memfd)
+        except BaseException:
+            os.close(memfd)
+            raise
+        # A time namespace shifts the target's clock; scheduling noise does not reach a second.
+        offset = clock_offset_ns if abs(clock_offset_ns) > 1_000_000_000 else 0
+        return Borrowed(args, memfd, args.left_ns - offset - held.stopped_at_ns, offset)
+
+    def _wait_for_mail(self) -> tuple[int, int]:
+        deadline = time.monotonic() + DEADLINE_S
+        while time.monotonic() < deadline:
+            try:
+                mail = self.target.read(self._mail, 24)
+            except ProcessLookupError:
+                raise
+            except OSError:  # not mapped yet
+                time.sleep(POLL_S)
+                continue
+            if int.from_bytes(mail[:8], "little") == self._nonce:
+                number = int.from_bytes(mail[8:16], "little", signed=True)
+                if number < 0:
+                    raise InjectionFailed(
+                        f"pid {self.target.pid}: memfd_create there: {os.strerror(-number)}",
+                        "raise its limit of open files, or see whether vm.memfd_noexec forbids it",
+                    )
+                return number, int.from_bytes(mail[16:24], "little")
+            time.sleep(POLL_S)
+        raise InjectionFailed(
+            f"pid {self.target.pid}: the borrowed thread gave no sign within {DEADLINE_S:.0f} s",
+            "is the target stopped or starved of processor time?",
+        )
+
+    def _fill(self, number: int) -> int:
+        """Write the memfd; its final size, set last, is the sign for the thread to go on."""
+        memfd = self.target.open_fd(number)
+        try:
+            name = os.readlink(f"/proc/self/fd/{memfd}").encode()
+            if self._name not in name:
+                raise InjectionFailed(f"file {number} of pid {self.target.pid} is {name!r}, not our memfd")
+            if self.args.path == b"":
+                # The loader knows libraries by name: no two sessions may use the same one.
+                dots = "./" * (self._nonce % 23)
+                self.args.path = f"/proc/self/{dots}fd/{number}".encode()
+            os.pwrite(memfd, self._front + bytes(self.args), 0)
+            os.pwrite(memfd, loader_code(), self.boot_offset + BOOT_SIZE)
+            if self._behind:
+                os.pwrite(memfd, self._behind, self.boot_offset + BOOT_SIZE + LOADER_SIZE)
+            os.ftruncate(memfd, self._file_size)
+        except BaseException:
+            os.close(memfd)
+            raise
+        return memfd
+
+    def _mail_is_gone(self) -> bool:
+        try:
+            self.target.read(self._mail, 8)
+        except ProcessLookupError:
+            raise
+        except OSError:
+            return True
+        return False
+
+    def _wait_for_done(self, memfd: int) -> BootArgs:
+        deadline = time.monotonic() + DEADLINE_S
+        done_at = self.boot_offset + BootArgs.done.offset
+        while time.monotonic() < deadline:
+            gone = self._mail_is_gone()
+            if os.pread(memfd, 4, done_at) == b"\1\0\0\0":
+                return BootArgs.from_buffer_copy(os.pread(memfd, ctypes.sizeof(BootArgs), self.boot_offset))
+            if gone:
+                raise InjectionFailed(
+                    f"pid {self.target.pid}: the borrowed thread gave up waiting for pyattach",
+                    "this machine is short of processor time; try again",
+                )
+            time.sleep(POLL_S)
+        raise InjectionFailed(
+            f"pid {self.target.pid}: the loader did not finish within {DEADLINE_S:.0f} s",
+            "the thread will go on by itself; try again",
+        )

@@ -1,0 +1,109 @@
+"""The stub's image, as it lies in the package, checked against the layout this code knows."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import functools
+from pathlib import Path
+
+from ..errors import PyattachError
+from ..symbols.elf import ElfImage
+from .layout import MAGIC, VERSION, Abi, Control, RecordHead, Slot
+
+_HERE = Path(__file__).parent
+_PAGE = 4096
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Segment:
+    """A PT_LOAD of the stub: offsets and sizes in bytes, ``prot`` as for mmap."""
+
+    offset: int
+    vaddr: int
+    file_bytes: int
+    memory_bytes: int
+    prot: int
+
+
+@dataclasses.dataclass(frozen=True)
+class StubImage:
+    """``_stub.so``: its bytes, segments, and where its entry points lie (offsets from its base)."""
+
+    data: bytes
+    segments: tuple[Segment, ...]
+    entries: dict[str, int]
+
+    @property
+    def span(self) -> int:
+        """Bytes of address space from the first segment's start to the last one's end, whole pages."""
+        end = max(s.vaddr + s.memory_bytes for s in self.segments)
+        return (end + _PAGE - 1) // _PAGE * _PAGE
+
+    @property
+    def text(self) -> tuple[int, int]:
+        """Start and end of the executable segment, from the base, whole pages."""
+        text = next(s for s in self.segments if s.prot & 4)
+        return text.vaddr // _PAGE * _PAGE, -(-(text.vaddr + text.memory_bytes) // _PAGE) * _PAGE
+
+
+def _artifact(name: str) -> bytes:
+    path = _HERE / name
+    try:
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise PyattachError(
+            f"pyattach is not built: {path} is missing",
+            "install it (pip install .), or in a checkout: python inject/build_stub.py",
+        ) from error
+
+
+@functools.cache
+def boot_code() -> bytes:
+    """``_boot.bin`` without its data block."""
+    from .layout import BOOT_DATA_SIZE
+
+    return _artifact("_boot.bin")[BOOT_DATA_SIZE:]
+
+
+@functools.cache
+def loader_code() -> bytes:
+    """``_loader.bin``: position-independent bytes, entered at the first."""
+    from .layout import LOADER_SIZE
+
+    code = _artifact("_loader.bin")
+    if len(code) > LOADER_SIZE:
+        raise PyattachError(f"_loader.bin has {len(code)} bytes, more than the {LOADER_SIZE} mapped for it")
+    return code
+
+
+@functools.cache
+def stub_image() -> StubImage:
+    """The stub, parsed once.  Raises PyattachError when it was built for another layout."""
+    data = _artifact("_stub.so")
+    image = ElfImage(data, "_stub.so")
+    # PF_R 4, PF_W 2, PF_X 1 in the file; PROT_READ 1, PROT_WRITE 2, PROT_EXEC 4 for mmap.
+    segments = tuple(
+        Segment(
+            s.offset,
+            s.vaddr,
+            s.file_size,
+            s.memory_size,
+            (s.flags >> 2 & 1) | (s.flags & 2) | (s.flags & 1) << 2,
+        )
+        for s in image.segments
+    )
+    entries = {name: _export(image, name) for name in ("pa_init", "pa_arm", "pa_stop", "pa_leave")}
+    at = _export(image, "pyattach_abi")
+    abi = Abi.from_buffer_copy(data, at)  # .rodata: file offset and address agree, see the build flags
+    known = (MAGIC, VERSION, ctypes.sizeof(Control), ctypes.sizeof(Slot), ctypes.sizeof(RecordHead))
+    if (abi.magic, abi.version, abi.control_size, abi.slot_size, abi.record_size) != known:
+        raise PyattachError("_stub.so was built from other sources", "build it again: pip install .")
+    return StubImage(data, segments, entries)
+
+
+def _export(image: ElfImage, name: str) -> int:
+    symbol = image.dynamic_symbol(name.encode())
+    if symbol is None:
+        raise PyattachError(f"_stub.so exports no {name}", "build it again: pip install .")
+    return int(symbol.value)

@@ -1,0 +1,154 @@
+"""The stub's stay in the target: brought in, armed, stopped, taken out."""
+
+from __future__ import annotations
+
+import dataclasses
+import mmap
+import os
+
+from ..errors import InjectionFailed
+from .borrow import Borrowed, Borrowing
+from .image import StubImage, stub_image
+from .layout import BOOT_SIZE, LOADER_SIZE, BootArgs, BootCommand, BootSegment, BootStep, Control
+from .locks import LoaderCalls
+from .region import PAGE, RegionPlan
+from .tracee import HeldThread, Target
+
+_STEPS = {
+    BootStep.SHARED: "mapping the shared memory",
+    BootStep.DLOPEN: "dlopen of the stub",
+    BootStep.IMAGE: "mapping the stub",
+    BootStep.CALL: "starting the stub",
+    BootStep.UNLOAD: "unloading the stub",
+}
+
+
+def _check(target: Target, borrowed: Borrowed) -> None:
+    error = borrowed.args.error
+    if error:
+        step = _STEPS.get(BootStep(borrowed.args.step), "running the command")
+        os.close(borrowed.memfd)
+        raise InjectionFailed(f"pid {target.pid}: {step} failed there: {os.strerror(-error)}")
+
+
+@dataclasses.dataclass
+class LoadedStub:
+    """The stub in one target.  ``memfd`` holds image and shared memory and outlives the target;
+    ``region`` maps the shared memory here, for the words that pyattach writes."""
+
+    target: Target
+    image: StubImage
+    plan: RegionPlan
+    calls: LoaderCalls | None
+    base: int
+    handle: int
+    shared_address: int
+    memfd: int
+    region_offset: int
+    region: mmap.mmap
+    held_ns: list[int]
+    clock_offset_ns: int
+
+    @property
+    def by_dlopen(self) -> bool:
+        return self.handle != 0
+
+    @property
+    def text_ranges(self) -> list[tuple[int, int]]:
+        """Where a thread is inside the stub: absolute address ranges."""
+        low, high = self.image.text
+        return [(self.base + low, self.base + high)]
+
+    @property
+    def image_range(self) -> tuple[int, int]:
+        return self.base, self.base + self.image.span
+
+    def prepare_call(self, entry: str) -> Borrowing:
+        """A borrowing that calls ``pa_arm`` or ``pa_stop``."""
+        return Borrowing(
+            self.target, BootArgs(command=BootCommand.CALL, call=self.base + self.image.entries[entry])
+        )
+
+    def prepare_unload(self) -> Borrowing:
+        """A borrowing that takes shared memory and image out.  No thread may be inside the stub."""
+        calls = self.calls
+        args = BootArgs(
+            command=BootCommand.UNLOAD_DLCLOSE if self.by_dlopen else BootCommand.UNLOAD_MAP,
+            call=self.base + self.image.entries["pa_leave"],
+            base=self.base,
+            image_span=self.image.span,
+            handle=self.handle,
+            dlclose=calls.dlclose if calls else 0,
+            errno_location=calls.errno_location if calls else 0,
+        )
+        return Borrowing(self.target, args)
+
+    def run(self, borrowing: Borrowing, held: HeldThread) -> None:
+        """Run a prepared borrowing; its time is added to ``held_ns``.  Raises InjectionFailed."""
+        borrowed = borrowing.run(held)
+        _check(self.target, borrowed)
+        os.close(borrowed.memfd)
+        self.held_ns.append(borrowed.held_ns)
+
+    def close(self) -> None:
+        """Close what pyattach has open; the target is not touched."""
+        self.region.close()
+        os.close(self.memfd)
+
+
+class Loading:
+    """Bringing the stub in: all that can be done beforehand is done before a thread is stopped."""
+
+    def __init__(
+        self,
+        target: Target,
+        plan: RegionPlan,
+        calls: LoaderCalls | None,
+        control: Control,
+        slots: bytes,
+        *,
+        by_dlopen: bool,
+    ) -> None:
+        """``slots`` is the slot table's first contents.  ``by_dlopen`` needs ``calls``."""
+        if by_dlopen and calls is None:
+            raise ValueError("dlopen needs the addresses of the loader's calls")
+        self._target, self._plan, self._calls, self._by_dlopen = target, plan, calls, by_dlopen
+        self._image = image = stub_image()
+        front = image.data.ljust(-(-len(image.data) // PAGE) * PAGE, b"\0")
+        self._region_offset = len(front) + BOOT_SIZE + LOADER_SIZE
+        args = BootArgs(
+            command=BootCommand.LOAD_DLOPEN if by_dlopen else BootCommand.LOAD_MAP,
+            call=image.entries["pa_init"],
+            image_span=image.span,
+            shared_offset=self._region_offset,
+            shared_size=plan.size,
+            segment_count=len(image.segments),
+            segments=tuple(
+                BootSegment(s.offset, s.vaddr, s.file_bytes, s.memory_bytes, s.prot) for s in image.segments
+            ),
+        )
+        if calls is not None:
+            args.dlopen, args.dlclose = calls.dlopen, calls.dlclose
+            args.errno_location, args.dlopen_flags = calls.errno_location, calls.flags
+        behind = bytes(control).ljust(plan.slots_offset, b"\0") + slots
+        self._borrowing = Borrowing(target, args, front, behind, plan.size)
+
+    def run(self, held: HeldThread) -> LoadedStub:
+        """Load on ``held``.  Raises InjectionFailed; the target is then as it was."""
+        borrowed = self._borrowing.run(held)
+        _check(self._target, borrowed)
+        args = borrowed.args
+        return LoadedStub(
+            target=self._target,
+            image=self._image,
+            plan=self._plan,
+            calls=self._calls,
+            base=args.base,
+            handle=args.handle if self._by_dlopen else 0,
+            shared_address=args.shared,
+            memfd=borrowed.memfd,
+            region_offset=self._region_offset,
+            region=mmap.mmap(borrowed.memfd, self._plan.size, offset=self._region_offset),
+            held_ns=[borrowed.held_ns],
+            clock_offset_ns=borrowed.clock_offset_ns,
+        )

@@ -1,0 +1,65 @@
+"""How the shared memory is divided (drawn in ``stub/shared.h``), and its first contents."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+
+from .layout import MAGIC, VERSION, Control, Slot, State
+
+PAGE = 4096
+
+
+def _pages(size: int) -> int:
+    return (size + PAGE - 1) // PAGE * PAGE
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RegionPlan:
+    """Sizes chosen for one session; offsets in bytes from the region's start."""
+
+    period_ns: int
+    slot_count: int
+    max_depth: int
+    ring_words: int
+    signal: int
+
+    def __post_init__(self) -> None:
+        if self.ring_words & (self.ring_words - 1):
+            raise ValueError(f"ring_words must be a power of two, not {self.ring_words}")
+
+    @property
+    def slots_offset(self) -> int:
+        return _pages(ctypes.sizeof(Control))
+
+    @property
+    def scratch_offset(self) -> int:
+        return _pages(self.slots_offset + self.slot_count * ctypes.sizeof(Slot))
+
+    @property
+    def ring_offset(self) -> int:
+        return _pages(self.scratch_offset + self.slot_count * self.max_depth * 8)
+
+    @property
+    def size(self) -> int:
+        return _pages(self.ring_offset + self.ring_words * 8)
+
+    def control(self, nonce: int, lease_until_ns: int) -> Control:
+        """The control block to start from: state RUN, nothing posted, ring empty."""
+        return Control(
+            magic=MAGIC,
+            version=VERSION,
+            control_size=ctypes.sizeof(Control),
+            nonce=nonce,
+            region_size=self.size,
+            period_ns=self.period_ns,
+            slot_count=self.slot_count,
+            max_depth=self.max_depth,
+            slots_offset=self.slots_offset,
+            scratch_offset=self.scratch_offset,
+            ring_offset=self.ring_offset,
+            ring_words=self.ring_words,
+            signal=self.signal,
+            lease_until_ns=lease_until_ns,
+            state=State.RUN,
+        )

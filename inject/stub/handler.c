@@ -1,0 +1,88 @@
+/* The tick: everything between the kernel's signal frame and a committed record. */
+#include "memory.h"
+#include "ring.h"
+#include "stub.h"
+#include "walk.h"
+
+/* Work for the whole process is done in small bites, so that no tick takes long. */
+#define SERVE_LIMIT 16
+
+/* A signal that is not one of our ticks goes to whom it went before. */
+static void hand_on(int signo, struct siginfo *info, void *ucontext)
+{
+	u64 handler = pa.old.handler;
+	if (handler == SIG_DFL || handler == SIG_IGN)
+		return;
+	if (pa.old.flags & SA_SIGINFO)
+		((void (*)(int, struct siginfo *, void *))handler)(signo, info, ucontext);
+	else
+		((void (*)(int))handler)(signo);
+}
+
+static int is_tick(const struct pa_control *c, const struct siginfo *info)
+{
+	return info->code == SI_TIMER && (u32)(info->value >> 32) == PA_TICK_TAG && (u32)info->value < c->slot_count;
+}
+
+static void record(struct pa_control *c, struct pa_slot *slot, const struct siginfo *info, const void *ucontext, u64 now)
+{
+	u32 index = (u32)info->value, depth;
+	u64 *frames = (u64 *)((u8 *)c + c->scratch_offset) + (u64)index * c->max_depth;
+	struct pa_regs regs = regs_from_ucontext(ucontext);
+	struct pa_window window = {0, 0};
+	u32 missed = info->overrun > 0 ? (u32)info->overrun : 0;
+	enum pa_end end = pa_walk_fp(regs, frames, c->max_depth, &depth, window_readable, &window);
+	struct pa_record head = {
+		.clock_ns = now,
+		.tid = slot->tid,
+		.depth = (u16)depth,
+		.end = (u8)end,
+		.weight = 1 + missed,
+		.slot = index,
+	};
+	u64 position;
+	slot->missed += missed;
+	if (!ring_reserve(c, RECORD_HEAD_WORDS + depth, &position)) {
+		slot->dropped += head.weight;
+		return;
+	}
+	ring_write(c, position, &head, frames);
+	slot->samples++;
+}
+
+static void tick(struct pa_control *c, const struct siginfo *info, const void *ucontext)
+{
+	u64 start = cycles_now(), now = clock_ns();
+	struct pa_slot *slot = slot_at(c, (u32)info->value);
+
+	if (__atomic_load_n(&c->state, __ATOMIC_RELAXED) != PA_STATE_RUN)
+		return;
+	if (now > __atomic_load_n(&c->lease_until_ns, __ATOMIC_RELAXED)) {
+		/* Nobody reads any more.  Go quiet; pyattach, should it live, arms anew. */
+		__atomic_fetch_add(&c->expired, 1, __ATOMIC_RELAXED);
+		timer_disarm(slot, PA_SLOT_EXPIRED);
+		return;
+	}
+	slot->last_clock_ns = now;
+	slot->last_cycles = start;
+	record(c, slot, info, ucontext, now);
+	timers_serve(c, SERVE_LIMIT);
+	slot->cycles += cycles_now() - start;
+}
+
+void pa_handler(int signo, struct siginfo *info, void *ucontext)
+{
+	struct pa_control *c = pa.control;
+	if (!*pa.mine) {
+		hand_on(signo, info, ucontext);
+		return;
+	}
+	__atomic_fetch_add(&c->inside, 1, __ATOMIC_ACQ_REL);
+	if (is_tick(c, info)) {
+		tick(c, info, ucontext);
+	} else {
+		__atomic_fetch_add(&c->foreign, 1, __ATOMIC_RELAXED);
+		hand_on(signo, info, ucontext);
+	}
+	__atomic_fetch_sub(&c->inside, 1, __ATOMIC_ACQ_REL);
+}

@@ -1,0 +1,155 @@
+/* The memory that pyattach and the stub share: one memfd, mapped shared into the target, opened by
+ * pyattach.  inject/layout.py mirrors this file; a test compares the two, field by field.
+ *
+ *   offset 0                 struct pa_control     one writer for each cache line
+ *   control.slots_offset     struct pa_slot[]      one for each thread
+ *   control.scratch_offset   u64[max_depth] each   where a handler walks, one for each slot
+ *   control.ring_offset      u64[]                 the ring, a power of two of bytes
+ *
+ * The ring.  head and tail count 8-byte words since the start and never wrap; word w lies at
+ * ring[w & (words - 1)].  A handler reserves by moving head, writes the record behind its first word,
+ * and commits by storing that first word, which names the record's own position: what an earlier lap
+ * left there names another, so nothing needs to be cleared and a record that was never committed is
+ * seen as such.  A full ring drops and counts.
+ */
+#ifndef PA_SHARED_H
+#define PA_SHARED_H
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef int i32;
+typedef unsigned long u64;
+typedef long i64;
+
+#define PA_MAGIC 0x68636174746179f0UL /* "yattach" and a byte that is no text */
+#define PA_VERSION 1
+#define PA_LINE 64
+
+/* Ticks of ours carry this in the upper half of si_value, the slot's number in the lower. */
+#define PA_TICK_TAG 0x70790000U
+
+enum pa_state { PA_STATE_IDLE = 0, PA_STATE_RUN = 1, PA_STATE_STOP = 2 };
+
+/* A slot's life: pyattach writes tid, then WANTED; a handler takes it through ARMING to ARMED (or
+ * FAILED, with the error); pyattach sets RETIRE once the thread is gone; a handler frees it. */
+enum pa_slot_state {
+	PA_SLOT_FREE = 0,
+	PA_SLOT_WANTED = 1,
+	PA_SLOT_ARMING = 2,
+	PA_SLOT_ARMED = 3,
+	PA_SLOT_FAILED = 4,
+	PA_SLOT_RETIRE = 5,
+	PA_SLOT_EXPIRED = 6, /* the lease was gone: disarmed by its own tick */
+};
+
+/* Why a stack ended where it did. */
+enum pa_end {
+	PA_END_ROOT = 0,        /* the chain's own end: a zero frame pointer or return address */
+	PA_END_DEPTH = 1,       /* max_depth reached */
+	PA_END_UNALIGNED = 2,   /* the frame pointer is no multiple of 8 */
+	PA_END_OUTSIDE = 3,     /* it points below the stack pointer or too far above it */
+	PA_END_UNREADABLE = 4,  /* its memory can't be read */
+	PA_END_BAD_RETURN = 5,  /* the return address is no user-space address */
+	PA_END_NO_PROGRESS = 6, /* the next frame pointer does not lie above this one */
+	PA_END_REASONS = 8,
+};
+
+struct pa_control {
+	/* Written by pyattach before the stub is loaded, constant after that. */
+	u64 magic;
+	u32 version;
+	u32 control_size;
+	u64 nonce;
+	u64 region_size;
+	u64 period_ns; /* CPU time between two ticks of a thread */
+	u32 slot_count;
+	u32 max_depth;
+	u64 slots_offset;
+	u64 scratch_offset;
+	u64 ring_offset;
+	u64 ring_words; /* a power of two */
+	u32 signal;
+	u32 pad0;
+	u64 pad1[5];
+
+	/* Written by pyattach while the stub runs. */
+	u64 lease_until_ns; /* CLOCK_MONOTONIC as the target sees it */
+	u64 tail;           /* words read */
+	u32 state;          /* enum pa_state; the stub too sets STOP */
+	u32 post_seq;       /* moved on after slots were set to WANTED or RETIRE */
+	u64 pad2[5];
+
+	/* Written by handlers. */
+	u64 head; /* words reserved */
+	u64 pad3[7];
+
+	u32 inside;   /* handlers that run now */
+	u32 seen_seq; /* the post_seq up to which slots were looked at */
+	u32 arming;   /* taken by trying, never waited for */
+	u32 pad4;
+	u64 foreign;  /* signals that were not ours, handed on */
+	u64 expired;  /* ticks that found no lease */
+	u64 pad5[4];
+
+	/* Written once, by init and by stop. */
+	u64 init_clock_ns;
+	u64 init_cycles;
+	u64 stop_clock_ns;
+	u64 stop_cycles;
+	u64 old_handler; /* what SIGPROF did before: 0 default, 1 ignored, else a function */
+	u64 old_flags;
+	u32 timers_deleted;
+	i32 last_error;        /* of the last timer that could not be made */
+	u32 signal_given_back; /* 0: the target has changed the signal since, it was left alone */
+	u32 pad6;
+};
+
+/* One thread.  Counters are written by that thread's own ticks alone. */
+struct pa_slot {
+	u32 tid;
+	u32 state;
+	i32 timer_plus_1; /* the POSIX timer's id + 1; 0: none */
+	i32 error;
+	u64 samples;
+	u64 missed; /* shots that the timer missed (si_overrun) */
+	u64 dropped;
+	u64 cycles; /* spent in the handler */
+	u64 last_clock_ns; /* both clocks at the start of the last sample */
+	u64 last_cycles;
+};
+
+/* What follows a record's first word.  frames[0] is where the tick hit, then return addresses. */
+struct pa_record {
+	u64 clock_ns;
+	u32 tid;
+	u16 depth;
+	u8 end; /* enum pa_end */
+	u8 flags;
+	u32 weight; /* ticks this sample stands for: 1 + those missed */
+	u32 slot;
+	u64 frames[];
+};
+
+/* The first word: position in words (48 bits) and length in words, first word included (16 bits). */
+#define PA_RECORD_WORD(position, words) (((position) << 16) | (words))
+
+/* What the stub exports as `pyattach_abi`, checked before it is brought in.  Its entry points are the
+ * exported functions pa_init, pa_arm, pa_stop and pa_leave. */
+struct pa_abi {
+	u64 magic;
+	u32 version;
+	u32 control_size;
+	u32 slot_size;
+	u32 record_size;
+};
+
+_Static_assert(sizeof(struct pa_slot) == PA_LINE, "one slot a cache line");
+_Static_assert(sizeof(struct pa_record) == 24, "record head");
+_Static_assert(sizeof(struct pa_control) % PA_LINE == 0, "control is whole cache lines");
+_Static_assert(__builtin_offsetof(struct pa_control, lease_until_ns) % PA_LINE == 0, "pyattach's line");
+_Static_assert(__builtin_offsetof(struct pa_control, head) % PA_LINE == 0, "the ring's line");
+_Static_assert(__builtin_offsetof(struct pa_control, inside) % PA_LINE == 0, "the handlers' line");
+_Static_assert(__builtin_offsetof(struct pa_control, init_clock_ns) % PA_LINE == 0, "the results' line");
+
+#endif

@@ -1,0 +1,40 @@
+/* What the stub's files know of each other. */
+#ifndef PA_STUB_H
+#define PA_STUB_H
+
+#include "shared.h"
+#include "sys.h"
+
+#define EXPORT __attribute__((visibility("default")))
+#define HIDDEN __attribute__((visibility("hidden")))
+
+/* Private to this process.  `mine` lies on a page that the kernel wipes at fork (MADV_WIPEONFORK): a
+ * child reads 0 there and keeps its hands off the shared memory, which it has not got (MADV_DONTFORK). */
+struct pa_private {
+	struct pa_control *control;
+	volatile u32 *mine;
+	u32 counts_cycles;
+	struct kernel_sigaction old;
+};
+extern struct pa_private pa HIDDEN;
+
+static inline struct pa_slot *slot_at(struct pa_control *c, u32 index)
+{
+	return (struct pa_slot *)((u8 *)c + c->slots_offset) + index;
+}
+
+/* The cycle counter, or 0 where the target forbade itself to read it (prctl PR_SET_TSC). */
+static inline u64 cycles_now(void)
+{
+	return pa.counts_cycles ? cycle_counter() : 0;
+}
+
+/* timers.c: look at the slots pyattach posted; arm or free at most `limit` of them. */
+void timers_serve(struct pa_control *c, u32 limit) HIDDEN;
+void timer_disarm(struct pa_slot *slot, u32 state) HIDDEN;
+u32 timers_delete_all(struct pa_control *c) HIDDEN;
+
+/* handler.c */
+void pa_handler(int signo, struct siginfo *info, void *ucontext) HIDDEN;
+
+#endif

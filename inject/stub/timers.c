@@ -1,0 +1,84 @@
+/* One POSIX timer on each thread's CPU clock.  Any thread of the process can create them. */
+#include "stub.h"
+
+static u64 phase_ns(struct pa_control *c, u32 tid)
+{
+	/* Threads that start together must not tick together: spread the first shots over the period. */
+	u64 x = (c->nonce ^ tid) * 0x9e3779b97f4a7c15UL;
+	return 1 + (x >> 20) % c->period_ns;
+}
+
+static void arm(struct pa_control *c, struct pa_slot *slot, u32 index)
+{
+	struct sigevent event = {
+		.value = ((u64)PA_TICK_TAG << 32) | index,
+		.signo = (i32)c->signal,
+		.notify = SIGEV_THREAD_ID,
+		.tid = (i32)slot->tid,
+	};
+	i32 timer = -1;
+	i64 err = sys3(SYS_timer_create, thread_cpu_clock(slot->tid), &event, &timer);
+	if (!err) {
+		u64 first = phase_ns(c, slot->tid);
+		struct itimerspec spec = {
+			.interval = {(i64)(c->period_ns / 1000000000UL), (i64)(c->period_ns % 1000000000UL)},
+			.value = {(i64)(first / 1000000000UL), (i64)(first % 1000000000UL)},
+		};
+		slot->timer_plus_1 = timer + 1;
+		/* ARMED before the first shot can come. */
+		__atomic_store_n(&slot->state, PA_SLOT_ARMED, __ATOMIC_RELEASE);
+		err = sys4(SYS_timer_settime, timer, 0, &spec, 0);
+		if (!err)
+			return;
+		slot->timer_plus_1 = 0;
+		sys1(SYS_timer_delete, timer);
+	}
+	slot->error = (i32)err;
+	c->last_error = (i32)err;
+	__atomic_store_n(&slot->state, PA_SLOT_FAILED, __ATOMIC_RELEASE);
+}
+
+void timers_serve(struct pa_control *c, u32 limit)
+{
+	u32 seq = __atomic_load_n(&c->post_seq, __ATOMIC_ACQUIRE), done = 0, index = 0;
+	if (seq == __atomic_load_n(&c->seen_seq, __ATOMIC_RELAXED))
+		return;
+	/* Tried, never waited for: whoever holds it does the work. */
+	if (__atomic_exchange_n(&c->arming, 1, __ATOMIC_ACQUIRE))
+		return;
+	for (; index < c->slot_count && done < limit; index++) {
+		struct pa_slot *slot = slot_at(c, index);
+		u32 state = __atomic_load_n(&slot->state, __ATOMIC_ACQUIRE);
+		if (state == PA_SLOT_WANTED) {
+			__atomic_store_n(&slot->state, PA_SLOT_ARMING, __ATOMIC_RELAXED);
+			arm(c, slot, index);
+			done++;
+		} else if (state == PA_SLOT_RETIRE) {
+			timer_disarm(slot, PA_SLOT_FREE);
+			done++;
+		}
+	}
+	if (index == c->slot_count)
+		__atomic_store_n(&c->seen_seq, seq, __ATOMIC_RELAXED);
+	__atomic_store_n(&c->arming, 0, __ATOMIC_RELEASE);
+}
+
+void timer_disarm(struct pa_slot *slot, u32 state)
+{
+	i32 timer = __atomic_exchange_n(&slot->timer_plus_1, 0, __ATOMIC_RELAXED);
+	if (timer)
+		sys1(SYS_timer_delete, timer - 1);
+	__atomic_store_n(&slot->state, state, __ATOMIC_RELEASE);
+}
+
+u32 timers_delete_all(struct pa_control *c)
+{
+	u32 count = 0;
+	for (u32 index = 0; index < c->slot_count; index++) {
+		struct pa_slot *slot = slot_at(c, index);
+		if (slot->timer_plus_1)
+			count++;
+		timer_disarm(slot, PA_SLOT_FREE);
+	}
+	return count;
+}
