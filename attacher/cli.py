@@ -1,0 +1,267 @@
+"""The ``pyattach`` command."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from .. import __version__
+from ..errors import ExitCode, PyattachError, UsageError
+from ..render.formats import RenderOptions, renderer_for, write_atomically
+from ..render.live import LiveHeader, LiveView, PlainView
+from ..render.profile import Profile
+from ..render.text import summary_lines
+from .session import Options, Outcome, Progress, attach
+
+RATE_RANGE_HZ = (10.0, 1000.0)
+
+_DESCRIPTION = "Attach to a running process, sample where its CPU time goes, and leave it as it was."
+_EXAMPLES = """\
+examples:
+  pyattach 1234                      until Ctrl-C; live table; then 1234-TIME.svg
+  pyattach -p 1234 -d 30 -o out.svg  thirty seconds
+  pyattach 1234 -o out.folded -o -   folded stacks into a file, a summary on stdout
+
+exit codes: 0 ok, 1 error, 2 usage, 3 permission, 4 unsupported target, 5 no samples,
+            6 target died, 7 detach incomplete
+"""
+
+
+def duration_s(text: str) -> float:
+    """Seconds from ``30``, ``1.5s``, ``500ms``, ``2m``, ``1h``.  Raises ArgumentTypeError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|)", text.strip())
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is no duration: say 30, 1.5s, 500ms, 2m or 1h")
+    value = float(found[1]) * {"ms": 0.001, "s": 1, "": 1, "m": 60, "h": 3600}[found[2]]
+    if value <= 0:
+        raise argparse.ArgumentTypeError("a duration must be longer than nothing")
+    return value
+
+
+def rate_hz(text: str) -> float:
+    """A rate in Hz of at least 10.  Raises ArgumentTypeError."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of Hz") from None
+    if not math.isfinite(value) or value < RATE_RANGE_HZ[0]:
+        raise argparse.ArgumentTypeError(
+            f"{text} Hz is too slow: take {RATE_RANGE_HZ[0]:.0f} to {RATE_RANGE_HZ[1]:.0f}"
+        )
+    if value > 100_000:
+        raise argparse.ArgumentTypeError(f"{text} Hz is out of any timer's reach: take 10 to 1000")
+    return value
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; shown by ``--help`` on one screen."""
+    p = argparse.ArgumentParser(
+        prog="pyattach",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("pid_word", nargs="?", metavar="PID", help="the process to attach to")
+    p.add_argument("-p", "--pid", dest="pid_option", metavar="PID", help="the same")
+    p.add_argument(
+        "--hz", "-r", "--rate", "-F", dest="rate", type=rate_hz, default=99.0, metavar="HZ",
+        help="samples per second of CPU time, 10 to 1000 (default 99)",
+    )  # fmt: skip
+    p.add_argument(
+        "-d", "--duration", type=duration_s, metavar="TIME", help="30, 500ms, 2m (default: until Ctrl-C)"
+    )
+    p.add_argument(
+        "-o", "--output", action="append", metavar="FILE",
+        help=".svg, .folded or .txt by its ending; - for a summary on stdout; may be repeated",
+    )  # fmt: skip
+    p.add_argument("-t", "--threads", action="store_true", help="split the output by thread")
+    p.add_argument("--no-live", action="store_true", help="no live table")
+    p.add_argument(
+        "--max-depth", type=int, default=512, metavar="N", help="frames of a stack at most (default 512)"
+    )
+    p.add_argument(
+        "--loader", choices=("auto", "dlopen", "map"), default="auto",
+        help="how the stub gets in (default: dlopen where that is shown to be safe, else mapped)",
+    )  # fmt: skip
+    p.add_argument("--allow-seccomp", action="store_true", help="attach to targets with a seccomp filter too")
+    p.add_argument("-v", "--verbose", action="store_true", help="tell what is done, and tracebacks of errors")
+    p.add_argument("-q", "--quiet", action="store_true", help="errors only")
+    p.add_argument("--version", action="version", version=f"pyattach {__version__}")
+    return p
+
+
+def chosen_pid(arguments: argparse.Namespace) -> int:
+    """The pid, given in one of two ways.  Raises UsageError."""
+    words = [w for w in (arguments.pid_word, arguments.pid_option) if w is not None]
+    if len(words) != 1:
+        raise UsageError(
+            "no pid given" if not words else "give the pid once, as PID or as -p PID", "try: pyattach --help"
+        )
+    if not words[0].isdecimal() or int(words[0]) == 0:
+        raise UsageError(f"{words[0]!r} is no process id", "see `pgrep -a NAME` for the pids there are")
+    return int(words[0])
+
+
+class StopSignals:
+    """SIGINT, SIGTERM and SIGHUP end a run alike; a second SIGINT skips the report, never the detach."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> StopSignals:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        self.count += 1
+
+    def stopped(self) -> bool:
+        return self.count > 0
+
+
+class LiveTable:
+    """Feeds a live view from the session's progress."""
+
+    def __init__(self, view: LiveView | PlainView, pid: int, command: str, options: Options) -> None:
+        self._view, self._pid, self._command, self._options = view, pid, command, options
+
+    def __call__(self, progress: Progress) -> None:
+        totals = progress.store.update_totals()
+        self._view.update(self._header(progress), totals.rows(200), totals.ticks)
+
+    def _header(self, progress: Progress) -> LiveHeader:
+        duration = self._options.duration_s
+        reached = progress.store.samples / progress.cpu_s if progress.cpu_s > 0.05 else None
+        return LiveHeader(
+            pid=self._pid,
+            command=self._command,
+            rate_asked_hz=self._options.rate_hz,
+            rate_reached_hz=reached,
+            threads=progress.threads,
+            samples=progress.store.samples,
+            dropped=progress.dropped,
+            overhead_share=progress.handler_share,
+            elapsed_s=progress.elapsed_s,
+            remaining_s=None if duration is None else max(0.0, duration - progress.elapsed_s),
+        )
+
+
+def default_output(pid: int) -> str:
+    """``PID-TIME.svg`` in the current folder."""
+    return f"{pid}-{time.strftime('%Y%m%dT%H%M%S')}.svg"
+
+
+def check_outputs(outputs: Sequence[str]) -> None:
+    """Find out before attaching what could not be written after.  Raises UsageError."""
+    for output in outputs:
+        if output == "-":
+            continue
+        renderer_for(output)
+        folder = Path(output).resolve().parent
+        if not folder.is_dir():
+            raise UsageError(f"{output}: there is no folder {folder}", "make it, or name another place")
+        if not os.access(folder, os.W_OK):
+            raise UsageError(f"{output}: {folder} can't be written to", "name another place with -o")
+
+
+def write_outputs(
+    profile: Profile, outputs: Sequence[str], options: RenderOptions, say: Callable[[str], None]
+) -> None:
+    """Write every file; one that fails does not keep the others from being written."""
+    failed: list[PyattachError] = []
+    for output in outputs:
+        if output == "-":
+            sys.stdout.write("".join(renderer_for("text").render(profile, options)))
+            continue
+        try:
+            write_atomically(output, renderer_for(output).render(profile, options))
+            say(f"wrote {output}")
+        except PyattachError as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
+
+
+def _view(arguments: argparse.Namespace) -> LiveView | PlainView | None:
+    if arguments.no_live or arguments.quiet:
+        return None
+    return LiveView() if sys.stderr.isatty() and sys.stdout.isatty() else PlainView(sys.stderr)
+
+
+def run(arguments: argparse.Namespace, err: TextIO) -> ExitCode:
+    """Do what the command line asks for; the exit code.  Raises PyattachError."""
+
+    def say(line: str) -> None:
+        if not arguments.quiet:
+            print(line, file=err)
+
+    pid = chosen_pid(arguments)
+    outputs = arguments.output or [default_output(pid)]
+    check_outputs(outputs)
+    if arguments.rate > RATE_RANGE_HZ[1]:
+        say(f"warning: {arguments.rate:g} Hz costs the target more than a few percent of its time")
+    options = Options(
+        rate_hz=arguments.rate,
+        duration_s=arguments.duration,
+        max_depth=max(1, min(arguments.max_depth, 4096)),
+        loader=arguments.loader,
+        allow_seccomp=arguments.allow_seccomp,
+    )
+    with StopSignals() as stop:
+        outcome = _attach(pid, options, stop, _view(arguments))
+        if stop.count < 2:
+            _report(outcome, outputs, arguments, say)
+    for line in outcome.residue:
+        print(f"pyattach: left behind in process {pid}: {line}", file=err)
+    return outcome.exit_code
+
+
+def _attach(pid: int, options: Options, stop: StopSignals, view: LiveView | PlainView | None) -> Outcome:
+    from .procfs import command_line
+
+    if view is None:
+        return attach(pid, options, stop.stopped, lambda _progress: None)
+    with view:
+        return attach(pid, options, stop.stopped, LiveTable(view, pid, command_line(pid), options))
+
+
+def _report(
+    outcome: Outcome, outputs: Sequence[str], arguments: argparse.Namespace, say: Callable[[str], None]
+) -> None:
+    options = RenderOptions(threads=arguments.threads)
+    if "-" not in outputs:
+        for line in summary_lines(outcome.profile, top=10):
+            say(line)
+    write_outputs(outcome.profile, outputs, options, say)
+    if not outcome.profile.total:
+        say("no samples: the target used no CPU time while it was sampled")
+    if not outcome.residue and not outcome.target_ended:
+        say("detached: mappings, open files, signal handling and timers are as before")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the ``pyattach`` command; returns its exit code."""
+    arguments = parser().parse_args(argv)
+    try:
+        return int(run(arguments, sys.stderr))
+    except PyattachError as error:
+        if arguments.verbose:
+            raise
+        print(f"pyattach: {error}", file=sys.stderr)  # noqa: T201
+        return int(error.exit_code)
+    except BrokenPipeError:
+        return int(ExitCode.ERROR)

@@ -1,0 +1,216 @@
+"""Which thread to borrow, and stopping it: one thread, briefly, at a place where it can be borrowed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator
+
+from ..errors import InjectionFailed, UnsupportedTarget
+from ..inject.arch import x86_64 as arch
+from ..inject.locks import LIMIT_BYTES, LockZones
+from ..symbols.maps import Maps
+from . import procfs
+from .ptrace import StopKind, Tracee
+from .target import TargetProcess
+
+STOP_DEADLINE_S = 0.25
+"""How long one thread is given to stop; in uninterruptible sleep (state D) it can't."""
+
+SEARCH_DEADLINE_S = 3.0
+
+OTHERS_LIMIT = 32
+_HELD_SCAN_BYTES = 16 * 1024
+_RSEQ_CS_OFFSET = 8  # struct rseq, linux/rseq.h: cpu_id_start, cpu_id, rseq_cs
+
+
+class Held:
+    """A stopped thread, as injection sees it (``inject.tracee.HeldThread``)."""
+
+    def __init__(self, target: TargetProcess, tracee: Tracee, stopped_at_ns: int) -> None:
+        self._target, self._tracee = target, tracee
+        self.stopped_at_ns = stopped_at_ns
+        self.registers = tracee.registers()
+        self.signal_mask = tracee.signal_mask()
+
+    @property
+    def tid(self) -> int:
+        return self._tracee.tid
+
+    def signal_pending(self) -> bool:
+        status = procfs.read_status(self._target.pid, self.tid)
+        pending = int(status.get("SigPnd", "0"), 16) | int(status.get("ShdPnd", "0"), 16)
+        return bool(pending & ~self.signal_mask)
+
+    def in_restartable_sequence(self) -> bool:
+        """Whether the thread stands inside a critical section that the kernel restarts (man rseq).
+        Moved out of it and back, it would no longer be restarted."""
+        area = self._tracee.rseq_area()
+        if not area:
+            return False
+        try:
+            descriptor = int.from_bytes(self._target.read(area + _RSEQ_CS_OFFSET, 8), "little")
+            if not descriptor:
+                return False
+            words = self._target.read(descriptor + 8, 16)
+        except ProcessLookupError:
+            raise
+        except OSError:
+            return True
+        start, length = int.from_bytes(words[:8], "little"), int.from_bytes(words[8:], "little")
+        return start <= self.registers["rip"] < start + length
+
+    def release(self, registers: arch.Registers | None = None) -> None:
+        if registers is not None:
+            self._tracee.set_registers(registers)
+        self._tracee.detach()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Candidate:
+    """A thread as seen from outside before it is stopped; lower ``rank`` is better."""
+
+    tid: int
+    rank: int
+    blocked: procfs.Blocked | None
+
+
+def candidates(target: TargetProcess) -> list[Candidate]:
+    """All threads, best first: asleep in a call that goes on by itself, then running, then the rest.
+
+    A sleeping thread loses no time by being borrowed, and its stack can be read beforehand.
+    """
+    out = []
+    for tid in target.threads():
+        with contextlib.suppress(ProcessLookupError):
+            blocked = procfs.read_blocked(target.pid, tid)
+            if blocked is None:
+                rank = 1
+            elif blocked.syscall in arch.GOES_ON:
+                rank = 0 if blocked.syscall not in arch.BEGIN_ANEW else 2
+            else:
+                rank = 3
+            out.append(Candidate(tid, rank, blocked))
+    return sorted(out, key=lambda c: (c.rank, c.tid != target.pid, c.tid))
+
+
+def read_stack(target: TargetProcess, maps: Maps, sp: int, limit: int) -> bytes | None:
+    """The stack from ``sp`` to the end of its mapping; None when that is more than ``limit`` bytes."""
+    mapping = maps.find(sp)
+    if mapping is None or mapping.end - sp > limit:
+        return None
+    with contextlib.suppress(OSError):
+        return target.read(sp, mapping.end - sp)
+    return None
+
+
+def _clean_while_asleep(
+    target: TargetProcess, maps: Maps, thread: Candidate, zones: LockZones
+) -> bytes | None:
+    """The stack of a sleeping thread if nothing on it lies in ``zones``; None otherwise."""
+    if thread.blocked is None:
+        return None
+    stack = read_stack(target, maps, thread.blocked.sp, LIMIT_BYTES)
+    if stack is None or zones.holds(stack, thread.blocked.ip) is not None:
+        return None
+    return stack
+
+
+def _others_quiet(target: TargetProcess, maps: Maps, others: list[Candidate], zones: LockZones) -> bool:
+    """Whether all other threads sleep outside of the loader and the allocators.
+
+    dlopen waits for another thread that holds a lock, and that one could in turn wait for ours.
+    """
+    if len(others) > OTHERS_LIMIT:
+        return False
+    return all(_clean_while_asleep(target, maps, other, zones) is not None for other in others)
+
+
+def _stack_is_clean(
+    target: TargetProcess, maps: Maps, held: Held, zones: LockZones, known: bytes | None
+) -> bool:
+    """``known`` is the stack as it was judged clean while the thread slept; equal bytes are the proof
+    that it still is.  A few that differ (the kernel writes back how long was left to sleep) are judged
+    anew, as long as that is quickly done: the thread is held."""
+    stack = read_stack(target, maps, held.registers["rsp"], LIMIT_BYTES if known else _HELD_SCAN_BYTES)
+    if stack is None:
+        return False
+    if known == stack:
+        return True
+    return len(stack) <= _HELD_SCAN_BYTES and zones.holds(stack, held.registers["rip"]) is None
+
+
+@contextlib.contextmanager
+def _stopped(target: TargetProcess, tid: int) -> Iterator[Held | None]:
+    """The thread, stopped; None when it can't be used.  Let go of when the block is left."""
+    with Tracee(tid) as tracee:
+        asked_ns = time.monotonic_ns()
+        stop = tracee.interrupt(STOP_DEADLINE_S)
+        if stop is None:
+            yield None
+            return
+        if stop.kind is StopKind.GROUP_STOP:
+            raise UnsupportedTarget(
+                f"process {target.pid} is stopped (signal {stop.signal})",
+                f"let it go on first: kill -CONT {target.pid}",
+            )
+        held = Held(target, tracee, asked_ns)
+        yield None if held.in_restartable_sequence() else held
+
+
+@contextlib.contextmanager
+def hold_any(target: TargetProcess) -> Iterator[Held]:
+    """Stop the best thread there is.  For work that takes no lock of the target.
+
+    Raises InjectionFailed when no thread could be stopped, ProcessLookupError when the target is gone.
+    """
+    deadline = time.monotonic() + SEARCH_DEADLINE_S
+    while time.monotonic() < deadline:
+        threads = candidates(target)
+        if not threads:
+            raise ProcessLookupError(f"process {target.pid} is gone")
+        for candidate in threads:
+            with contextlib.ExitStack() as stack:
+                try:
+                    held = stack.enter_context(_stopped(target, candidate.tid))
+                except ProcessLookupError:
+                    continue
+                if held is not None:
+                    yield held
+                    return
+        time.sleep(0.005)
+    raise InjectionFailed(
+        f"none of the {len(candidates(target))} threads of process {target.pid} could be stopped within "
+        f"{SEARCH_DEADLINE_S:.0f} s",
+        "is it in uninterruptible sleep (state D), waiting for a disk or a network file system?",
+    )
+
+
+@contextlib.contextmanager
+def hold_clean(target: TargetProcess, zones: LockZones, deadline_s: float) -> Iterator[Held | None]:
+    """Stop the main thread at a place where it may call the loader; None when there was none in time.
+
+    Only the main thread: any other may not have used the allocator yet, which would then make an
+    arena for it that stays.  See ``inject.locks`` for what makes a place safe.
+    """
+    deadline = time.monotonic() + deadline_s
+    pause_s = 0.001
+    while True:
+        maps, threads = target.maps(), candidates(target)
+        main = next((c for c in threads if c.tid == target.pid), None)
+        if main is None:
+            raise ProcessLookupError(f"process {target.pid} is gone")
+        others = [c for c in threads if c is not main]
+        known = _clean_while_asleep(target, maps, main, zones)
+        promising = main.rank < 3 and (known is not None or main.blocked is None)
+        if promising and _others_quiet(target, maps, others, zones):
+            with _stopped(target, main.tid) as held:
+                if held is not None and _stack_is_clean(target, maps, held, zones, known):
+                    yield held
+                    return
+        if time.monotonic() + pause_s > deadline:
+            yield None
+            return
+        time.sleep(pause_s)
+        pause_s = min(pause_s * 2, 0.05)

@@ -1,0 +1,84 @@
+"""Bringing the stub in: which way, on which thread, and once more when the machine was too busy."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import time
+
+from ..errors import InjectionFailed, TargetDied
+from ..inject.loader import LoadedStub, Loading
+from ..inject.locks import LoaderCalls, LockZones
+from ..inject.region import RegionPlan
+from .hold import hold_any, hold_clean
+from .shared import LEASE_NS
+from .target import TargetProcess
+from .threads import ThreadTable
+
+PATIENCE_S = 0.05
+"""How long a place for dlopen is looked for before the stub is mapped instead."""
+
+FORCED_PATIENCE_S = 3.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """The stub in the target, and the threads that were posted to it."""
+
+    stub: LoadedStub
+    threads: ThreadTable
+
+
+class StubLoader:
+    """Loads by ``way``: "auto" (dlopen where that is shown to be safe, else mapping), "dlopen", "map"."""
+
+    def __init__(
+        self, target: TargetProcess, plan: RegionPlan, zones: LockZones, calls: LoaderCalls | None, way: str
+    ) -> None:
+        self._target, self._plan, self._zones, self._calls, self._way = target, plan, zones, calls, way
+
+    def load(self) -> Loaded:
+        """Load the stub.  Raises InjectionFailed (the target is then as it was) and TargetDied."""
+        try:
+            try:
+                return self._load()
+            except InjectionFailed:
+                if not self._target.alive():
+                    raise
+                return self._load()
+        except (ProcessLookupError, InjectionFailed) as error:
+            if self._target.alive():
+                raise
+            raise TargetDied(f"process {self._target.pid} ended while pyattach attached") from error
+
+    def _load(self) -> Loaded:
+        pid = self._target.pid
+        if self._way == "dlopen" and self._calls is None:
+            raise InjectionFailed(f"process {pid} has no dlopen (a static executable?)", "use --loader map")
+        if self._calls is not None and self._way != "map":
+            loaded = self._by_dlopen(PATIENCE_S if self._way == "auto" else FORCED_PATIENCE_S)
+            if loaded is not None:
+                return loaded
+            if self._way == "dlopen":
+                raise InjectionFailed(
+                    f"process {pid} was at no place where dlopen is safe within {FORCED_PATIENCE_S:.0f} s",
+                    "use --loader map",
+                )
+        loading, threads = self._prepare(by_dlopen=False)
+        with hold_any(self._target) as held:
+            return Loaded(loading.run(held), threads)
+
+    def _by_dlopen(self, patience_s: float) -> Loaded | None:
+        loading, threads = self._prepare(by_dlopen=True)
+        with hold_clean(self._target, self._zones, patience_s) as held:
+            return None if held is None else Loaded(loading.run(held), threads)
+
+    def _prepare(self, *, by_dlopen: bool) -> tuple[Loading, ThreadTable]:
+        """All that can be done before a thread is stopped."""
+        threads = ThreadTable(self._target.pid, self._plan)
+        slots = threads.first_slots()
+        # An exact lease follows when the offset of the target's clock is known.
+        control = self._plan.control(secrets.randbits(64), time.monotonic_ns() + LEASE_NS)
+        control.post_seq = 1
+        loading = Loading(self._target, self._plan, self._calls, control, slots, by_dlopen=by_dlopen)
+        return loading, threads

@@ -1,0 +1,103 @@
+"""Reading /proc/PID: each file decoded in one place, all of it untrusted text."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stat:
+    """The fields of /proc/PID/stat that are needed (man proc_pid_stat); times in seconds of CPU time,
+    ``start_time`` in clock ticks since boot."""
+
+    name: str
+    state: str
+    parent: int
+    flags: int
+    start_time: int
+    cpu_s: float
+
+
+def parse_stat(text: bytes) -> Stat:
+    """Decode a stat line.  The name may hold blanks and parentheses: it ends at the last ``)``."""
+    name = text[text.index(b"(") + 1 : text.rindex(b")")]
+    fields = text[text.rindex(b")") + 2 :].split()
+    return Stat(
+        name=name.decode(errors="replace"),
+        state=fields[0].decode(),
+        parent=int(fields[1]),
+        flags=int(fields[6]),
+        start_time=int(fields[19]),
+        cpu_s=(int(fields[11]) + int(fields[12])) / _TICKS_PER_S,
+    )
+
+
+def read_stat(pid: int, tid: int | None = None) -> Stat | None:
+    """Stat of a process, or of one of its threads; None when it is gone."""
+    path = f"/proc/{pid}/stat" if tid is None else f"/proc/{pid}/task/{tid}/stat"
+    try:
+        return parse_stat(Path(path).read_bytes())
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def read_status(pid: int, tid: int | None = None) -> dict[str, str]:
+    """/proc/PID/status as a dict of its lines; empty when the process is gone."""
+    path = f"/proc/{pid}/status" if tid is None else f"/proc/{pid}/task/{tid}/status"
+    try:
+        lines = Path(path).read_text(errors="replace").splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return {}
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def thread_ids(pid: int) -> list[int]:
+    """The threads that exist now; empty when the process is gone."""
+    try:
+        return sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))  # noqa: PTH208
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Blocked:
+    """Where a thread sleeps in the kernel: the system call's number, and its stack pointer and
+    instruction pointer in user space."""
+
+    syscall: int
+    sp: int
+    ip: int
+
+
+def read_blocked(pid: int, tid: int) -> Blocked | None:
+    """/proc/PID/task/TID/syscall: None while the thread runs.  Raises ProcessLookupError once gone."""
+    try:
+        fields = Path(f"/proc/{pid}/task/{tid}/syscall").read_text().split()
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise ProcessLookupError(f"thread {tid} is gone") from error
+    if fields[0] == "running":
+        return None
+    return Blocked(int(fields[0]), int(fields[-2], 16), int(fields[-1], 16))
+
+
+def thread_cpu_ns(pid: int, tid: int) -> int | None:
+    """CPU time of a thread, ns (/proc/.../schedstat, its first field); None when gone or not kept."""
+    try:
+        return int(Path(f"/proc/{pid}/task/{tid}/schedstat").read_text().split()[0])
+    except (FileNotFoundError, ProcessLookupError, IndexError, ValueError):
+        return None
+
+
+def command_line(pid: int) -> str:
+    """The command line, arguments joined by blanks; ``[name]`` when there is none."""
+    try:
+        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        raw = b""
+    text = " ".join(part.decode(errors="replace") for part in raw.rstrip(b"\0").split(b"\0"))
+    stat = read_stat(pid)
+    return text or (f"[{stat.name}]" if stat else "")

@@ -1,0 +1,204 @@
+"""ptrace, raw: SEIZE, INTERRUPT, registers, decoded stops.  Nothing above this knows a wait status.
+
+python-ptrace gives the raw call and the register struct; its debugger layer is not used, it stops and
+quits targets in ways of its own.  Requests it does not know are from ``linux/ptrace.h``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import dataclasses
+import enum
+import errno
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+from ..errors import NoPermission, PyattachError
+
+if TYPE_CHECKING:
+    from ..inject.arch.x86_64 import Registers
+
+PTRACE_CONT = 7
+PTRACE_GETREGS = 12
+PTRACE_SETREGS = 13
+PTRACE_DETACH = 17
+PTRACE_GETEVENTMSG = 0x4201
+PTRACE_SEIZE = 0x4206
+PTRACE_INTERRUPT = 0x4207
+PTRACE_GETSIGMASK = 0x420A
+PTRACE_GET_RSEQ_CONFIGURATION = 0x420F
+
+PTRACE_EVENT_STOP = 128
+_WALL = 0x40000000
+
+
+class StopKind(enum.Enum):
+    """What a wait status says of a seized thread."""
+
+    INTERRUPTED = "interrupted"  # our PTRACE_INTERRUPT
+    GROUP_STOP = "stopped by a signal"  # SIGSTOP and its like hold the whole process
+    SIGNAL = "about to receive a signal"
+    EVENT = "ptrace event"
+    EXITED = "exited"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stop:
+    """A decoded stop; ``signal`` is the one to be delivered (SIGNAL) or that stopped it (GROUP_STOP)."""
+
+    kind: StopKind
+    signal: int = 0
+
+
+def decode(status: int) -> Stop:
+    """Decode a wait status of a seized tracee (man ptrace, "Stopped states")."""
+    if os.WIFEXITED(status) or os.WIFSIGNALED(status):
+        return Stop(StopKind.EXITED)
+    event, number = status >> 16, os.WSTOPSIG(status)
+    if event == PTRACE_EVENT_STOP:
+        if number in (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU):
+            return Stop(StopKind.GROUP_STOP, number)
+        return Stop(StopKind.INTERRUPTED)
+    if event:
+        return Stop(StopKind.EVENT)
+    return Stop(StopKind.SIGNAL, number)
+
+
+def _call(request: int, tid: int, address: Any = 0, data: Any = 0) -> int:
+    from ptrace.binding.func import ptrace as raw
+    from ptrace.error import PtraceError
+
+    try:
+        return int(raw(request, tid, address, data))
+    except PtraceError as error:
+        number = error.errno or errno.EIO
+        if number == errno.ESRCH:
+            raise ProcessLookupError(number, f"thread {tid} is gone or not stopped") from error
+        if number == errno.EPERM:
+            raise NoPermission(
+                f"ptrace of thread {tid}: operation not permitted",
+                "run as the target's user or as root; see kernel.yama.ptrace_scope and CAP_SYS_PTRACE",
+            ) from error
+        raise PyattachError(f"ptrace request {request:#x} on thread {tid}: {os.strerror(number)}") from error
+
+
+class _RseqConfiguration(ctypes.Structure):
+    """``struct ptrace_rseq_configuration`` (linux/ptrace.h)."""
+
+    _fields_ = (
+        ("pointer", ctypes.c_uint64),
+        ("size", ctypes.c_uint32),
+        ("signature", ctypes.c_uint32),
+        ("flags", ctypes.c_uint32),
+        ("pad", ctypes.c_uint32),
+    )
+
+
+class Tracee:
+    """One seized thread.  Leaving the ``with`` block lets go of it, however it is left.
+
+    ptrace belongs to the thread that seized: use an object only where it was made.
+    """
+
+    def __init__(self, tid: int) -> None:
+        self.tid = tid
+        self.stopped = False
+        self._seized = False
+
+    def __enter__(self) -> Tracee:
+        _call(PTRACE_SEIZE, self.tid)
+        self._seized = True
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.detach()
+
+    def interrupt(self, deadline_s: float) -> Stop | None:
+        """Stop the thread; the stop, or None when it did not stop within ``deadline_s`` seconds.
+
+        Signals that arrive in between are delivered.  Raises ProcessLookupError when it is gone.
+        """
+        _call(PTRACE_INTERRUPT, self.tid)
+        deadline = time.monotonic() + deadline_s
+        while True:
+            stop = self._wait(deadline)
+            if stop is None or stop.kind in (StopKind.INTERRUPTED, StopKind.GROUP_STOP):
+                return stop
+            _call(PTRACE_CONT, self.tid, 0, stop.signal)
+            self.stopped = False
+
+    def _wait(self, deadline: float) -> Stop | None:
+        spins = 0
+        while True:
+            try:
+                pid, status = os.waitpid(self.tid, os.WNOHANG | _WALL)
+            except ChildProcessError as error:
+                raise ProcessLookupError(errno.ESRCH, f"thread {self.tid} is gone") from error
+            if pid:
+                stop = decode(status)
+                if stop.kind is StopKind.EXITED:
+                    self._seized = False
+                    raise ProcessLookupError(errno.ESRCH, f"thread {self.tid} has exited")
+                self.stopped = True
+                return stop
+            if time.monotonic() > deadline:
+                return None
+            spins += 1
+            if spins < 2000:
+                os.sched_yield()
+            else:
+                time.sleep(0.001)
+
+    def registers(self) -> Registers:
+        """All general registers, by name; the thread must be stopped."""
+        from ptrace.binding.linux_struct import user_regs_struct
+
+        regs = user_regs_struct()
+        _call(PTRACE_GETREGS, self.tid, 0, ctypes.addressof(regs))
+        return {name: int(getattr(regs, name)) for name, _ in regs._fields_}
+
+    def set_registers(self, registers: Registers) -> None:
+        """Set all general registers; the thread must be stopped."""
+        from ptrace.binding.linux_struct import user_regs_struct
+
+        regs = user_regs_struct()
+        for name, value in registers.items():
+            setattr(regs, name, value)
+        _call(PTRACE_SETREGS, self.tid, 0, ctypes.addressof(regs))
+
+    def signal_mask(self) -> int:
+        """The signals the thread blocks, as a bit mask (bit 0: signal 1)."""
+        mask = ctypes.c_uint64()
+        _call(PTRACE_GETSIGMASK, self.tid, 8, ctypes.addressof(mask))
+        return mask.value
+
+    def rseq_area(self) -> int:
+        """Address of the thread's ``struct rseq``; 0 when it has none or the kernel can't say."""
+
+        config = _RseqConfiguration()
+        try:
+            _call(PTRACE_GET_RSEQ_CONFIGURATION, self.tid, ctypes.sizeof(config), ctypes.addressof(config))
+        except PyattachError:  # kernels before 5.13 have no such request
+            return 0
+        return int(config.pointer)
+
+    def detach(self) -> None:
+        """Let go; the thread goes on at its registers.  Doing it twice is fine."""
+        if not self._seized:
+            return
+        pending = 0
+        if not self.stopped:
+            # Only a stopped tracee can be detached; an interrupt may still be under way.
+            try:
+                stop = self._wait(time.monotonic() + 0.05) or self.interrupt(1.0)
+            except ProcessLookupError:
+                self._seized = False
+                return
+            if stop is not None and stop.kind is StopKind.SIGNAL:
+                pending = stop.signal  # it must still be delivered
+        self._seized = self.stopped = False
+        with contextlib.suppress(ProcessLookupError):  # gone; the kernel has let go of it
+            _call(PTRACE_DETACH, self.tid, 0, pending)

@@ -1,0 +1,303 @@
+"""One session, from check to profile, in the order it happens."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import signal
+import time
+from collections.abc import Callable
+
+from .. import __version__
+from ..errors import ExitCode, PyattachError
+from ..inject.locks import survey
+from ..inject.region import RegionPlan
+from ..render.profile import Meta, Profile
+from ..symbols.resolver import Resolver, proc_opener
+from .hold import hold_any
+from .leaving import stop_ticks, unload
+from .loading import Loaded, StubLoader
+from .overhead import HandlerCost
+from .ring import RingReader
+from .samples import SampleStore
+from .shared import SharedMemory
+from .target import TargetProcess, check_seccomp
+from .verify import remains, snapshot
+
+DRAIN_S = 0.1
+PROGRESS_S = 0.5
+SWEEP_S = 1.0
+_RING_SECONDS = 4.0
+_WORDS_PER_SAMPLE = 64
+_CPU_TO_SPEAK_OF_S = 0.05
+"""With less CPU time than this a rate or share is noise, and not shown."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What to sample and for how long; ``duration_s`` None: until told to stop.
+
+    ``loader``: "auto" (dlopen where that is shown to be safe, else mapping), "dlopen", or "map".
+    """
+
+    rate_hz: float = 99.0
+    duration_s: float | None = None
+    max_depth: int = 512
+    loader: str = "auto"
+    allow_seccomp: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """How the session stands, told about twice a second."""
+
+    store: SampleStore
+    elapsed_s: float
+    cpu_s: float
+    threads: int
+    dropped: int
+    handler_share: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A finished session: the profile, and what of ours remained in the target (nothing, if empty)."""
+
+    profile: Profile
+    residue: tuple[str, ...]
+    target_ended: bool
+
+    @property
+    def exit_code(self) -> ExitCode:
+        if self.residue:
+            return ExitCode.DETACH_INCOMPLETE
+        if not self.profile.total:
+            return ExitCode.TARGET_DIED if self.target_ended else ExitCode.NO_SAMPLES
+        return ExitCode.OK
+
+
+def attach(
+    pid: int, options: Options, should_stop: Callable[[], bool], on_progress: Callable[[Progress], None]
+) -> Outcome:
+    """Profile process ``pid`` until ``should_stop()``, the duration, or its end.
+
+    The order of a session: check, survey, load (seize, inject, release), sample, stop, unload, verify,
+    resolve.  Raises PyattachError before anything was sampled; the target is then as it was.
+    """
+    with contextlib.ExitStack() as undo:
+        target = undo.enter_context(TargetProcess(pid))
+        if not options.allow_seccomp:
+            check_seccomp(pid)
+        before = snapshot(target)
+        session = Session(target, options)
+        undo.callback(session.close)
+        session.load()
+        try:
+            session.sample(should_stop, on_progress)
+        finally:
+            session.detach()
+        residue = (
+            () if session.target_ended else tuple(remains(before, snapshot(target), session.plan.signal))
+        )
+        return Outcome(session.profile(), residue, session.target_ended)
+
+
+class Session:
+    """The parts of one session and what they share.  ``load`` comes first, ``close`` last."""
+
+    def __init__(self, target: TargetProcess, options: Options) -> None:
+        self.target, self.options = target, options
+        self.plan = plan_region(options, len(target.threads()))
+        maps, opener = target.maps(), proc_opener(target.pid)
+        self.resolver = Resolver(maps, opener, exe_path=target.exe_path())
+        self.store = SampleStore(self.resolver)
+        self.zones, calls = survey(maps, opener, target.read)
+        self._loader = StubLoader(target, self.plan, self.zones, calls, options.loader)
+        self.notes: list[str] = []
+        self.ended_by = ""
+        self.started_at_unix_s = time.time()
+        self._sweep_at = self._progress_at = 0.0
+        self._expired_seen = 0
+        self._loaded: Loaded | None = None
+
+    def load(self) -> None:
+        """Bring the stub in; sampling begins with it."""
+        self._loaded = self._loader.load()
+        self.stub, self.threads = self._loaded.stub, self._loaded.threads
+        self.shared = SharedMemory(self.stub)
+        self.shared.renew_lease()
+        self.reader = RingReader(self.plan, self.shared.read)
+        self.cost = HandlerCost(self.shared)
+        self.started = self.ended = time.monotonic()
+        self.cpu_s = 0.0
+
+    def close(self) -> None:
+        """Close what is open here; the target is not touched."""
+        self.resolver.close()
+        if self._loaded is not None:
+            self.shared.close()
+            self.stub.close()
+
+    @property
+    def target_ended(self) -> bool:
+        """The target has exited, or replaced itself by another program."""
+        return self.shared.target_gone or not self.target.alive()
+
+    # Sampling: no ptrace is held meanwhile.
+
+    def sample(self, should_stop: Callable[[], bool], on_progress: Callable[[Progress], None]) -> None:
+        """Drain at a steady pace until the end."""
+        while not self.ended_by:
+            self._drain()
+            elapsed_s = time.monotonic() - self.started
+            if time.monotonic() >= self._progress_at:
+                self._progress_at = time.monotonic() + PROGRESS_S
+                on_progress(self._progress(elapsed_s))
+            self.ended_by = self._reason_to_end(elapsed_s, should_stop)
+            if not self.ended_by:
+                time.sleep(self._pause_s(elapsed_s))
+        self.ended = time.monotonic()
+
+    def _reason_to_end(self, elapsed_s: float, should_stop: Callable[[], bool]) -> str:
+        if self.target_ended:
+            return "the target replaced itself (exec)" if self.target.alive() else "the target ended"
+        if should_stop():
+            return "stopped by the user"
+        duration_s = self.options.duration_s
+        return "duration reached" if duration_s is not None and elapsed_s >= duration_s else ""
+
+    def _pause_s(self, elapsed_s: float) -> float:
+        duration_s = self.options.duration_s
+        return DRAIN_S if duration_s is None else max(0.0, min(DRAIN_S, duration_s - elapsed_s))
+
+    def _drain(self) -> None:
+        if self.shared.renew_lease():
+            self.notes.append("pyattach was held up for so long that the sampling paused")
+        now = time.monotonic()
+        sweep = now >= self._sweep_at
+        if sweep:
+            self._sweep_at = now + SWEEP_S
+            self.cpu_s = self.threads.cpu_s()
+        posted = self.threads.refresh(self.shared.slots, thorough=sweep)
+        if self.shared.control.expired != self._expired_seen:
+            self._expired_seen = self.shared.control.expired
+            posted = self.threads.rearm_expired(self.shared.slots) or posted
+        if posted:
+            self.shared.posted()
+        self._read_ring()
+        if sweep:
+            # Names now, while the libraries are still there.
+            self.store.update_totals()
+            self.resolver.update(self.target.maps())
+            if self.threads.unarmed_and_running(self.shared.slots):
+                self._arm_by_borrowing()
+
+    def _read_ring(self, *, final: bool = False) -> None:
+        samples = self.reader.drain(final=final)
+        self.shared.set_tail(self.reader.tail)
+        self.store.add((s.tid, s.end, s.weight, s.frames) for s in samples)
+
+    def _arm_by_borrowing(self) -> None:
+        """A thread runs that no tick of another one could arm: borrow one for it."""
+        try:
+            borrowing = self.stub.prepare_call("pa_arm")
+            with hold_any(self.target) as held:
+                self.stub.run(borrowing, held)
+        except (PyattachError, ProcessLookupError) as error:
+            self.notes.append(f"some threads were found late: {error}")
+
+    def _progress(self, elapsed_s: float) -> Progress:
+        slots = self.threads.used(self.shared.slots)
+        return Progress(
+            store=self.store,
+            elapsed_s=elapsed_s,
+            cpu_s=self.cpu_s,
+            threads=self.threads.count,
+            dropped=sum(int(slot.dropped) for slot in slots),
+            handler_share=self._share(self.cost.total_ns(slots)),
+        )
+
+    # Leaving.
+
+    def detach(self) -> None:
+        """Stop the ticks, take all samples, unload.  The target may go at any point; what can't be
+        undone is said in the notes, and found by ``verify``."""
+        self.cpu_s = max(self.cpu_s, self.threads.cpu_s())
+        try:
+            if not self.target_ended:
+                stop_ticks(self.target, self.stub, self.shared)
+                self._read_ring(final=True)
+                unload(self.target, self.stub, self.shared, self.zones)
+        except ProcessLookupError:
+            self.ended_by = self.ended_by or "the target ended"
+        except PyattachError as error:
+            self.notes.append(f"detach: {error.what}")
+        if self.target_ended:
+            self.shared.target_gone = True
+        if self.shared.target_gone or not self.reader.finished:
+            self._read_ring(final=True)
+
+    # The result.
+
+    def profile(self) -> Profile:
+        """The profile with everything that was measured about it."""
+        slots = self.threads.used(self.shared.slots)
+        handler_ns = self.cost.total_ns(slots)
+        samples = self.store.samples
+        meta = Meta(
+            command=self.target.command,
+            pid=self.target.pid,
+            mode="cpu",
+            rate_asked_hz=self.options.rate_hz,
+            rate_reached_hz=samples / self.cpu_s if self.cpu_s > _CPU_TO_SPEAK_OF_S else None,
+            started_at_unix_s=self.started_at_unix_s,
+            duration_s=self.ended - self.started,
+            cpu_time_s=self.cpu_s,
+            samples=samples,
+            dropped=sum(int(slot.dropped) for slot in slots),
+            truncated=self.store.truncated,
+            handler_share=self._share(handler_ns),
+            handler_ns_per_sample=handler_ns / samples if handler_ns is not None and samples else None,
+            held_us=self.stub.held_ns[0] / 1e3,
+            ended_by=self.ended_by,
+            version=__version__,
+            notes=tuple(self._all_notes()),
+        )
+        weights = self.store.weights()
+        meta = dataclasses.replace(meta, unresolved=self.store.unresolved())
+        return Profile(meta, dict(self.threads.names), weights)
+
+    def _share(self, handler_ns: float | None) -> float | None:
+        if handler_ns is None or self.cpu_s < _CPU_TO_SPEAK_OF_S:
+            return None
+        return handler_ns / 1e9 / self.cpu_s
+
+    def _all_notes(self) -> list[str]:
+        notes = list(dict.fromkeys(self.notes))
+        held = ", ".join(f"{ns / 1e3:.0f}" for ns in self.stub.held_ns)
+        how = "dlopen" if self.stub.by_dlopen else "direct mapping"
+        notes.append(f"loaded by {how}; one thread at a time was held, for {held} us")
+        if self.threads.without_slot:
+            notes.append(f"{self.threads.without_slot} threads had no room in the table and were not sampled")
+        failed = self.threads.failed(self.shared.slots)
+        if failed:
+            error = os.strerror(-int(self.shared.control.last_error))
+            notes.append(f"{failed} threads could not be given a timer: {error}")
+        if self.reader.lost_words:
+            notes.append(f"{self.reader.lost_words} words of the ring were unreadable")
+        return notes + list(self.resolver.warnings)
+
+
+def plan_region(options: Options, threads: int) -> RegionPlan:
+    """Slots for several times the threads there are; a ring for seconds of all processors' ticks."""
+    slots = 1 << max(256, threads * 4).bit_length()
+    per_second = options.rate_hz * (os.cpu_count() or 1) * _WORDS_PER_SAMPLE
+    words = 1 << max(1 << 16, int(per_second * _RING_SECONDS)).bit_length()
+    return RegionPlan(
+        period_ns=round(1e9 / options.rate_hz),
+        slot_count=slots,
+        max_depth=options.max_depth,
+        ring_words=words,
+        signal=int(signal.SIGPROF),
+    )

@@ -1,0 +1,56 @@
+"""pyattach's end of the shared memory: what it writes there while the stub runs, and how it reads."""
+
+from __future__ import annotations
+
+import os
+import time
+
+from ..inject.layout import Control, Slot, State
+from ..inject.loader import LoadedStub
+
+LEASE_NS = 900_000_000
+"""How long the stub goes on by itself.  It is renewed many times in this span; once pyattach is gone,
+the last tick comes within it."""
+
+
+class SharedMemory:
+    """Words are written through a local mapping of the memfd (one aligned store each, never torn), and
+    read through /proc/PID/mem while the target lives, through the memfd after that."""
+
+    def __init__(self, stub: LoadedStub) -> None:
+        self._stub = stub
+        self.control = Control.from_buffer(stub.region)
+        self.slots = (Slot * stub.plan.slot_count).from_buffer(stub.region, stub.plan.slots_offset)
+        self.target_gone = False
+
+    def renew_lease(self) -> bool:
+        """Renew; returns whether it had run out in between, so that timers may have gone quiet."""
+        now_ns = time.monotonic_ns() + self._stub.clock_offset_ns
+        lapsed = now_ns > int(self.control.lease_until_ns)
+        self.control.lease_until_ns = now_ns + LEASE_NS
+        return lapsed
+
+    def posted(self) -> None:
+        """Tell handlers that slots have changed."""
+        self.control.post_seq = (self.control.post_seq + 1) & 0xFFFFFFFF
+
+    def set_tail(self, words: int) -> None:
+        """Tell handlers how far the ring was read."""
+        self.control.tail = words
+
+    def stop(self) -> None:
+        """No more samples, even where ticks still come."""
+        self.control.state = State.STOP
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Bytes of the region; from the target while it is there, else from the memfd."""
+        if not self.target_gone:
+            try:
+                return self._stub.target.read(self._stub.shared_address + offset, size)
+            except OSError:  # it has exited or replaced itself by another program
+                self.target_gone = True
+        return os.pread(self._stub.memfd, size, self._stub.region_offset + offset)
+
+    def close(self) -> None:
+        """Release the views of the mapping, so that it can be closed."""
+        del self.control, self.slots

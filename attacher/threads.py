@@ -1,0 +1,141 @@
+"""The threads of the target and their slots in the shared memory."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+
+from ..inject.layout import Slot, SlotState
+from ..inject.region import RegionPlan
+from ..render.profile import Thread
+from . import procfs
+
+
+@dataclasses.dataclass(slots=True)
+class _Known:
+    slot: int
+    start_time: int
+    cpu_at_start_s: float
+    cpu_s: float
+
+
+class ThreadTable:
+    """Which thread has which slot; posts new threads to the stub and retires those that are gone.
+
+    ``slots`` is the table in the shared memory (or, before the stub is loaded, the bytes it will start
+    from).  CPU times are in seconds, counted from when the thread was first seen here.
+    """
+
+    def __init__(self, pid: int, plan: RegionPlan) -> None:
+        self._pid = pid
+        self._plan = plan
+        self._known: dict[int, _Known] = {}
+        self._free = list(range(plan.slot_count - 1, -1, -1))
+        self._never_used = plan.slot_count
+        self._retiring: list[int] = []
+        self._gone_cpu_s = 0.0
+        self.names: dict[int, Thread] = {}
+        self.without_slot = 0
+
+    def first_slots(self) -> bytes:
+        """The slot table's first contents, as far as they are used: all threads, running ones first."""
+        slots = (Slot * self._plan.slot_count)()
+        self._post(slots, procfs.thread_ids(self._pid))
+        return bytes(slots)[: len(self._known) * ctypes.sizeof(Slot)]  # the rest of the memfd is zero
+
+    def refresh(self, slots: ctypes.Array[Slot], *, thorough: bool) -> bool:
+        """Post threads that came, retire those that went.  ``thorough`` also looks whether a tid has
+        been used again.  Returns whether anything was posted."""
+        self._collect_retired(slots)
+        now = procfs.thread_ids(self._pid)
+        gone = set(self._known) - set(now)
+        if thorough:
+            gone |= {tid for tid in now if tid in self._known and self._was_reused(tid)}
+        for tid in gone:
+            self._retire(slots, tid)
+        return self._post(slots, [tid for tid in now if tid not in self._known]) or bool(gone)
+
+    def _collect_retired(self, slots: ctypes.Array[Slot]) -> None:
+        for index in list(self._retiring):
+            state = slots[index].state
+            if state == SlotState.FREE:
+                self._retiring.remove(index)
+                self._free.append(index)
+            elif state in (SlotState.ARMED, SlotState.FAILED, SlotState.EXPIRED):
+                # A tick was arming it while it was retired: say it again.
+                slots[index].state = SlotState.RETIRE
+
+    def _was_reused(self, tid: int) -> bool:
+        stat = procfs.read_stat(self._pid, tid)
+        if stat is None:
+            return False
+        known = self._known[tid]
+        known.cpu_s = stat.cpu_s if stat.start_time == known.start_time else known.cpu_s
+        return stat.start_time != known.start_time
+
+    def _retire(self, slots: ctypes.Array[Slot], tid: int) -> None:
+        known = self._known.pop(tid)
+        self._gone_cpu_s += known.cpu_s - known.cpu_at_start_s
+        slots[known.slot].state = SlotState.RETIRE
+        self._retiring.append(known.slot)
+
+    def _post(self, slots: ctypes.Array[Slot], tids: list[int]) -> bool:
+        stats = [(tid, stat) for tid in tids if (stat := procfs.read_stat(self._pid, tid)) is not None]
+        stats.sort(key=lambda item: item[1].state != "R")
+        posted = False
+        for tid, stat in stats:
+            self.names[tid] = Thread(tid, stat.name)
+            if not self._free:
+                self.without_slot += 1
+                continue
+            index = self._free.pop()
+            self._never_used = min(self._never_used, self._plan.slot_count - 1 - index)
+            used_ns = procfs.thread_cpu_ns(self._pid, tid)
+            used_s = stat.cpu_s if used_ns is None else used_ns / 1e9
+            self._known[tid] = _Known(index, stat.start_time, used_s, used_s)
+            slots[index].tid = tid
+            slots[index].state = SlotState.WANTED
+            posted = True
+        return posted
+
+    def rearm_expired(self, slots: ctypes.Array[Slot]) -> bool:
+        """Post again the threads whose timers went quiet because the lease had run out."""
+        found = False
+        for known in self._known.values():
+            if slots[known.slot].state == SlotState.EXPIRED:
+                slots[known.slot].state = SlotState.WANTED
+                found = True
+        return found
+
+    def unarmed_and_running(self, slots: ctypes.Array[Slot]) -> bool:
+        """Whether a posted thread is running without having been armed: no tick came that could."""
+        for tid, known in self._known.items():
+            if slots[known.slot].state == SlotState.WANTED:
+                stat = procfs.read_stat(self._pid, tid)
+                if stat is not None and stat.state == "R":
+                    return True
+        return False
+
+    def failed(self, slots: ctypes.Array[Slot]) -> int:
+        """How many threads could not be given a timer."""
+        return sum(1 for known in self._known.values() if slots[known.slot].state == SlotState.FAILED)
+
+    def cpu_s(self) -> float:
+        """CPU time that all threads seen so far have used since they were first seen, seconds."""
+        for tid, known in self._known.items():
+            ns = procfs.thread_cpu_ns(self._pid, tid)
+            stat = procfs.read_stat(self._pid, tid) if ns is None else None
+            if stat is not None and stat.start_time == known.start_time:
+                known.cpu_s = stat.cpu_s
+            elif ns is not None:
+                known.cpu_s = ns / 1e9
+        return self._gone_cpu_s + sum(k.cpu_s - k.cpu_at_start_s for k in self._known.values())
+
+    def used(self, slots: ctypes.Array[Slot]) -> list[Slot]:
+        """The slots that have ever been given to a thread."""
+        return slots[: self._plan.slot_count - self._never_used]
+
+    @property
+    def count(self) -> int:
+        """Threads that exist now."""
+        return len(self._known)

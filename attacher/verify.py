@@ -1,0 +1,95 @@
+"""Proof that nothing of ours remains: what can be seen from outside, before and after."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from pathlib import Path
+
+from ..inject.borrow import MEMFD_PREFIX
+from ..inject.layout import TICK_TAG
+from . import procfs
+from .target import TargetProcess
+
+_MARK = f"memfd:{MEMFD_PREFIX.decode()}"
+_TIMER_VALUE = re.compile(r"^signal: (\d+)/([0-9a-f]+)$", re.MULTILINE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """The target at one moment.  ``mappings``: by start, (end, permissions, path); ``fds``: by number,
+    what they are; signal masks as in /proc/PID/status; ``timers``: ours among its POSIX timers."""
+
+    mappings: dict[int, tuple[int, str, str]]
+    fds: dict[int, str]
+    caught: int
+    ignored: int
+    timers: int
+    tracer: int
+    stopped_threads: tuple[int, ...]
+
+
+def _fds(pid: int) -> dict[int, str]:
+    out = {}
+    for number in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208
+        try:
+            out[int(number)] = os.readlink(f"/proc/{pid}/fd/{number}")
+        except FileNotFoundError:  # closed meanwhile
+            continue
+    return out
+
+
+def _our_timers(pid: int) -> int:
+    """Timers that carry our mark (/proc/PID/timers, where the kernel keeps it)."""
+    try:
+        text = Path(f"/proc/{pid}/timers").read_text()
+    except FileNotFoundError:
+        return 0
+    return sum(1 for _, value in _TIMER_VALUE.findall(text) if int(value, 16) >> 32 == TICK_TAG)
+
+
+def snapshot(target: TargetProcess) -> Snapshot:
+    """Look at everything that attaching could have changed.  Raises FileNotFoundError or
+    ProcessLookupError when the target is gone."""
+    pid = target.pid
+    status = procfs.read_status(pid)
+    stopped = [t for t in target.threads() if (s := procfs.read_stat(pid, t)) and s.state in "Tt"]
+    return Snapshot(
+        mappings={m.start: (m.end, m.permissions, m.path) for m in target.maps()},
+        fds=_fds(pid),
+        caught=int(status.get("SigCgt", "0"), 16),
+        ignored=int(status.get("SigIgn", "0"), 16),
+        timers=_our_timers(pid),
+        tracer=int(status.get("TracerPid", "0")),
+        stopped_threads=tuple(stopped),
+    )
+
+
+def remains(before: Snapshot, after: Snapshot, signal: int) -> list[str]:
+    """What of ours is still there: one line each, empty when the detach was complete.
+
+    The target lives on and changes by itself, so only what bears our mark, or was there before and
+    has another protection now, counts.
+    """
+    out = []
+    for start, (end, permissions, path) in sorted(after.mappings.items()):
+        old = before.mappings.get(start)
+        if _MARK in path and old is None:
+            out.append(f"mapping {start:x}-{end:x} {permissions} of {path}")
+        elif old and old[0] == end and old[2] == path and path.startswith("/") and old[1] != permissions:
+            out.append(f"protection of {path} at {start:x}: {permissions}, was {old[1]}")
+    out += [
+        f"open file {n}: {what}"
+        for n, what in sorted(after.fds.items())
+        if _MARK in what and n not in before.fds
+    ]
+    bit = 1 << (signal - 1)
+    if (before.caught ^ after.caught) & bit or (before.ignored ^ after.ignored) & bit:
+        out.append(f"signal {signal} is not handled as before")
+    if after.timers > before.timers:
+        out.append(f"{after.timers - before.timers} timers")
+    if after.tracer:
+        out.append(f"a tracer: pid {after.tracer}")
+    out += [f"thread {tid} is stopped" for tid in after.stopped_threads]
+    return out
