@@ -1,0 +1,34 @@
+/* Works on a thread of its own until a line arrives on stdin, then that thread dies of SIGSEGV. */
+#include "target.h"
+
+#include <sys/resource.h>
+
+static _Atomic int crash_wanted;
+
+NAMED static uint64_t work_before_crash(uint64_t x) { return burn(x, 50000); }
+
+NAMED static void crash_here(uint64_t x) {
+    volatile uint64_t *volatile nowhere = NULL;
+    *nowhere = x;
+}
+
+static void *worker(void *argument) {
+    uint64_t x = 1;
+    while (!atomic_load(&crash_wanted))
+        x = work_before_crash(x);
+    crash_here(x);
+    return argument;
+}
+
+int main(void) {
+    struct rlimit none = {0, 0};
+    setrlimit(RLIMIT_CORE, &none);
+    pthread_t thread = start_thread("worker", worker, NULL);
+    ready();
+    char line[64];
+    if (!read_line(line, sizeof line, NULL))
+        return 0;
+    atomic_store(&crash_wanted, 1);
+    pthread_join(thread, NULL);
+    return 1;
+}
