@@ -1,0 +1,87 @@
+"""The wording of figures: what was measured and how well, the same wherever a profile is shown."""
+
+from __future__ import annotations
+
+from .names import printable
+from .profile import Meta, Profile
+
+
+def share(part: float, whole: float) -> str:
+    """``part`` of ``whole`` in per cent, two decimals: ``12.30%``."""
+    return f"{100 * part / whole:.2f}%" if whole else "0.00%"
+
+
+def hertz(rate_hz: float) -> str:
+    """``99 Hz``, ``98.7 Hz``."""
+    return f"{rate_hz:,.1f}".removesuffix(".0") + " Hz"
+
+
+def seconds(duration_s: float) -> str:
+    """``8.3 s``, ``1 min 05 s``, ``2 h 05 min``."""
+    if duration_s < 59.95:
+        return f"{duration_s:.1f} s"
+    whole = round(duration_s)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def small_share(part: float) -> str:
+    """A share of CPU time (0.01 is 1%) in per cent, never rounded down to nothing."""
+    return "under 0.01%" if 0 < part < 0.0001 else f"{100 * part:.2f}%"
+
+
+def short_command(meta: Meta) -> str:
+    """The program's name without folder and arguments, or the pid where there is no command."""
+    words = printable(meta.command).split(maxsplit=1)
+    name = words[0].rstrip("/").rpartition("/")[2] if words else ""
+    return name or (f"pid {meta.pid}" if meta.pid else "profile")
+
+
+def facts(meta: Meta) -> list[tuple[str, str]]:
+    """Label and value of everything that was measured, in the order to be read; nothing else."""
+    rows = [("command", printable(meta.command)), ("pid", str(meta.pid) if meta.pid else "")]
+    rows += [("mode", printable(meta.mode)), ("rate", _rate(meta)), ("duration", seconds(meta.duration_s))]
+    if meta.cpu_time_s is not None:
+        rows.append(("CPU time", seconds(meta.cpu_time_s)))
+    rows += [("samples", f"{meta.samples:,}"), ("dropped", f"{meta.dropped:,}")]
+    rows += [("truncated stacks", _of_samples(meta.truncated, meta))]
+    rows += [("unresolved leaves", _of_samples(meta.unresolved, meta)), ("overhead", _overhead(meta))]
+    if meta.held_us is not None:
+        rows.append(("target held", f"{meta.held_us:,.0f} µs, one thread"))
+    rows += [("ended by", printable(meta.ended_by)), ("pyattach", printable(meta.version))]
+    return [(label, value) for label, value in rows if value]
+
+
+def why_empty(profile: Profile) -> list[str]:
+    """What to say in the place of a picture or a table of a profile that holds no sample."""
+    meta = profile.meta
+    lines = [f"No samples in {seconds(meta.duration_s)}."]
+    if meta.dropped:
+        lines.append(f"{meta.dropped:,} were taken and dropped.")
+    if meta.cpu_time_s is not None:
+        lines.append(f"The sampled threads used {meta.cpu_time_s:.3f} s of CPU time meanwhile.")
+    if meta.ended_by:
+        lines.append(f"Ended by: {printable(meta.ended_by)}.")
+    return lines + [printable(note) for note in meta.notes]
+
+
+def _rate(meta: Meta) -> str:
+    asked = f"{hertz(meta.rate_asked_hz)} asked" if meta.rate_asked_hz else ""
+    reached = "" if meta.rate_reached_hz is None else f"{hertz(meta.rate_reached_hz)} of CPU time reached"
+    return ", ".join(part for part in (asked, reached) if part)
+
+
+def _of_samples(count: int, meta: Meta) -> str:
+    return f"{count:,} ({share(count, meta.samples)})" if count and meta.samples else f"{count:,}"
+
+
+def _overhead(meta: Meta) -> str:
+    parts = []
+    if meta.handler_share is not None:
+        parts.append(f"{small_share(meta.handler_share)} of CPU time in the signal handler")
+    if meta.delivery_share is not None:
+        parts.append(f"{small_share(meta.delivery_share)} in the kernel's signal delivery (calibrated)")
+    if meta.handler_ns_per_sample is not None:
+        parts.append(f"{meta.handler_ns_per_sample:,.0f} ns per sample")
+    return ", ".join(parts)

@@ -1,0 +1,74 @@
+"""The output formats, how one is chosen, and how a file of one is written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..errors import PyattachError, UsageError
+from .folded import FoldedRenderer
+from .renderer import Renderer, RenderOptions
+from .svg import SvgRenderer
+from .text import TextRenderer
+
+__all__ = ["RENDERERS", "RenderOptions", "Renderer", "renderer_for", "write_atomically"]
+
+RENDERERS: list[Renderer] = [SvgRenderer(), FoldedRenderer(), TextRenderer()]
+"""All formats; the first is the default."""
+
+
+def renderer_for(wanted: str | Path) -> Renderer:
+    """The renderer for a format's name (``svg``) or for a file's suffix (``out.svg``).
+
+    Raises UsageError, which names the known ones.
+    """
+    suffix = Path(wanted).suffix.lower()
+    for renderer in RENDERERS:
+        if str(wanted) == renderer.name or suffix in renderer.suffixes:
+            return renderer
+    known = ", ".join(f"{r.name} ({' '.join(r.suffixes)})" for r in RENDERERS)
+    raise UsageError(f"no output format fits '{wanted}'", f"known formats: {known}")
+
+
+def write_atomically(path: str | Path, chunks: Iterable[str]) -> None:
+    """Write ``chunks`` to ``path`` as UTF-8; it holds all of them or stays as it was.
+
+    A link is followed; a device or a pipe is written to directly, for it can't be replaced.
+    Raises PyattachError where the file can't be written; what ``chunks`` raises passes through.
+    """
+    target = Path(os.path.realpath(path))
+    try:
+        if target.exists() and not stat.S_ISREG(target.stat().st_mode):
+            with open(target, "w", encoding="utf-8", errors="replace", newline="") as file:
+                file.writelines(chunks)
+        else:
+            _replace(target, chunks)
+    except OSError as error:
+        raise PyattachError(f"cannot write {path}: {error.strerror or error}", _way_out(error)) from error
+
+
+def _replace(target: Path, chunks: Iterable[str]) -> None:
+    temporary = target.with_name(f".pyattach-{secrets.token_hex(8)}.tmp")
+    # Not tempfile: its files are readable by their owner only, ours follow the umask.
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        with open(fd, "w", encoding="utf-8", errors="replace", newline="") as file:
+            file.writelines(chunks)
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _way_out(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "make room there, or name a file on another disk with --output"
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return "create its folder first, or name a file in a folder that exists with --output"
+    if error.errno == errno.EISDIR:
+        return "name a file, not a folder, with --output"
+    return "name a file in a folder you may write to with --output"

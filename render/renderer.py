@@ -1,0 +1,34 @@
+"""What a renderer is: a name, the suffixes of its files, and lines made from a profile."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Protocol
+
+from .profile import Profile
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RenderOptions:
+    """What the user may choose: ``threads`` keeps threads apart, ``title`` replaces the title made from
+    the command, ``top`` is the number of functions in each table of the text."""
+
+    threads: bool = False
+    title: str = ""
+    top: int = 30
+
+
+class Renderer(Protocol):
+    """One output format."""
+
+    @property
+    def name(self) -> str:
+        """What the user calls the format."""
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """File name endings that stand for it, with their dot."""
+
+    def render(self, profile: Profile, options: RenderOptions) -> Iterator[str]:
+        """The file in pieces, line ends included."""

@@ -1,0 +1,87 @@
+"""The summary for the terminal: what was measured, then the heaviest functions by self and by total."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..symbols.frame import Frame
+from .facts import facts, share, why_empty
+from .folded import thread_name
+from .names import printable, shortened
+from .profile import FunctionTotals, Profile, totals_of
+from .renderer import RenderOptions
+
+_NAME_LIMIT = 200
+"""Characters of a function's name; a template instance may have tens of thousands."""
+
+
+_BY_SELF = "by self: samples whose innermost frame it was"
+_BY_TOTAL = "by total: samples with it anywhere on the stack"
+
+
+class TextRenderer:
+    """Header and two tables; with ``threads``, two tables for each thread."""
+
+    name = "text"
+    suffixes = (".txt",)
+
+    def render(self, profile: Profile, options: RenderOptions) -> Iterator[str]:
+        """The lines, each with its line end."""
+        for line in _lines(profile, options):
+            yield line.rstrip() + "\n"
+
+
+def summary_lines(profile: Profile, top: int = 10) -> Iterator[str]:
+    """What was measured and the ``top`` heaviest functions by self, without line ends."""
+    wanted = ("rate", "duration", "CPU time", "samples", "dropped", "truncated stacks", "overhead")
+    yield from _header([(label, value) for label, value in facts(profile.meta) if label in wanted])
+    if not profile.total:
+        yield from ("", *why_empty(profile))
+    else:
+        yield from _table(_BY_SELF, totals_of(profile), top, by_total=False)
+
+
+def _lines(profile: Profile, options: RenderOptions) -> Iterator[str]:
+    if options.title:
+        yield from (printable(options.title), "")
+    yield from _header(facts(profile.meta) + [("note", printable(note)) for note in profile.meta.notes])
+    if not profile.total:
+        yield from ("", *why_empty(profile))
+    elif options.threads:
+        for thread, stacks in profile.by_thread():
+            totals = FunctionTotals()
+            for stack, ticks in stacks.items():
+                totals.add(stack, ticks)
+            heading = f"thread {printable(thread_name(thread))}"
+            yield from ("", f"{heading}: {totals.ticks:,} samples, {share(totals.ticks, profile.total)}")
+            yield from _tables(totals, options.top)
+    else:
+        yield from _tables(totals_of(profile), options.top)
+
+
+def _header(rows: list[tuple[str, str]]) -> Iterator[str]:
+    margin = max((len(label) for label, _ in rows), default=0)
+    for label, value in rows:
+        yield f"{label:<{margin}}  {value}"
+
+
+def _tables(totals: FunctionTotals, top: int) -> Iterator[str]:
+    yield from _table(_BY_SELF, totals, top, by_total=False)
+    yield from _table(_BY_TOTAL, totals, top, by_total=True)
+
+
+def _table(title: str, totals: FunctionTotals, top: int, *, by_total: bool) -> Iterator[str]:
+    rows = totals.rows(top, by_total=by_total)
+    if not by_total:
+        rows = [row for row in rows if row.self_ticks]
+    yield from ("", title, f"{'self':>8} {'total':>8} {'samples':>10}  function")
+    for row in rows:
+        ticks = row.total_ticks if by_total else row.self_ticks
+        shares = f"{share(row.self_ticks, totals.ticks):>8} {share(row.total_ticks, totals.ticks):>8}"
+        yield f"{shares} {ticks:>10,}  {_label(row.frame)}"
+
+
+def _label(frame: Frame) -> str:
+    name = shortened(printable(frame.name), _NAME_LIMIT)
+    module = shortened(printable(frame.module), _NAME_LIMIT)
+    return f"{name}  [{module}]" if module else name
