@@ -15,6 +15,7 @@ from typing import TextIO
 
 from .. import __version__
 from ..errors import ExitCode, PyattachError, UsageError
+from ..inject.layout import Unwind
 from ..render.formats import RenderOptions, renderer_for, write_atomically
 from ..render.live import LiveHeader, LiveView, PlainView
 from ..render.profile import Profile
@@ -90,6 +91,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--loader", choices=("auto", "dlopen", "map"), default="auto",
         help="how the stub gets in (default: dlopen where that is shown to be safe, else mapped)",
+    )  # fmt: skip
+    p.add_argument(
+        "--unwind", choices=("auto", "fp", "cfi"), default="auto",
+        help="call frame information, frame pointers where there is none (auto), or one of them alone",
     )  # fmt: skip
     p.add_argument("--allow-seccomp", action="store_true", help="attach to targets with a seccomp filter too")
     p.add_argument("-v", "--verbose", action="store_true", help="tell what is done, and tracebacks of errors")
@@ -218,6 +223,7 @@ def run(arguments: argparse.Namespace, err: TextIO) -> ExitCode:
         rate_hz=arguments.rate,
         duration_s=arguments.duration,
         max_depth=max(1, min(arguments.max_depth, 4096)),
+        unwind=Unwind[arguments.unwind.upper()],
         loader=arguments.loader,
         allow_seccomp=arguments.allow_seccomp,
     )

@@ -33,9 +33,15 @@ class StubLoader:
     """Loads by ``way``: "auto" (dlopen where that is shown to be safe, else mapping), "dlopen", "map"."""
 
     def __init__(
-        self, target: TargetProcess, plan: RegionPlan, zones: LockZones, calls: LoaderCalls | None, way: str
+        self,
+        target: TargetProcess,
+        plan: RegionPlan,
+        survey: tuple[LockZones, LoaderCalls | None],
+        modules: tuple[bytes, bytes],
+        way: str,
     ) -> None:
-        self._target, self._plan, self._zones, self._calls, self._way = target, plan, zones, calls, way
+        self._target, self._plan, self._modules, self._way = target, plan, modules, way
+        self._zones, self._calls = survey
 
     def load(self) -> Loaded:
         """Load the stub.  Raises InjectionFailed (the target is then as it was) and TargetDied."""
@@ -80,5 +86,7 @@ class StubLoader:
         # An exact lease follows when the offset of the target's clock is known.
         control = self._plan.control(secrets.randbits(64), time.monotonic_ns() + LEASE_NS)
         control.post_seq = 1
-        loading = Loading(self._target, self._plan, self._calls, control, slots, by_dlopen=by_dlopen)
+        loading = Loading(
+            self._target, self._plan, self._calls, control, slots, self._modules, by_dlopen=by_dlopen
+        )
         return loading, threads

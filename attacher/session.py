@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from .. import __version__
 from ..errors import ExitCode, PyattachError
+from ..inject.layout import NO_VM_READ, Unwind
 from ..inject.locks import survey
 from ..inject.region import RegionPlan
 from ..render.profile import Meta, Profile
@@ -18,6 +19,7 @@ from ..symbols.resolver import Resolver, proc_opener
 from .hold import hold_any
 from .leaving import stop_ticks, unload
 from .loading import Loaded, StubLoader
+from .modules import ModuleTable
 from .overhead import HandlerCost
 from .ring import RingReader
 from .samples import SampleStore
@@ -44,6 +46,7 @@ class Options:
     rate_hz: float = 99.0
     duration_s: float | None = None
     max_depth: int = 512
+    unwind: Unwind = Unwind.AUTO
     loader: str = "auto"
     allow_seccomp: bool = False
 
@@ -113,7 +116,10 @@ class Session:
         self.resolver = Resolver(maps, opener, exe_path=target.exe_path())
         self.store = SampleStore(self.resolver)
         self.zones, calls = survey(maps, opener, target.read)
-        self._loader = StubLoader(target, self.plan, self.zones, calls, options.loader)
+        self.modules = ModuleTable(target, self.resolver, self.plan)
+        self._loader = StubLoader(
+            target, self.plan, (self.zones, calls), self.modules.first(maps), options.loader
+        )
         self.notes: list[str] = []
         self.ended_by = ""
         self.started_at_unix_s = time.time()
@@ -185,13 +191,23 @@ class Session:
             posted = self.threads.rearm_expired(self.shared.slots) or posted
         if posted:
             self.shared.posted()
+        self._follow_maps()
         self._read_ring()
         if sweep:
             # Names now, while the libraries are still there.
             self.store.update_totals()
-            self.resolver.update(self.target.maps())
             if self.threads.unarmed_and_running(self.shared.slots):
                 self._arm_by_borrowing()
+
+    def _follow_maps(self) -> None:
+        """Libraries that came and went: for the unwinder in the target, and for names here."""
+        maps = self.target.maps()
+        if maps == self.resolver.maps:
+            return
+        self.store.update_totals()  # names now, while the libraries are still known
+        self.resolver.update(maps)
+        if self.modules.refresh(maps, self.shared.bytes, self.shared.control.modules_seq):
+            self.shared.modules_moved()
 
     def _read_ring(self, *, final: bool = False) -> None:
         samples = self.reader.drain(final=final)
@@ -300,4 +316,6 @@ def plan_region(options: Options, threads: int) -> RegionPlan:
         max_depth=options.max_depth,
         ring_words=words,
         signal=int(signal.SIGPROF),
+        unwind=options.unwind,
+        flags=NO_VM_READ if options.allow_seccomp else 0,
     )

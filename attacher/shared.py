@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import time
 
@@ -21,6 +22,7 @@ class SharedMemory:
         self._stub = stub
         self.control = Control.from_buffer(stub.region)
         self.slots = (Slot * stub.plan.slot_count).from_buffer(stub.region, stub.plan.slots_offset)
+        self.bytes = (ctypes.c_char * stub.plan.size).from_buffer(stub.region)
         self.target_gone = False
 
     def renew_lease(self) -> bool:
@@ -33,6 +35,10 @@ class SharedMemory:
     def posted(self) -> None:
         """Tell handlers that slots have changed."""
         self.control.post_seq = (self.control.post_seq + 1) & 0xFFFFFFFF
+
+    def modules_moved(self) -> None:
+        """Tell handlers to use the other module table."""
+        self.control.modules_seq = (self.control.modules_seq + 1) & 0xFFFFFFFF
 
     def set_tail(self, words: int) -> None:
         """Tell handlers how far the ring was read."""
@@ -53,4 +59,4 @@ class SharedMemory:
 
     def close(self) -> None:
         """Release the views of the mapping, so that it can be closed."""
-        del self.control, self.slots
+        del self.control, self.slots, self.bytes

@@ -25,6 +25,7 @@ import platform
 import re
 import secrets
 import time
+from collections.abc import Sequence
 
 from ..errors import InjectionFailed
 from .arch import x86_64 as arch
@@ -92,10 +93,16 @@ class Borrowing:
     """One use of one stopped thread: prepare while it runs, then ``run`` once it is held."""
 
     def __init__(
-        self, target: Target, args: BootArgs, front: bytes = b"", behind: bytes = b"", size: int = 0
+        self,
+        target: Target,
+        args: BootArgs,
+        front: bytes = b"",
+        behind: Sequence[tuple[int, bytes]] = (),
+        size: int = 0,
     ) -> None:
         """``front`` is what the memfd holds before the boot area (the stub's image, page aligned);
-        ``behind`` what follows it, extended with zeros to ``size`` bytes (the shared region)."""
+        ``behind`` what lies in the ``size`` bytes after it (the shared region), as offsets and bytes;
+        the rest is zero."""
         if len(front) % MAIL_SIZE:
             raise ValueError("front must be whole pages")
         self.target = target
@@ -208,8 +215,8 @@ class Borrowing:
                 self.args.path = f"/proc/self/{dots}fd/{number}".encode()
             os.pwrite(memfd, self._front + bytes(self.args), 0)
             os.pwrite(memfd, loader_code(), self.boot_offset + BOOT_SIZE)
-            if self._behind:
-                os.pwrite(memfd, self._behind, self.boot_offset + BOOT_SIZE + LOADER_SIZE)
+            for offset, data in self._behind:
+                os.pwrite(memfd, data, self.boot_offset + BOOT_SIZE + LOADER_SIZE + offset)
             os.ftruncate(memfd, self._file_size)
         except BaseException:
             os.close(memfd)

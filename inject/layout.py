@@ -57,6 +57,16 @@ class End(enum.IntEnum):
     UNREADABLE = 4
     BAD_RETURN = 5
     NO_PROGRESS = 6
+    NO_CFI = 7
+    BAD_CFI = 8
+
+
+class Unwind(enum.IntEnum):
+    """``enum pa_mode``: how stacks are walked."""
+
+    AUTO = 0
+    FP = 1
+    CFI = 2
 
 
 class Control(ctypes.Structure):
@@ -76,13 +86,19 @@ class Control(ctypes.Structure):
         ("ring_offset", _u64),
         ("ring_words", _u64),
         ("signal", _u32),
-        ("pad0", _u32),
-        ("pad1", _u64 * 5),
+        ("unwind", _u32),
+        ("modules_offset", _u64),
+        ("index_offset", _u64),
+        ("cache_offset", _u64),
+        ("cache_lines", _u64),
+        ("flags", _u32),
+        ("pad1", _u32),
         ("lease_until_ns", _u64),
         ("tail", _u64),
         ("state", _u32),
         ("post_seq", _u32),
-        ("pad2", _u64 * 5),
+        ("modules_seq", _u32),
+        ("pad2", _u32 * 9),
         ("head", _u64),
         ("pad3", _u64 * 7),
         ("inside", _u32),
@@ -119,7 +135,46 @@ class Slot(ctypes.Structure):
         ("cycles", _u64),
         ("last_clock_ns", _u64),
         ("last_cycles", _u64),
+        ("hits", _u64),
+        ("misses", _u64),
+        ("pad", _u64 * 6),
     )
+
+
+MODULES = 1024
+NO_VM_READ = 1
+MODULE_OWN_INDEX = 1
+
+
+class Module(ctypes.Structure):
+    """``struct pa_module``: one executable range and where its unwind tables lie."""
+
+    _fields_ = (
+        ("start", _u64),
+        ("end", _u64),
+        ("table", _u64),
+        ("table_size", _u64),
+        ("flags", _u32),
+        ("pad", _u32),
+    )
+
+
+class Modules(ctypes.Structure):
+    """``struct pa_modules``: one of the two tables."""
+
+    _fields_ = (("count", _u32), ("pad", _u32 * 3), ("module", Module * MODULES))
+
+
+class IndexEntry(ctypes.Structure):
+    """``struct pa_index_entry``: an FDE and where the code it speaks of starts."""
+
+    _fields_ = (("start", _u64), ("fde", _u64))
+
+
+class CacheLine(ctypes.Structure):
+    """``struct pa_cache_line`` of ``stub/unwind.h``."""
+
+    _fields_ = (("check", _u64), ("word", _u64 * 3))
 
 
 class RecordHead(ctypes.Structure):

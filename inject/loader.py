@@ -106,10 +106,12 @@ class Loading:
         calls: LoaderCalls | None,
         control: Control,
         slots: bytes,
+        modules: tuple[bytes, bytes],
         *,
         by_dlopen: bool,
     ) -> None:
-        """``slots`` is the slot table's first contents.  ``by_dlopen`` needs ``calls``."""
+        """``slots`` is the slot table's first contents, ``modules`` those of the module table and of the
+        index area.  ``by_dlopen`` needs ``calls``."""
         if by_dlopen and calls is None:
             raise ValueError("dlopen needs the addresses of the loader's calls")
         self._target, self._plan, self._calls, self._by_dlopen = target, plan, calls, by_dlopen
@@ -130,7 +132,8 @@ class Loading:
         if calls is not None:
             args.dlopen, args.dlclose = calls.dlopen, calls.dlclose
             args.errno_location, args.dlopen_flags = calls.errno_location, calls.flags
-        behind = bytes(control).ljust(plan.slots_offset, b"\0") + slots
+        behind: tuple[tuple[int, bytes], ...] = ((0, bytes(control)), (plan.slots_offset, slots))
+        behind += ((plan.modules_offset, modules[0]), (plan.index_offset, modules[1]))
         self._borrowing = Borrowing(target, args, front, behind, plan.size)
 
     def run(self, held: HeldThread) -> LoadedStub:

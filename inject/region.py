@@ -5,9 +5,13 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 
-from .layout import MAGIC, VERSION, Control, Slot, State
+from .layout import MAGIC, VERSION, CacheLine, Control, Modules, Slot, State, Unwind
 
 PAGE = 4096
+INDEX_BYTES = 4 << 20
+"""Room for search tables that pyattach makes; not touched, so not used, where none is needed."""
+
+CACHE_LINES = 1 << 13
 
 
 def _pages(size: int) -> int:
@@ -23,14 +27,28 @@ class RegionPlan:
     max_depth: int
     ring_words: int
     signal: int
+    unwind: Unwind = Unwind.AUTO
+    flags: int = 0
 
     def __post_init__(self) -> None:
         if self.ring_words & (self.ring_words - 1):
             raise ValueError(f"ring_words must be a power of two, not {self.ring_words}")
 
     @property
-    def slots_offset(self) -> int:
+    def modules_offset(self) -> int:
         return _pages(ctypes.sizeof(Control))
+
+    @property
+    def index_offset(self) -> int:
+        return _pages(self.modules_offset + 2 * ctypes.sizeof(Modules))
+
+    @property
+    def cache_offset(self) -> int:
+        return self.index_offset + INDEX_BYTES
+
+    @property
+    def slots_offset(self) -> int:
+        return _pages(self.cache_offset + CACHE_LINES * ctypes.sizeof(CacheLine))
 
     @property
     def scratch_offset(self) -> int:
@@ -60,6 +78,12 @@ class RegionPlan:
             ring_offset=self.ring_offset,
             ring_words=self.ring_words,
             signal=self.signal,
+            unwind=self.unwind,
+            modules_offset=self.modules_offset,
+            index_offset=self.index_offset,
+            cache_offset=self.cache_offset,
+            cache_lines=CACHE_LINES,
+            flags=self.flags,
             lease_until_ns=lease_until_ns,
             state=State.RUN,
         )

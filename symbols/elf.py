@@ -38,6 +38,7 @@ __all__ = ["ElfImage", "Segment", "Symbol", "SymbolTable", "load_bias"]
 
 PF_X, PF_W, PF_R = 1, 2, 4
 _PT_LOAD, _PT_INTERP, _PT_NOTE = "PT_LOAD", "PT_INTERP", "PT_NOTE"
+_PT_GNU_EH_FRAME = "PT_GNU_EH_FRAME"
 _SHF_EXECINSTR = 4
 _SHT_GNU_VERSYM = 0x6FFFFFFF
 _SHN_UNDEF, _SHN_LORESERVE, _SHN_XINDEX = 0, 0xFF00, 0xFFFF
@@ -75,6 +76,7 @@ class Segment:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Section:
+    name_at: int
     type: str | int
     flags: int
     vaddr: int
@@ -100,6 +102,7 @@ class ElfImage:
     bits: int
     entry: int
     segments: tuple[Segment, ...]  # the PT_LOADs, in the order of the file
+    eh_frame_hdr: Segment | None  # PT_GNU_EH_FRAME: the search table of the call frame information
 
     def __init__(self, source: BinaryIO | bytes, path: str = "<memory>") -> None:
         self.path = path
@@ -156,6 +159,18 @@ class ElfImage:
     def dynamic_symbol(self, name: bytes) -> Symbol | None:
         """The exported symbol of exactly that name."""
         return self.dynamic_symbols().get(name)
+
+    def section_content(self, name: bytes, limit: int) -> tuple[int, bytes] | None:
+        """Address (before relocation) and content of the first section called ``name``; None if there is
+        none, or it has more than ``limit`` bytes."""
+        with self._faults_are_malformed():
+            if self._names_section >= len(self._sections):
+                return None
+            names = self._strings_of(self._sections[self._names_section])
+            for section in self._sections:
+                if section.size <= limit and names.get(section.name_at) == name:
+                    return section.vaddr, self._read(section.offset, section.size)
+        return None
 
     def segment_of_offset(self, file_offset: int, *, executable: bool = True) -> Segment | None:
         """The segment that byte of the file is loaded by.
@@ -216,7 +231,10 @@ class ElfImage:
         self._sections = [
             _section(h) for h in self._headers(elf, elf.structs.Elf_Shdr, "e_sh", elf.num_sections())
         ]
+        self._names_section = int(elf["e_shstrndx"])
         self.segments = tuple(_segment(h) for h in headers if h["p_type"] == _PT_LOAD)
+        tables = [_segment(h) for h in headers if h["p_type"] == _PT_GNU_EH_FRAME]
+        self.eh_frame_hdr = tables[0] if tables else None
         self.interpreter = self._read_interpreter(headers)
         self.build_id = self._read_build_id(headers)
 
@@ -357,6 +375,7 @@ def _segment(header: Any) -> Segment:
 
 def _section(header: Any) -> _Section:
     return _Section(
+        header["sh_name"],
         header["sh_type"],
         header["sh_flags"],
         header["sh_addr"],

@@ -2,7 +2,8 @@
 #include "memory.h"
 #include "ring.h"
 #include "stub.h"
-#include "walk.h"
+#include "modules.h"
+#include "unwind.h"
 
 /* Work for the whole process is done in small bites, so that no tick takes long. */
 #define SERVE_LIMIT 16
@@ -24,14 +25,38 @@ static int is_tick(const struct pa_control *c, const struct siginfo *info)
 	return info->code == SI_TIMER && (u32)(info->value >> 32) == PA_TICK_TAG && (u32)info->value < c->slot_count;
 }
 
+static u32 unwind(struct pa_control *c, struct pa_slot *slot, const void *ucontext, u64 *frames, enum pa_end *end)
+{
+	struct vm_reader reader = {pa.pid, pa.vm_read_forbidden};
+	struct pa_unwinder u = {
+		.stack = {.probe = page_readable},
+		.tables = {vm_copy, &reader},
+		.find_module = modules_find,
+		.modules = c,
+		.cache = (struct pa_cache_line *)((u8 *)c + c->cache_offset),
+		.cache_lines = c->cache_lines,
+		.generation = __atomic_load_n(&c->modules_seq, __ATOMIC_ACQUIRE),
+		.mode = c->unwind,
+	};
+	const u64 *gregs = (const u64 *)((const u8 *)ucontext + UC_GREGS);
+	struct pa_frame frame = {.known = (1U << PA_REGISTERS) - 1};
+	u32 depth;
+	for (u32 i = 0; i < PA_REGISTERS; i++)
+		frame.r[pa_greg_numbers[i]] = gregs[i];
+	*end = pa_walk(&u, &frame, frames, c->max_depth, &depth);
+	pa.vm_read_forbidden = reader.forbidden;
+	slot->hits += u.hits;
+	slot->misses += u.misses;
+	return depth;
+}
+
 static void record(struct pa_control *c, struct pa_slot *slot, const struct siginfo *info, const void *ucontext, u64 now)
 {
-	u32 index = (u32)info->value, depth;
+	u32 index = (u32)info->value;
 	u64 *frames = (u64 *)((u8 *)c + c->scratch_offset) + (u64)index * c->max_depth;
-	struct pa_regs regs = regs_from_ucontext(ucontext);
-	struct pa_window window = {0, 0};
 	u32 missed = info->overrun > 0 ? (u32)info->overrun : 0;
-	enum pa_end end = pa_walk_fp(regs, frames, c->max_depth, &depth, window_readable, &window);
+	enum pa_end end;
+	u32 depth = unwind(c, slot, ucontext, frames, &end);
 	struct pa_record head = {
 		.clock_ns = now,
 		.tid = slot->tid,

@@ -2,6 +2,9 @@
  * pyattach.  inject/layout.py mirrors this file; a test compares the two, field by field.
  *
  *   offset 0                 struct pa_control     one writer for each cache line
+ *   control.modules_offset   struct pa_modules[2]  where code and its unwind tables lie; one is in use
+ *   control.index_offset     struct pa_index_entry[]  for modules without a search table of their own
+ *   control.cache_offset     struct pa_cache_line[]   unwind rules found before
  *   control.slots_offset     struct pa_slot[]      one for each thread
  *   control.scratch_offset   u64[max_depth] each   where a handler walks, one for each slot
  *   control.ring_offset      u64[]                 the ring, a power of two of bytes
@@ -17,6 +20,7 @@
 
 typedef unsigned char u8;
 typedef unsigned short u16;
+typedef short i16;
 typedef unsigned int u32;
 typedef int i32;
 typedef unsigned long u64;
@@ -45,14 +49,16 @@ enum pa_slot_state {
 
 /* Why a stack ended where it did. */
 enum pa_end {
-	PA_END_ROOT = 0,        /* the chain's own end: a zero frame pointer or return address */
+	PA_END_ROOT = 0,        /* the thread's first function: undefined or zero return address or frame pointer */
 	PA_END_DEPTH = 1,       /* max_depth reached */
 	PA_END_UNALIGNED = 2,   /* the frame pointer is no multiple of 8 */
 	PA_END_OUTSIDE = 3,     /* it points below the stack pointer or too far above it */
-	PA_END_UNREADABLE = 4,  /* its memory can't be read */
+	PA_END_UNREADABLE = 4,  /* memory of the stack can't be read */
 	PA_END_BAD_RETURN = 5,  /* the return address is no user-space address */
-	PA_END_NO_PROGRESS = 6, /* the next frame pointer does not lie above this one */
-	PA_END_REASONS = 8,
+	PA_END_NO_PROGRESS = 6, /* the caller's frame does not lie above */
+	PA_END_NO_CFI = 7,      /* no call frame information, and no frame pointer to go on with */
+	PA_END_BAD_CFI = 8,     /* call frame information that is malformed or asks for a lost register */
+	PA_END_NONE = 255,      /* not ended */
 };
 
 struct pa_control {
@@ -70,15 +76,21 @@ struct pa_control {
 	u64 ring_offset;
 	u64 ring_words; /* a power of two */
 	u32 signal;
-	u32 pad0;
-	u64 pad1[5];
+	u32 unwind; /* enum pa_mode */
+	u64 modules_offset;
+	u64 index_offset;
+	u64 cache_offset;
+	u64 cache_lines; /* a power of two */
+	u32 flags;       /* PA_NO_VM_READ: don't try process_vm_readv, a filter may kill for it */
+	u32 pad1;
 
 	/* Written by pyattach while the stub runs. */
 	u64 lease_until_ns; /* CLOCK_MONOTONIC as the target sees it */
 	u64 tail;           /* words read */
 	u32 state;          /* enum pa_state; the stub too sets STOP */
 	u32 post_seq;       /* moved on after slots were set to WANTED or RETIRE */
-	u64 pad2[5];
+	u32 modules_seq;    /* its lowest bit says which module table is in use */
+	u32 pad2[9];
 
 	/* Written by handlers. */
 	u64 head; /* words reserved */
@@ -105,6 +117,30 @@ struct pa_control {
 	u32 pad6;
 };
 
+#define PA_NO_VM_READ 1
+
+/* One executable range: [start, end) at run time, and where its unwind tables lie. */
+struct pa_module {
+	u64 start, end;
+	u64 table;      /* address of .eh_frame_hdr; with PA_MODULE_OWN_INDEX offset of our index; 0: none */
+	u64 table_size; /* bytes */
+	u32 flags;
+	u32 pad;
+};
+#define PA_MODULE_OWN_INDEX 1 /* `table` is an array of struct pa_index_entry in the shared memory */
+
+struct pa_index_entry {
+	u64 start, fde;
+};
+
+/* Sorted by start.  pyattach fills the table that is not in use, then moves modules_seq on. */
+#define PA_MODULES 1024
+struct pa_modules {
+	u32 count;
+	u32 pad[3];
+	struct pa_module module[PA_MODULES];
+};
+
 /* One thread.  Counters are written by that thread's own ticks alone. */
 struct pa_slot {
 	u32 tid;
@@ -117,6 +153,9 @@ struct pa_slot {
 	u64 cycles; /* spent in the handler */
 	u64 last_clock_ns; /* both clocks at the start of the last sample */
 	u64 last_cycles;
+	u64 hits; /* of the rule cache */
+	u64 misses;
+	u64 pad[6];
 };
 
 /* What follows a record's first word.  frames[0] is where the tick hit, then return addresses. */
@@ -144,7 +183,7 @@ struct pa_abi {
 	u32 record_size;
 };
 
-_Static_assert(sizeof(struct pa_slot) == PA_LINE, "one slot a cache line");
+_Static_assert(sizeof(struct pa_slot) == 2 * PA_LINE, "no two slots in a cache line");
 _Static_assert(sizeof(struct pa_record) == 24, "record head");
 _Static_assert(sizeof(struct pa_control) % PA_LINE == 0, "control is whole cache lines");
 _Static_assert(__builtin_offsetof(struct pa_control, lease_until_ns) % PA_LINE == 0, "pyattach's line");

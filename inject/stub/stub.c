@@ -37,6 +37,9 @@ static int fits(const struct pa_control *c, u64 region_size)
 	       c->region_size <= region_size && c->period_ns && c->max_depth &&
 	       c->ring_words && !(c->ring_words & (c->ring_words - 1)) &&
 	       c->ring_offset + c->ring_words * 8 <= region_size &&
+	       c->cache_lines && !(c->cache_lines & (c->cache_lines - 1)) &&
+	       c->modules_offset + 2 * sizeof(struct pa_modules) <= region_size &&
+	       c->cache_offset + c->cache_lines * 32 <= region_size &&
 	       c->slots_offset + c->slot_count * sizeof(struct pa_slot) <= region_size &&
 	       c->scratch_offset + (u64)c->slot_count * c->max_depth * 8 <= region_size;
 }
@@ -103,6 +106,8 @@ EXPORT i64 pa_init(struct pa_control *c, u64 region_size)
 	if (err)
 		goto fail;
 	pa.counts_cycles = (u32)may_count_cycles();
+	pa.pid = (u32)sys0(SYS_getpid);
+	pa.vm_read_forbidden = c->flags & PA_NO_VM_READ;
 	pa.control = c;
 	*pa.mine = 1;
 	err = take_signal(c);

@@ -6,7 +6,9 @@
 #include "sys.h"
 
 #define EXPORT __attribute__((visibility("default")))
+#ifndef HIDDEN
 #define HIDDEN __attribute__((visibility("hidden")))
+#endif
 
 /* Private to this process.  `mine` lies on a page that the kernel wipes at fork (MADV_WIPEONFORK): a
  * child reads 0 there and keeps its hands off the shared memory, which it has not got (MADV_DONTFORK). */
@@ -14,6 +16,8 @@ struct pa_private {
 	struct pa_control *control;
 	volatile u32 *mine;
 	u32 counts_cycles;
+	u32 pid;
+	u32 vm_read_forbidden;
 	struct kernel_sigaction old;
 };
 extern struct pa_private pa HIDDEN;

@@ -16,6 +16,8 @@
 #define SYS_timer_settime 223
 #define SYS_timer_delete 226
 #define SYS_clock_gettime 228
+#define SYS_process_vm_readv 310
+#define SYS_getpid 39
 
 static inline i64 sys6(i64 n, u64 a, u64 b, u64 c, u64 d, u64 e, u64 f)
 {
@@ -30,18 +32,21 @@ static inline i64 sys6(i64 n, u64 a, u64 b, u64 c, u64 d, u64 e, u64 f)
 	return ret;
 }
 
-/* Registers a walk starts from, out of the signal frame (struct ucontext, asm/ucontext.h). */
-struct pa_regs {
-	u64 ip, sp, fp;
-};
+/* Registers as DWARF numbers them (System V ABI for x86_64, figure 3.36). */
+#define PA_REGISTERS 17
+#define PA_REG_FP 6
+#define PA_REG_SP 7
+#define PA_REG_IP 16
 
-#define UC_GREGS 40 /* offset of uc_mcontext.gregs; order: r8..r15 rdi rsi rbp rbx rdx rax rcx rsp rip */
+/* Those a call preserves, besides the stack pointer: rbx, rbp, r12 to r15. */
+#define PA_PRESERVED 6
+static const u8 pa_preserved[PA_PRESERVED] = {3, 6, 12, 13, 14, 15};
+#define PA_PRESERVED_MASK ((1U << 3) | (1U << 6) | (1U << 12) | (1U << 13) | (1U << 14) | (1U << 15))
 
-static inline struct pa_regs regs_from_ucontext(const void *uc)
-{
-	const u64 *g = (const u64 *)((const u8 *)uc + UC_GREGS);
-	return (struct pa_regs){.ip = g[16], .sp = g[15], .fp = g[10]};
-}
+/* Offset of uc_mcontext.gregs in the kernel's struct ucontext (asm/ucontext.h, asm/sigcontext.h), and the
+ * DWARF number of each of its words. */
+#define UC_GREGS 40
+static const u8 pa_greg_numbers[PA_REGISTERS] = {8, 9, 10, 11, 12, 13, 14, 15, 5, 4, 6, 3, 1, 0, 2, 7, 16};
 
 static inline u64 cycle_counter(void)
 {

@@ -1,0 +1,107 @@
+"""The module table: for each executable mapping where its unwind tables lie, kept fresh for the stub."""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import dataclasses
+
+from ..errors import MalformedInput
+from ..inject.layout import MODULE_OWN_INDEX, MODULES, IndexEntry, Module, Modules
+from ..inject.region import INDEX_BYTES, RegionPlan
+from ..symbols.ehframe import list_fdes, search_table
+from ..symbols.elf import ElfImage, load_bias
+from ..symbols.maps import Mapping, Maps
+from ..symbols.resolver import Resolver
+from .target import TargetProcess
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Tables:
+    """Where the tables of one mapping lie: an address in the target, or, with ``own``, an offset into
+    the shared region; size in bytes (0: it has none)."""
+
+    address: int
+    size: int
+    own: bool = False
+
+
+class ModuleTable:
+    """Builds tables from maps, and publishes them so that a handler never sees half of one.
+
+    There are two; handlers use the one that ``modules_seq`` names, the other is filled, then the number
+    is moved on.  ``left_out`` counts modules beyond the room there is.
+    """
+
+    def __init__(self, target: TargetProcess, resolver: Resolver, plan: RegionPlan) -> None:
+        self._target, self._resolver, self._plan = target, resolver, plan
+        self._known: dict[tuple[int, int, str, int], Tables] = {}
+        self._index = array.array("Q")
+        self._index_written = 0
+        self._published: bytes = b""
+        self.left_out = 0
+
+    def first(self, maps: Maps) -> tuple[bytes, bytes]:
+        """The first contents of the module table in use, and of the index area."""
+        self._published = self._build(maps)
+        self._index_written = len(self._index)
+        return self._published, self._index.tobytes()
+
+    def refresh(self, maps: Maps, region: ctypes.Array[ctypes.c_char], seq: int) -> bool:
+        """Publish the table for ``maps`` if it differs; returns whether ``modules_seq`` must be moved
+        on from ``seq``, which the caller does last."""
+        new = self._build(maps)
+        if new == self._published:
+            return False
+        fresh = self._index[self._index_written :].tobytes()
+        at = self._plan.index_offset + self._index_written * 8
+        ctypes.memmove(ctypes.addressof(region) + at, fresh, len(fresh))
+        self._index_written = len(self._index)
+        table = self._plan.modules_offset + ((seq + 1) & 1) * ctypes.sizeof(Modules)
+        ctypes.memmove(ctypes.addressof(region) + table, new, len(new))
+        self._published = new
+        return True
+
+    def _build(self, maps: Maps) -> bytes:
+        mappings = [m for m in maps.executable() if m.path != "[vsyscall]"]
+        self.left_out = max(0, len(mappings) - MODULES)
+        mappings = mappings[:MODULES]
+        modules = (Module * len(mappings))()
+        for entry, mapping in zip(modules, mappings, strict=True):
+            tables = self._tables(mapping)
+            entry.start, entry.end = mapping.start, mapping.end
+            entry.table, entry.table_size = tables.address, tables.size
+            entry.flags = MODULE_OWN_INDEX if tables.own else 0
+        return len(mappings).to_bytes(16, "little") + bytes(modules)
+
+    def _tables(self, mapping: Mapping) -> Tables:
+        key = (mapping.start, mapping.end, mapping.path, mapping.inode)
+        if key not in self._known:
+            try:
+                self._known[key] = self._find(mapping)
+            except (MalformedInput, OSError):  # no tables that can be trusted: frame pointers there
+                self._known[key] = Tables(0, 0)
+        return self._known[key]
+
+    def _find(self, mapping: Mapping) -> Tables:
+        image = self._resolver.image(mapping)
+        if image is None:
+            return Tables(0, 0)
+        bias = load_bias(mapping, image)
+        if image.eh_frame_hdr is not None:
+            head = self._target.read(image.eh_frame_hdr.vaddr + bias, 4)
+            table = search_table(image, head)
+            if table is not None:
+                return Tables(table.vaddr + bias, table.size)
+        return self._own_index(image, bias)
+
+    def _own_index(self, image: ElfImage, bias: int) -> Tables:
+        fdes = list_fdes(image)
+        size = ctypes.sizeof(IndexEntry) * len(fdes)
+        if not fdes or len(self._index) * 8 + size > INDEX_BYTES:
+            return Tables(0, 0)
+        offset = self._plan.index_offset + len(self._index) * 8
+        for start, fde in fdes:
+            self._index.append((start + bias) & 0xFFFF_FFFF_FFFF_FFFF)
+            self._index.append((fde + bias) & 0xFFFF_FFFF_FFFF_FFFF)
+        return Tables(offset, size, own=True)
