@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import itertools
 from collections.abc import Iterable, Iterator
 
 from ..inject.layout import End
@@ -10,6 +11,18 @@ from ..render.profile import FunctionTotals, Stack
 from ..symbols.address import InstructionPointer, ReturnAddress
 from ..symbols.frame import TRUNCATED, Frame
 from ..symbols.resolver import Resolver
+
+WHY = {
+    End.DEPTH: "deeper than --max-depth",
+    End.UNALIGNED: "no frame pointer (unaligned)",
+    End.OUTSIDE: "no frame pointer (outside the stack)",
+    End.UNREADABLE: "unreadable stack",
+    End.BAD_RETURN: "no return address",
+    End.NO_PROGRESS: "frames do not rise",
+    End.NO_CFI: "no call frame information",
+    End.BAD_CFI: "unusable call frame information",
+}
+"""Why a stack ended before its root, in words."""
 
 RawStack = tuple[tuple[int, ...], bool]
 """Addresses, leaf first, and whether the walk reached the root."""
@@ -44,6 +57,12 @@ class SampleStore:
             if not raw[1]:
                 self.truncated += weight
 
+    def truncated_by(self) -> tuple[tuple[str, int], ...]:
+        """Ticks of incomplete stacks by reason, most first."""
+        incomplete = [(end, count) for end, count in self.ends.most_common() if end != End.ROOT]
+        names = {int(end): words for end, words in WHY.items()}
+        return tuple((names.get(end, f"reason {end}"), count) for end, count in incomplete)
+
     def update_totals(self) -> FunctionTotals:
         """Function totals with all samples so far."""
         for raw, weight in self._new:
@@ -76,8 +95,16 @@ class SampleStore:
 
     def _frames(self, raw: RawStack) -> Iterator[Frame]:
         addresses, complete = raw
-        if not complete:
+        callers = addresses[1:]
+        believable = sum(1 for _ in itertools.takewhile(self._is_code, callers))
+        if not complete or believable < len(callers):
             yield TRUNCATED
-        for address in reversed(addresses[1:]):
+        for address in reversed(callers[:believable]):
             yield self._resolver.resolve(ReturnAddress(address))
         yield self._resolver.resolve(InstructionPointer(addresses[0]))
+
+    def _is_code(self, return_address: int) -> bool:
+        """Whether a return address can be one: a frame pointer that is none leads to data.  Where nothing
+        is mapped, a library may have gone."""
+        mapping = self._resolver.maps.find(return_address - 1)
+        return mapping is None or mapping.executable

@@ -273,6 +273,7 @@ class Session:
             samples=samples,
             dropped=sum(int(slot.dropped) for slot in slots),
             truncated=self.store.truncated,
+            truncated_by=self.store.truncated_by(),
             handler_share=self._share(handler_ns),
             handler_ns_per_sample=handler_ns / samples if handler_ns is not None and samples else None,
             held_us=self.stub.held_ns[0] / 1e3,

@@ -45,7 +45,7 @@ def facts(meta: Meta) -> list[tuple[str, str]]:
     if meta.cpu_time_s is not None:
         rows.append(("CPU time", seconds(meta.cpu_time_s)))
     rows += [("samples", f"{meta.samples:,}"), ("dropped", f"{meta.dropped:,}")]
-    rows += [("truncated stacks", _of_samples(meta.truncated, meta))]
+    rows += [("truncated stacks", _truncated(meta))]
     rows += [("unresolved leaves", _of_samples(meta.unresolved, meta)), ("overhead", _overhead(meta))]
     if meta.held_us is not None:
         rows.append(("target held", f"{meta.held_us:,.0f} µs, one thread"))
@@ -74,6 +74,11 @@ def _rate(meta: Meta) -> str:
 
 def _of_samples(count: int, meta: Meta) -> str:
     return f"{count:,} ({share(count, meta.samples)})" if count and meta.samples else f"{count:,}"
+
+
+def _truncated(meta: Meta) -> str:
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in meta.truncated_by)
+    return _of_samples(meta.truncated, meta) + (f": {reasons}" if reasons else "")
 
 
 def _overhead(meta: Meta) -> str:

@@ -24,7 +24,8 @@ class Thread:
 class Meta:
     """What was measured, and how well.  ``None`` means: not measured, so not shown.
 
-    ``rate_reached_hz`` is samples per second of CPU time that the sampled threads used; the two
+    ``truncated`` counts the ticks whose stack did not reach the thread's first function, and
+    ``truncated_by`` splits them by reason.  ``rate_reached_hz`` is samples per second of CPU time that the sampled threads used; the two
     overheads are shares (0.01 = 1%) of that CPU time: ``handler_share`` inside the signal handler,
     ``delivery_share`` the calibrated cost of the kernel's signal delivery.
     """
@@ -40,6 +41,7 @@ class Meta:
     samples: int = 0
     dropped: int = 0
     truncated: int = 0
+    truncated_by: tuple[tuple[str, int], ...] = ()
     unresolved: int = 0
     handler_share: float | None = None
     handler_ns_per_sample: float | None = None
