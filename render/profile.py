@@ -25,9 +25,9 @@ class Meta:
     """What was measured, and how well.  ``None`` means: not measured, so not shown.
 
     ``truncated`` counts the ticks whose stack did not reach the thread's first function, and
-    ``truncated_by`` splits them by reason.  ``rate_reached_hz`` is samples per second of CPU time that the sampled threads used; the two
-    overheads are shares (0.01 = 1%) of that CPU time: ``handler_share`` inside the signal handler,
-    ``delivery_share`` the calibrated cost of the kernel's signal delivery.
+    ``truncated_by`` splits them by reason.  ``rate_reached_hz`` is samples per second of CPU time that the
+    sampled threads used.  Shares (0.01 = 1%) are of that CPU time: ``handler_share`` inside the signal
+    handler, ``delivery_share`` the calibrated cost of the kernel's signal delivery.
     """
 
     command: str = ""
