@@ -35,6 +35,10 @@ _WORDS_PER_SAMPLE = 64
 _CPU_TO_SPEAK_OF_S = 0.05
 """With less CPU time than this a rate or share is noise, and not shown."""
 
+_CPU_UNSEEN = 0.03
+_FEW_THREADS = 32
+"""Up to so many threads their CPU time is read at every look, else once a second."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Options:
@@ -137,6 +141,7 @@ class Session:
         self.cost = HandlerCost(self.shared)
         self.started = self.ended = time.monotonic()
         self.cpu_s = 0.0
+        self._cpu_measured_at = self.started
 
     def close(self) -> None:
         """Close what is open here; the target is not touched."""
@@ -184,7 +189,8 @@ class Session:
         sweep = now >= self._sweep_at
         if sweep:
             self._sweep_at = now + SWEEP_S
-            self.cpu_s = self.threads.cpu_s()
+        if sweep or self.threads.count <= _FEW_THREADS:
+            self._measure_cpu()
         posted = self.threads.refresh(self.shared.slots, thorough=sweep)
         if self.shared.control.expired != self._expired_seen:
             self._expired_seen = self.shared.control.expired
@@ -198,6 +204,12 @@ class Session:
             self.store.update_totals()
             if self.threads.unarmed_and_running(self.shared.slots):
                 self._arm_by_borrowing()
+
+    def _measure_cpu(self) -> None:
+        """The clock of a thread that has ended is gone: what was read last has to do."""
+        self.cpu_s = max(self.cpu_s, self.threads.cpu_s())
+        if not self.target_ended:
+            self._cpu_measured_at = time.monotonic()
 
     def _follow_maps(self) -> None:
         """Libraries that came and went: for the unwinder in the target, and for names here."""
@@ -239,7 +251,7 @@ class Session:
     def detach(self) -> None:
         """Stop the ticks, take all samples, unload.  The target may go at any point; what can't be
         undone is said in the notes, and found by ``verify``."""
-        self.cpu_s = max(self.cpu_s, self.threads.cpu_s())
+        self._measure_cpu()
         try:
             if not self.target_ended:
                 stop_ticks(self.target, self.stub, self.shared)
@@ -266,7 +278,7 @@ class Session:
             pid=self.target.pid,
             mode="cpu",
             rate_asked_hz=self.options.rate_hz,
-            rate_reached_hz=samples / self.cpu_s if self.cpu_s > _CPU_TO_SPEAK_OF_S else None,
+            rate_reached_hz=self._rate_reached(),
             started_at_unix_s=self.started_at_unix_s,
             duration_s=self.ended - self.started,
             cpu_time_s=self.cpu_s,
@@ -284,6 +296,13 @@ class Session:
         weights = self.store.weights()
         meta = dataclasses.replace(meta, unresolved=self.store.unresolved())
         return Profile(meta, dict(self.threads.names), weights)
+
+    def _rate_reached(self) -> float | None:
+        """Samples per second of CPU time; None where the CPU time is too short or too long ago to tell."""
+        unseen_s = self.ended - self._cpu_measured_at if self.target_ended else 0.0
+        if self.cpu_s < _CPU_TO_SPEAK_OF_S or unseen_s > _CPU_UNSEEN * self.cpu_s:
+            return None
+        return self.store.samples / self.cpu_s
 
     def _share(self, handler_ns: float | None) -> float | None:
         if handler_ns is None or self.cpu_s < _CPU_TO_SPEAK_OF_S:
