@@ -7,10 +7,10 @@ import dataclasses
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from .. import __version__
-from ..errors import ExitCode, PyattachError
+from ..errors import ExitCode, InjectionFailed, PyattachError, TargetDied
 from ..inject.layout import NO_VM_READ, Unwind
 from ..inject.locks import survey
 from ..inject.region import RegionPlan
@@ -35,6 +35,7 @@ _WORDS_PER_SAMPLE = 64
 _CPU_TO_SPEAK_OF_S = 0.05
 """With less CPU time than this a rate or share is noise, and not shown."""
 
+_EXEC_TRIES = 5
 _CPU_UNSEEN = 0.03
 _FEW_THREADS = 32
 """Up to so many threads their CPU time is read at every look, else once a second."""
@@ -92,22 +93,37 @@ def attach(
     The order of a session: check, survey, load (seize, inject, release), sample, stop, unload, verify,
     resolve.  Raises PyattachError before anything was sampled; the target is then as it was.
     """
-    with contextlib.ExitStack() as undo:
-        target = undo.enter_context(TargetProcess(pid))
-        if not options.allow_seccomp:
-            check_seccomp(pid)
-        before = snapshot(target)
-        session = Session(target, options)
-        undo.callback(session.close)
-        session.load()
+    with _loaded(pid, options) as session:
         try:
             session.sample(should_stop, on_progress)
         finally:
             session.detach()
-        residue = (
-            () if session.target_ended else tuple(remains(before, snapshot(target), session.plan.signal))
-        )
+        residue = session.verify()
         return Outcome(session.profile(), residue, session.target_ended)
+
+
+@contextlib.contextmanager
+def _loaded(pid: int, options: Options) -> Iterator[Session]:
+    """Check, survey, load.  A target that executes another program just then is looked at again."""
+    for tries_left in reversed(range(_EXEC_TRIES)):
+        with contextlib.ExitStack() as undo:
+            target = undo.enter_context(TargetProcess(pid))
+            if not options.allow_seccomp:
+                check_seccomp(pid)
+            try:
+                session = Session(target, options)
+                undo.callback(session.close)
+                session.load()
+            except ProcessLookupError as error:
+                raise TargetDied(f"process {pid} ended while pyattach looked at it") from error
+            except (InjectionFailed, OSError) as error:
+                if tries_left and not target.memory_is_current():
+                    continue
+                if isinstance(error, InjectionFailed):
+                    raise
+                raise InjectionFailed(f"process {pid} can't be read: {error}", "try again") from error
+            yield session
+            return
 
 
 class Session:
@@ -115,6 +131,7 @@ class Session:
 
     def __init__(self, target: TargetProcess, options: Options) -> None:
         self.target, self.options = target, options
+        self._before = snapshot(target)
         self.plan = plan_region(options, len(target.threads()))
         maps, opener = target.maps(), proc_opener(target.pid)
         self.resolver = Resolver(maps, opener, exe_path=target.exe_path())
@@ -265,6 +282,15 @@ class Session:
             self.shared.target_gone = True
         if self.shared.target_gone or not self.reader.finished:
             self._read_ring(final=True)
+
+    def verify(self) -> tuple[str, ...]:
+        """What of ours remains in the target; nothing, where it has ended."""
+        if self.target_ended:
+            return ()
+        try:
+            return tuple(remains(self._before, snapshot(self.target), self.plan.signal))
+        except (FileNotFoundError, ProcessLookupError):  # it ended just now
+            return ()
 
     # The result.
 

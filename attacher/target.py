@@ -85,6 +85,14 @@ class TargetProcess:
         if written != len(data):
             raise self._fail(address)
 
+    def memory_is_current(self) -> bool:
+        """Whether what is read is the memory of the program that runs now: execve replaces it."""
+        mapping = next((m for m in self.maps() if m.readable), None)
+        try:
+            return mapping is not None and bool(self.read(mapping.start, 1))
+        except OSError:
+            return False
+
     def open_fd(self, number: int) -> int:
         """The target's open file ``number``, opened again here, read-write."""
         return os.open(f"/proc/{self.pid}/fd/{number}", os.O_RDWR | os.O_CLOEXEC)

@@ -25,7 +25,7 @@ import platform
 import re
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from ..errors import InjectionFailed
 from .arch import x86_64 as arch
@@ -42,7 +42,11 @@ DEADLINE_S = 2.0
 wait for a processor."""
 
 POLL_S = 0.00002
-"""Between two looks.  Sleeping, not spinning: on a busy machine the thread needs our processor."""
+"""Between two looks, once SPIN_S has passed: on a busy machine the thread may need our processor."""
+
+SPIN_S = 0.0003
+"""So long we look without a pause: a processor that went to sleep takes longer to wake than the thread
+needs."""
 
 AREA_SIZE = MAIL_SIZE + BOOT_SIZE + LOADER_SIZE
 MEMFD_PREFIX = b"pyattach-"
@@ -87,6 +91,15 @@ def _pick_gap(target: Target, size: int) -> int:
         if all(start + size + (1 << 24) <= low or high + (1 << 24) <= start for low, high in taken):
             return start
     raise InjectionFailed(f"pid {target.pid}: found no free addresses for the boot area")
+
+
+def _looks() -> Iterator[None]:
+    """One turn for each look at what the thread has done, until DEADLINE_S is over."""
+    start = time.monotonic()
+    while (passed := time.monotonic() - start) < DEADLINE_S:
+        yield
+        if passed > SPIN_S:
+            time.sleep(POLL_S)
 
 
 class Borrowing:
@@ -179,14 +192,12 @@ class Borrowing:
         return Borrowed(args, memfd, args.left_ns - offset - held.stopped_at_ns, offset)
 
     def _wait_for_mail(self) -> tuple[int, int]:
-        deadline = time.monotonic() + DEADLINE_S
-        while time.monotonic() < deadline:
+        for _ in _looks():
             try:
                 mail = self.target.read(self._mail, 24)
             except ProcessLookupError:
                 raise
             except OSError:  # not mapped yet
-                time.sleep(POLL_S)
                 continue
             if int.from_bytes(mail[:8], "little") == self._nonce:
                 number = int.from_bytes(mail[8:16], "little", signed=True)
@@ -196,7 +207,6 @@ class Borrowing:
                         "raise its limit of open files, or see whether vm.memfd_noexec forbids it",
                     )
                 return number, int.from_bytes(mail[16:24], "little")
-            time.sleep(POLL_S)
         raise InjectionFailed(
             f"pid {self.target.pid}: the borrowed thread gave no sign within {DEADLINE_S:.0f} s",
             "is the target stopped or starved of processor time?",
@@ -233,9 +243,8 @@ class Borrowing:
         return False
 
     def _wait_for_done(self, memfd: int) -> BootArgs:
-        deadline = time.monotonic() + DEADLINE_S
         done_at = self.boot_offset + BootArgs.done.offset
-        while time.monotonic() < deadline:
+        for _ in _looks():
             gone = self._mail_is_gone()
             if os.pread(memfd, 4, done_at) == b"\1\0\0\0":
                 return BootArgs.from_buffer_copy(os.pread(memfd, ctypes.sizeof(BootArgs), self.boot_offset))
@@ -244,7 +253,6 @@ class Borrowing:
                     f"pid {self.target.pid}: the borrowed thread gave up waiting for pyattach",
                     "this machine is short of processor time; try again",
                 )
-            time.sleep(POLL_S)
         raise InjectionFailed(
             f"pid {self.target.pid}: the loader did not finish within {DEADLINE_S:.0f} s",
             "the thread will go on by itself; try again",
