@@ -42,11 +42,10 @@ DEADLINE_S = 2.0
 wait for a processor."""
 
 POLL_S = 0.00002
-"""Between two looks, once SPIN_S has passed: on a busy machine the thread may need our processor."""
+"""Between two looks.  Sleeping at once: the thread often wakes on our own processor and needs it."""
 
-SPIN_S = 0.0003
-"""So long we look without a pause: a processor that went to sleep takes longer to wake than the thread
-needs."""
+LOOK_FOR_MAIL_S = 0.01
+"""After this long it is worth a look whether the thread gave up waiting (its mmap waits for our reads)."""
 
 AREA_SIZE = MAIL_SIZE + BOOT_SIZE + LOADER_SIZE
 MEMFD_PREFIX = b"pyattach-"
@@ -93,13 +92,12 @@ def _pick_gap(target: Target, size: int) -> int:
     raise InjectionFailed(f"pid {target.pid}: found no free addresses for the boot area")
 
 
-def _looks() -> Iterator[None]:
-    """One turn for each look at what the thread has done, until DEADLINE_S is over."""
+def _looks() -> Iterator[float]:
+    """The seconds passed, once for each look at what the thread has done, until DEADLINE_S is over."""
     start = time.monotonic()
     while (passed := time.monotonic() - start) < DEADLINE_S:
-        yield
-        if passed > SPIN_S:
-            time.sleep(POLL_S)
+        yield passed
+        time.sleep(POLL_S)
 
 
 class Borrowing:
@@ -244,8 +242,8 @@ class Borrowing:
 
     def _wait_for_done(self, memfd: int) -> BootArgs:
         done_at = self.boot_offset + BootArgs.done.offset
-        for _ in _looks():
-            gone = self._mail_is_gone()
+        for passed_s in _looks():
+            gone = passed_s > LOOK_FOR_MAIL_S and self._mail_is_gone()
             if os.pread(memfd, 4, done_at) == b"\1\0\0\0":
                 return BootArgs.from_buffer_copy(os.pread(memfd, ctypes.sizeof(BootArgs), self.boot_offset))
             if gone:
