@@ -11,7 +11,7 @@ PACKAGING := pyproject.toml setup.py inject/build_stub.py
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint types programs bench stub clean
+.PHONY: help demo test lint types programs bench stress stub clean
 
 help: ## list these targets (the default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ bench: $(VENV)/installed-dev stub ## run the benchmarks, pyattach and its peers 
 	    [ -e "$$script" ] || { echo "no benchmarks here"; exit 1; }; \
 	    echo "== $$script"; $(BIN)/python "$$script" $(BENCH_ARGS); \
 	done
+
+stress: $(VENV)/installed-dev stub ## storms for an hour: attach and detach, dlopen, malloc, threads, signals
+	@$(BIN)/python tests/stress.py $(STRESS_ARGS)
 
 stub: ## compile the stub again where it is stale
 	@$(PYTHON) inject/build_stub.py --if-stale

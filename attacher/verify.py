@@ -66,19 +66,41 @@ def snapshot(target: TargetProcess) -> Snapshot:
     )
 
 
+def _changed_protections(before: Snapshot, after: Snapshot) -> list[str]:
+    """Files mapped in the same places as before, but with other protections.  A file that the target has
+    loaded anew, or is about to load, lies in other places."""
+    out = []
+    was, now = _by_file(before), _by_file(after)
+    for path in sorted(was.keys() & now.keys()):
+        if [m[:2] for m in was[path]] == [m[:2] for m in now[path]]:
+            out += [
+                f"protection of {path} at {start:x}: {permissions}, was {old}"
+                for (start, _, permissions), (_, _, old) in zip(now[path], was[path], strict=True)
+                if permissions != old
+            ]
+    return out
+
+
+def _by_file(snapshot: Snapshot) -> dict[str, list[tuple[int, int, str]]]:
+    out: dict[str, list[tuple[int, int, str]]] = {}
+    for start, (end, permissions, path) in sorted(snapshot.mappings.items()):
+        if path.startswith("/"):
+            out.setdefault(path, []).append((start, end, permissions))
+    return out
+
+
 def remains(before: Snapshot, after: Snapshot, signal: int) -> list[str]:
     """What of ours is still there: one line each, empty when the detach was complete.
 
     The target lives on and changes by itself, so only what bears our mark, or was there before and
     has another protection now, counts.
     """
-    out = []
-    for start, (end, permissions, path) in sorted(after.mappings.items()):
-        old = before.mappings.get(start)
-        if _MARK in path and old is None:
-            out.append(f"mapping {start:x}-{end:x} {permissions} of {path}")
-        elif old and old[0] == end and old[2] == path and path.startswith("/") and old[1] != permissions:
-            out.append(f"protection of {path} at {start:x}: {permissions}, was {old[1]}")
+    out = [
+        f"mapping {start:x}-{end:x} {permissions} of {path}"
+        for start, (end, permissions, path) in sorted(after.mappings.items())
+        if _MARK in path and start not in before.mappings
+    ]
+    out += _changed_protections(before, after)
     out += [
         f"open file {n}: {what}"
         for n, what in sorted(after.fds.items())
