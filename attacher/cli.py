@@ -176,8 +176,8 @@ def check_outputs(outputs: Sequence[str]) -> None:
         if output == "-":
             continue
         renderer_for(output)
-        folder = Path(output).resolve().parent
-        if not folder.is_dir():
+        folder = Path(output).absolute().parent
+        if not os.path.isdir(folder):  # noqa: PTH112 - false where it may not be looked into
             raise UsageError(f"{output}: there is no folder {folder}", "make it, or name another place")
         if not os.access(folder, os.W_OK):
             raise UsageError(f"{output}: {folder} can't be written to", "name another place with -o")

@@ -188,13 +188,19 @@ def hold_any(target: TargetProcess) -> Iterator[Held]:
 
 
 @contextlib.contextmanager
-def hold_clean(target: TargetProcess, zones: LockZones, deadline_s: float) -> Iterator[Held | None]:
+def hold_clean(
+    target: TargetProcess, zones: LockZones, deadline_s: float, others_for_s: float
+) -> Iterator[Held | None]:
     """Stop the main thread at a place where it may call the loader; None when there was none in time.
+
+    For the first ``others_for_s`` seconds a moment is waited for in which all other threads are seen
+    asleep outside of the loader and the allocators; after that the main thread's own place decides.
 
     Only the main thread: any other may not have used the allocator yet, which would then make an
     arena for it that stays.  See ``inject.locks`` for what makes a place safe.
     """
-    deadline = time.monotonic() + deadline_s
+    start = time.monotonic()
+    deadline = start + deadline_s
     pause_s = 0.001
     while True:
         maps, threads = target.maps(), candidates(target)
@@ -204,7 +210,8 @@ def hold_clean(target: TargetProcess, zones: LockZones, deadline_s: float) -> It
         others = [c for c in threads if c is not main]
         known = _clean_while_asleep(target, maps, main, zones)
         promising = main.rank < 3 and (known is not None or main.blocked is None)
-        if promising and _others_quiet(target, maps, others, zones):
+        relaxed = time.monotonic() - start > others_for_s
+        if promising and (relaxed or _others_quiet(target, maps, others, zones)):
             with _stopped(target, main.tid) as held:
                 if held is not None and _stack_is_clean(target, maps, held, zones, known):
                     yield held

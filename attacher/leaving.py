@@ -12,6 +12,9 @@ from .shared import SharedMemory
 from .target import TargetProcess
 
 DEADLINE_S = 2.0
+OTHERS_S = 0.5
+"""How long a moment is looked for at which no other thread may be inside the loader.  After that dlclose
+may have to wait for one: leaving the stub behind would be the worse end."""
 
 
 def stop_ticks(target: TargetProcess, stub: LoadedStub, shared: SharedMemory) -> None:
@@ -48,7 +51,7 @@ def unload(target: TargetProcess, stub: LoadedStub, shared: SharedMemory, zones:
         with hold_any(target) as held:
             stub.run(borrowing, held)
         return
-    with hold_clean(target, zones, DEADLINE_S) as held:
+    with hold_clean(target, zones, DEADLINE_S, OTHERS_S) as held:
         if held is None:
             raise InjectionFailed("no place was found where dlclose is safe: the stub stays mapped")
         stub.run(borrowing, held)

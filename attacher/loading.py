@@ -19,6 +19,9 @@ PATIENCE_S = 0.05
 """How long a place for dlopen is looked for before the stub is mapped instead."""
 
 FORCED_PATIENCE_S = 3.0
+OTHERS_S = 0.5
+"""How long, when dlopen is asked for, a moment is looked for at which no other thread may be inside the
+loader.  Without being asked for, dlopen is never called but at such a moment."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +79,7 @@ class StubLoader:
 
     def _by_dlopen(self, patience_s: float) -> Loaded | None:
         loading, threads = self._prepare(by_dlopen=True)
-        with hold_clean(self._target, self._zones, patience_s) as held:
+        with hold_clean(self._target, self._zones, patience_s, OTHERS_S) as held:
             return None if held is None else Loaded(loading.run(held), threads)
 
     def _prepare(self, *, by_dlopen: bool) -> tuple[Loading, ThreadTable]:

@@ -27,13 +27,18 @@ def parse_stat(text: bytes) -> Stat:
     name = text[text.index(b"(") + 1 : text.rindex(b")")]
     fields = text[text.rindex(b")") + 2 :].split()
     return Stat(
-        name=name.decode(errors="replace"),
+        name=_shown(name.decode(errors="replace")),
         state=fields[0].decode(),
         parent=int(fields[1]),
         flags=int(fields[6]),
         start_time=int(fields[19]),
         cpu_s=(int(fields[11]) + int(fields[12])) / _TICKS_PER_S,
     )
+
+
+def _shown(text: str) -> str:
+    """Text of the target without control characters: it may end up on a terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def read_stat(pid: int, tid: int | None = None) -> Stat | None:
@@ -98,6 +103,6 @@ def command_line(pid: int) -> str:
         raw = Path(f"/proc/{pid}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         raw = b""
-    text = " ".join(part.decode(errors="replace") for part in raw.rstrip(b"\0").split(b"\0"))
+    text = " ".join(_shown(part.decode(errors="replace")) for part in raw.rstrip(b"\0").split(b"\0"))
     stat = read_stat(pid)
     return text or (f"[{stat.name}]" if stat else "")

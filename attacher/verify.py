@@ -46,7 +46,7 @@ def _our_timers(pid: int) -> int:
         text = Path(f"/proc/{pid}/timers").read_text()
     except FileNotFoundError:
         return 0
-    return sum(1 for _, value in _TIMER_VALUE.findall(text) if int(value, 16) >> 32 == TICK_TAG)
+    return sum(1 for _, value in _TIMER_VALUE.findall(text) if int(value, 16) >> 48 == TICK_TAG >> 16)
 
 
 def snapshot(target: TargetProcess) -> Snapshot:

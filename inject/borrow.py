@@ -82,6 +82,13 @@ def _sleep_precisely() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
 
 
+def _path_of_its_own(number: int, nonce: int) -> str:
+    """A path of file ``number`` that nobody has used: the loader takes libraries of one name for one,
+    so the nonce is spelled in slashes and dots."""
+    spelled = "".join("./" if nonce >> bit & 1 else "/" for bit in range(63))
+    return f"/proc/self/{spelled}fd/{number}"
+
+
 def _pick_gap(target: Target, size: int) -> int:
     """An address with ``size`` free bytes around it, at random, far from what the kernel gives next."""
     taken = sorted((m.start, m.end) for m in target.maps())
@@ -218,9 +225,7 @@ class Borrowing:
             if self._name not in name:
                 raise InjectionFailed(f"file {number} of pid {self.target.pid} is {name!r}, not our memfd")
             if self.args.path == b"":
-                # The loader knows libraries by name: no two sessions may use the same one.
-                dots = "./" * (self._nonce % 23)
-                self.args.path = f"/proc/self/{dots}fd/{number}".encode()
+                self.args.path = _path_of_its_own(number, self._nonce).encode()
             os.pwrite(memfd, self._front + bytes(self.args), 0)
             os.pwrite(memfd, loader_code(), self.boot_offset + BOOT_SIZE)
             for offset, data in self._behind:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import secrets
 
-from .layout import MAGIC, VERSION, CacheLine, Control, Modules, Slot, State, Unwind
+from .layout import MAGIC, TICK_TAG, VERSION, CacheLine, Control, Modules, Slot, State, Unwind
 
 PAGE = 4096
 INDEX_BYTES = 4 << 20
@@ -29,6 +30,7 @@ class RegionPlan:
     signal: int
     unwind: Unwind = Unwind.AUTO
     flags: int = 0
+    tick_tag: int = dataclasses.field(default_factory=lambda: TICK_TAG | secrets.randbits(16))
 
     def __post_init__(self) -> None:
         if self.ring_words & (self.ring_words - 1):
@@ -84,6 +86,7 @@ class RegionPlan:
             cache_offset=self.cache_offset,
             cache_lines=CACHE_LINES,
             flags=self.flags,
+            tick_tag=self.tick_tag,
             lease_until_ns=lease_until_ns,
             state=State.RUN,
         )

@@ -22,7 +22,7 @@ static void hand_on(int signo, struct siginfo *info, void *ucontext)
 
 static int is_tick(const struct pa_control *c, const struct siginfo *info)
 {
-	return info->code == SI_TIMER && (u32)(info->value >> 32) == PA_TICK_TAG && (u32)info->value < c->slot_count;
+	return info->code == SI_TIMER && (u32)(info->value >> 32) == c->tick_tag && (u32)info->value < c->slot_count;
 }
 
 static u32 unwind(struct pa_control *c, struct pa_slot *slot, const void *ucontext, u64 *frames, enum pa_end *end)
@@ -98,7 +98,7 @@ static void tick(struct pa_control *c, const struct siginfo *info, const void *u
 void pa_handler(int signo, struct siginfo *info, void *ucontext)
 {
 	struct pa_control *c = pa.control;
-	if (!*pa.mine) {
+	if (!pa.mine || !*pa.mine) {
 		hand_on(signo, info, ucontext);
 		return;
 	}

@@ -30,7 +30,8 @@ typedef long i64;
 #define PA_VERSION 1
 #define PA_LINE 64
 
-/* Ticks of ours carry this in the upper half of si_value, the slot's number in the lower. */
+/* Ticks of ours carry the session's tick_tag in the upper half of si_value, the slot's number in the
+ * lower.  The tag is this with 16 random bits: the timers of a session that was killed may still tick. */
 #define PA_TICK_TAG 0x70790000U
 
 enum pa_state { PA_STATE_IDLE = 0, PA_STATE_RUN = 1, PA_STATE_STOP = 2 };
@@ -81,8 +82,8 @@ struct pa_control {
 	u64 index_offset;
 	u64 cache_offset;
 	u64 cache_lines; /* a power of two */
-	u32 flags;       /* PA_NO_VM_READ: don't try process_vm_readv, a filter may kill for it */
-	u32 pad1;
+	u32 flags; /* PA_NO_VM_READ: don't try process_vm_readv, a filter may kill for it */
+	u32 tick_tag;
 
 	/* Written by pyattach while the stub runs. */
 	u64 lease_until_ns; /* CLOCK_MONOTONIC as the target sees it */

@@ -91,12 +91,18 @@ static void let_go(struct pa_control *c, u64 region_size)
 	if (pa.mine)
 		sys2(SYS_munmap, pa.mine, 4096);
 	pa.mine = 0;
+	pa.control = 0;
 	sys2(SYS_munmap, c, region_size);
 }
 
 EXPORT i64 pa_init(struct pa_control *c, u64 region_size)
 {
 	i64 err = -EINVAL;
+	/* An image that is in use already, which the loader has taken for ours: hands off. */
+	if (pa.control) {
+		sys2(SYS_munmap, c, region_size);
+		return -EBUSY;
+	}
 	if (!fits(c, region_size))
 		goto fail;
 	err = sys3(SYS_madvise, c, region_size, MADV_DONTFORK);

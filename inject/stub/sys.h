@@ -11,6 +11,7 @@
 #define sys4(n, a, b, c, d) sys6(n, (u64)(a), (u64)(b), (u64)(c), (u64)(d), 0, 0)
 
 #define EFAULT 14
+#define EBUSY 16
 #define EINVAL 22
 
 #define PROT_READ 1

@@ -11,7 +11,7 @@ static u64 phase_ns(struct pa_control *c, u32 tid)
 static void arm(struct pa_control *c, struct pa_slot *slot, u32 index)
 {
 	struct sigevent event = {
-		.value = ((u64)PA_TICK_TAG << 32) | index,
+		.value = ((u64)c->tick_tag << 32) | index,
 		.signo = (i32)c->signal,
 		.notify = SIGEV_THREAD_ID,
 		.tid = (i32)slot->tid,

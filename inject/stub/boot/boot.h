@@ -91,7 +91,7 @@ struct boot_args {
 	u64 image_span;
 	u64 shared_offset, shared_size;
 	struct boot_segment segments[BOOT_SEGMENTS];
-	char path[96];
+	char path[192];
 	/* loader -> pyattach */
 	u64 shared;
 	u32 step;
