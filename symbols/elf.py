@@ -166,7 +166,8 @@ class ElfImage:
         with self._faults_are_malformed():
             if self._names_section >= len(self._sections):
                 return None
-            names = self._strings_of(self._sections[self._names_section])
+            table = self._sections[self._names_section]
+            names = StringTable(self._stream, table.offset, min(table.size, self._file_size - table.offset))
             for section in self._sections:
                 if section.size <= limit and names.get(section.name_at) == name:
                     return section.vaddr, self._read(section.offset, section.size)
