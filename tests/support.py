@@ -62,7 +62,10 @@ def _compile(command: list[str], source: Path, output: Path, *, optional: bool) 
     with tempfile.TemporaryDirectory(dir=output.parent) as scratch:
         linked = Path(scratch) / output.name
         done = subprocess.run(
-            [*command, str(source), "-o", str(linked), "-ldl"], capture_output=True, text=True, check=False
+            [*command, str(source), "-o", str(linked), "-ldl", "-lm"],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if done.returncode != 0:
             message = f"{shlex.join(command)} {source}\n{done.stderr}"

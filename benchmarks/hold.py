@@ -1,0 +1,147 @@
+"""How long is the target held?  The borrowed thread by pyattach's own figures, the others by a program
+that reads the clock without a pause.
+
+Held time is from the request to stop until the thread is back in its own code, so it includes what the
+borrowed thread did for us.  Another thread is never stopped; what it sees is scheduling, which is why
+the same time without an attach stands beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import time
+
+from common import arguments, machine, running, spread, table
+
+from pyattach.attacher.session import Options, Session
+from pyattach.attacher.session import attach as run_session
+from pyattach.attacher.target import TargetProcess
+from pyattach.errors import PyattachError
+
+GOAL_US = 1000.0
+CASES = [
+    ("split, busy", ("split",)),
+    ("quiet, blocked", ("quiet",)),
+    ("threads, 3 blocked", ("threads", 0, 3)),
+    ("threads, 2 busy 3 blocked", ("threads", 2, 3)),
+]
+STEPS = {"load": 0, "stop": -2, "unload": -1}
+SAMPLED_S = 0.2
+
+
+def held_us(pid: int, loader: str) -> list[float]:
+    """One attach and detach: microseconds held at load, stop and unload.  Raises PyattachError."""
+    with TargetProcess(pid) as target:
+        session = Session(target, Options(loader=loader, duration_s=SAMPLED_S))
+        try:
+            session.load()
+            try:
+                session.sample(lambda: False, lambda _progress: None)
+            finally:
+                session.detach()
+            return [ns / 1e3 for ns in session.stub.held_ns]
+        finally:
+            session.close()
+
+
+def borrowed_thread(times: int) -> None:
+    rows = []
+    for title, words in CASES:
+        for loader in ("dlopen", "map"):
+            runs: list[list[float]] = []
+            refused = 0
+            with running(*words) as process:
+                for _ in range(times):
+                    try:
+                        runs.append(held_us(process.pid, loader))
+                    except PyattachError as error:
+                        refused += 1
+                        if refused == 1:
+                            print(f"{title}, {loader}: refused: {error.what}")
+                        if not runs:
+                            break
+            # A thread that was armed by borrowing adds a hold between load and stop; where unloading was
+            # not possible there is none for it.
+            whole = [run for run in runs if len(run) >= len(STEPS)]
+            for step, at in STEPS.items():
+                values = [run[at] for run in whole]
+                goal = "-" if not values else "met" if statistics.median(values) <= GOAL_US else "NOT MET"
+                rows.append([title, loader, step, f"{len(whole)}", *spread(values), goal])
+            if len(whole) < len(runs):
+                print(f"{title}, {loader}: {len(runs) - len(whole)} of {len(runs)} runs did not unload")
+    print("\nhow long the borrowed thread was held, as pyattach reports it\n")
+    head = ["target", "loader", "step", "runs", "median us", "p90 us", "max us"]
+    table([*head, f"median <= {GOAL_US:,.0f} us"], rows)
+    verdicts = [row[-1] for row in rows if row[-1] != "-"]
+    print(f"\ngoal met by {verdicts.count('met')} of {len(verdicts)} medians")
+
+
+class Gaps:
+    """tests/targets/gap.c: the largest gap its spinning thread saw since ``reset``."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def reset(self) -> None:
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write("reset\n")
+        self._process.stdin.flush()
+        if self._process.stdout.readline() != "reset\n":
+            raise RuntimeError("gap did not answer")
+
+    def largest_us(self) -> float:
+        """Ends the program."""
+        out, _ = self._process.communicate(timeout=30)
+        return float(json.loads(out)["largest_gap_ns"]) / 1e3
+
+
+def gap_us(loader: str | None) -> tuple[float, float]:
+    """The largest gap over one session, or over as long without one, and how long that was, seconds."""
+    with running("gap") as process:
+        gaps = Gaps(process)
+        gaps.reset()
+        begin = time.monotonic()
+        if loader is None:
+            time.sleep(SAMPLED_S + 0.15)
+        else:
+            options = Options(loader=loader, duration_s=SAMPLED_S)
+            run_session(process.pid, options, lambda: False, lambda _progress: None)
+        took_s = time.monotonic() - begin
+        return gaps.largest_us(), took_s
+
+
+def other_threads(times: int) -> None:
+    rows = []
+    seen: dict[str, list[tuple[float, float]]] = {"without": [], "map": [], "dlopen": []}
+    refused: dict[str, str] = {}
+    for _ in range(times):
+        for kind, values in seen.items():
+            if kind in refused and not values:
+                continue
+            try:
+                values.append(gap_us(None if kind == "without" else kind))
+            except PyattachError as error:
+                refused.setdefault(kind, error.what)
+    for kind, why in refused.items():
+        print(f"gap, {kind}: refused: {why}")
+    for kind, values in seen.items():
+        took = f"{statistics.median(s for _, s in values):.2f}" if values else "-"
+        rows.append([kind, str(len(values)), took, *spread([us for us, _ in values])])
+    print(
+        "\nlargest gap seen by a spinning thread of the target over one attach, 0.2 s of samples and detach\n"
+        "(pyattach may borrow any thread, this one too), and over as long without\n"
+    )
+    table(["attach", "runs", "seconds", "median us", "p90 us", "max us"], rows)
+
+
+def main() -> None:
+    chosen = arguments(__doc__.splitlines()[0])
+    print(machine())
+    borrowed_thread(3 if chosen.quick else 20)
+    other_threads(3 if chosen.quick else 20)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""Real programs: attach while they work, see the right functions, leave; their work comes out right."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support import requires
+from test_attach_run import Folded, Spawn, attach, cpu_time_s, modules_by_self, pyattach, wait_for
+
+BENCHMARK_DEADLINE_S = 60
+SPLIT_S = 20
+POINTS = 3.0
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def ping(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(b"PING\r\n")
+        return connection.recv(64) == b"+PONG\r\n"
+    return False
+
+
+@pytest.fixture
+def redis(may_trace: None, tmp_path: Path) -> Iterator[tuple[int, int]]:
+    """A server of our own: its pid and port."""
+    port = free_port()
+    argv = [requires("redis-server"), "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+    argv += ["--appendonly", "no", "--dir", str(tmp_path)]
+    with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            wait_for("redis-server answers", lambda: ping(port))
+            yield server.pid, port
+            assert server.poll() is None, "redis-server has died"
+        finally:
+            server.kill()
+
+
+def test_redis_under_load(redis: tuple[int, int], tmp_path: Path) -> None:
+    pid, port = redis
+    load = [requires("redis-benchmark"), "-h", "127.0.0.1", "-p", str(port), "-q", "-n", "60000", "-c", "20"]
+    load += ["-t", "set,get,lpush"]
+    folded = tmp_path / "o.folded"
+    # Until told to stop: the whole load runs while it is sampled.
+    with pyattach(pid, "-o", folded, "-o", "-") as run:
+        run.wait_sampling(pid, cpu_s=0)
+        done = subprocess.run(load, capture_output=True, text=True, timeout=BENCHMARK_DEADLINE_S, check=False)
+        run.tell(signal.SIGINT)
+        out = run.finish()
+    assert done.returncode == 0, done.stdout + done.stderr
+    for test in ("SET", "GET", "LPUSH"):
+        assert re.search(rf"{test}: [\d.]+ requests per second", done.stdout), done.stdout
+    assert ping(port)
+    # Most of its time goes to the kernel, on behalf of these.
+    leaves = Folded(folded).leaves()
+    assert leaves["write"] + leaves["read"] + leaves["epoll_wait"] >= 0.5 * leaves.total(), out
+    modules = modules_by_self(out)
+    server = Path(f"/proc/{pid}/exe").resolve().name  # the file that redis-server is a link to
+    assert modules["libc.so.6"] + modules[server] >= 0.8 * leaves.total(), out
+    assert modules[server] > 0, out
+
+
+def test_xz_finishes_with_the_right_file(spawn: Spawn, tmp_path: Path) -> None:
+    plain, packed = tmp_path / "data", tmp_path / "data.xz"
+    blocks = (hashlib.sha256(str(n).encode()).hexdigest().encode() for n in range(60_000))
+    plain.write_bytes(b"\n".join(blocks))
+    with open(packed, "wb") as output:
+        xz = subprocess.Popen([requires("xz"), "-9", "-T1", "--stdout", str(plain)], stdout=output)
+    with xz:
+        try:
+            run = attach(xz.pid, "-d", "1", "-o", "-", "-o", tmp_path / "o.folded")
+            assert xz.wait(60) == 0
+        finally:
+            xz.kill()
+    restored = subprocess.run(["xz", "-dc", str(packed)], capture_output=True, check=True).stdout
+    assert restored == plain.read_bytes()
+    # Debian strips liblzma: only what it exports has a name, the compressor's core is liblzma+0x...
+    assert modules_by_self(run.out).most_common(1)[0][0].startswith("liblzma.so.5"), run.out
+    top = Folded(tmp_path / "o.folded").top()
+    assert re.match(r"lzma_|bt_|lz_|liblzma\.so\.5[.\d]*\+0x", top), top
+
+
+PYTHON_LOOP = """\
+import sys
+def work(count):
+    total = 0
+    for number in range(count):
+        total = (total * 31 + number) % 1000003
+    return total
+print("ready", flush=True)
+print("total", work(int(sys.argv[1])))
+"""
+
+
+@pytest.mark.parametrize("interpreter", ["this", "system"])
+def test_cpython(spawn: Spawn, tmp_path: Path, interpreter: str) -> None:
+    python = sys.executable if interpreter == "this" else "/usr/bin/python3"
+    if not Path(python).exists():
+        pytest.skip(f"there is no {python}")
+    count = 25_000_000
+    with spawn([python, "-c", PYTHON_LOOP, str(count)]) as target:
+        run = attach(target.pid, "-d", "1", "-o", "-", "-o", tmp_path / "o.folded")
+        output = target.finish(deadline_s=60)
+    total = 0
+    for number in range(count):
+        total = (total * 31 + number) % 1000003
+    assert output == f"total {total}\n"
+    assert re.match(r"(lib)?python3", modules_by_self(run.out).most_common(1)[0][0]), run.out
+    heaviest = [name for name, _ in Folded(tmp_path / "o.folded").leaves().most_common(3)]
+    assert "_PyEval_EvalFrameDefault" in heaviest, run.out
+
+
+SQL = """\
+WITH RECURSIVE
+  n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 6000000)
+SELECT count(*), sum(i % 7), sum(i * i % 11) FROM n;
+"""
+
+
+def test_sqlite_shell(may_trace: None, tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [requires("sqlite3"), "-batch", ":memory:"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as shell:
+        try:
+            assert shell.stdin is not None
+            shell.stdin.write("SELECT 'ready';\n" + SQL)
+            shell.stdin.flush()
+            assert shell.stdout is not None
+            run = attach(shell.pid, "-d", "1", "-o", "-", "-o", tmp_path / "o.folded")
+            output, _ = shell.communicate(timeout=60)
+        finally:
+            shell.kill()
+    assert shell.returncode == 0
+    numbers = range(1, 6_000_001)
+    expected = f"{len(numbers)}|{sum(i % 7 for i in numbers)}|{sum(i * i % 11 for i in numbers)}"
+    assert output.split() == ["ready", expected]
+    # Where the library is stripped, its entry points have names and its byte code engine has none.
+    assert modules_by_self(run.out).most_common(1)[0][0].startswith("libsqlite3.so"), run.out
+    top = Folded(tmp_path / "o.folded").top()
+    assert re.match(r"sqlite3|libsqlite3\.so", top), top
+
+
+def split_shares(spawn: Spawn, folded: Path) -> dict[int, float]:
+    with spawn("split") as target:
+        attach(target.pid, "--hz", "99", "-d", str(SPLIT_S), "-o", folded)
+        assert target.finish().startswith("done ")
+    profile = Folded(folded)
+    # All but the few ticks that hit a leaf of libc, which sets up no frame pointer.
+    assert profile.inclusive()["main"] >= 0.99 * profile.total
+    leaves = profile.leaves()
+    return {name: 100 * leaves[f"work_{name}"] / profile.total for name in (70, 20, 10)}
+
+
+@pytest.mark.timeout(180)
+def test_shares_are_right(spawn: Spawn, tmp_path: Path) -> None:
+    """About 1980 samples have a standard deviation of one point at 70%: right ones are out of bounds
+    once in two hundred runs, twice in a row once in ten thousands.  Hence a second try."""
+    seen = []
+    for _ in range(2):
+        seen.append(split_shares(spawn, tmp_path / "o.folded"))
+        if all(abs(share - name) <= POINTS for name, share in seen[-1].items()):
+            return
+    pytest.fail(f"shares are off by more than {POINTS} points, twice: {seen}")
+
+
+def test_the_rate_is_what_was_asked_for(spawn: Spawn, tmp_path: Path) -> None:
+    """Ticks are counted in CPU time, so a busy machine does not change their number: every sample
+    stands for one period of the target's CPU time."""
+    folded = tmp_path / "o.folded"
+    with spawn("split") as target:
+        begin = cpu_time_s(target.pid)
+        attach(target.pid, "--hz", "200", "-d", "2", "-o", folded, "-o", "-")
+        used_s = cpu_time_s(target.pid) - begin
+        target.finish()
+    # What was used while attaching, before the first and after the last tick, has no samples.
+    total = Folded(folded).total
+    assert total <= 200 * used_s + 2
+    assert total >= 200 * min(used_s, 2.0) * 0.5

@@ -1,0 +1,243 @@
+"""The command in a subprocess, as a user runs it: how the other test_attach files start, watch and end
+it, and its plainest run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import xml.etree.ElementTree as ElementTree
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import support
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMAND = [sys.executable, "-m", "pyattach"]
+DEADLINE_S = 30.0
+MARK = "/memfd:pyattach-"
+
+Spawn = Callable[..., contextlib.AbstractContextManager[support.Target]]
+
+
+def wait_for(what: str, condition: Callable[[], object], deadline_s: float = DEADLINE_S) -> None:
+    """Look until ``condition()`` holds; an error that names ``what`` was waited for if it never does."""
+    end = time.monotonic() + deadline_s
+    while not condition():
+        if time.monotonic() > end:
+            raise AssertionError(f"after {deadline_s} s still not: {what}")
+        time.sleep(0.005)
+
+
+class Pyattach:
+    """A run of ``python -m pyattach``, in the background.  Made by ``pyattach``."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.pid = process.pid
+        self.out = self.err = ""
+
+    def wait_until(self, what: str, condition: Callable[[], object]) -> None:
+        """As ``wait_for``, and fails at once when pyattach has ended before."""
+
+        def holds() -> bool:
+            if condition():
+                return True
+            if self.process.poll() is not None:
+                self.out, self.err = self.process.communicate()
+                raise AssertionError(
+                    f"pyattach ended with {self.process.returncode} before {what}:\n{self.err}"
+                )
+            return False
+
+        wait_for(what, holds)
+
+    def wait_sampling(self, pid: int, cpu_s: float = 0.3) -> None:
+        """Until the stub is in ``pid`` and its threads have used ``cpu_s`` seconds of CPU time since:
+        the clocks that tick are clocks of CPU time."""
+        self.wait_until("the stub is in", lambda: MARK in maps_text(pid) and timers_text(pid))
+        begin = cpu_time_s(pid)
+        self.wait_until("the target has worked", lambda: cpu_time_s(pid) >= begin + cpu_s)
+
+    def tell(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def finish(self, exit_code: int | None = 0) -> str:
+        """Wait for its end, check the exit code (None: any), return its stdout."""
+        try:
+            self.out, self.err = self.process.communicate(timeout=DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"pyattach did not end within {DEADLINE_S} s") from None
+        code = self.process.returncode
+        if exit_code is not None:
+            assert code == exit_code, f"pyattach ended with {code}, not {exit_code}:\n{self.out}{self.err}"
+        assert "Traceback" not in self.err, self.err
+        return self.out
+
+
+@contextlib.contextmanager
+def pyattach(*arguments: object, command: list[str] | None = None) -> Iterator[Pyattach]:
+    """Start ``pyattach ARGUMENTS``; at the end of the ``with`` it must have been waited for, or dies."""
+    argv = [*(COMMAND if command is None else command), *map(str, arguments)]
+    with subprocess.Popen(
+        argv,
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"},
+    ) as process:
+        try:
+            yield Pyattach(process)
+        finally:
+            process.kill()
+
+
+def attach(pid: int, *arguments: object, exit_code: int | None = 0) -> Pyattach:
+    """One whole run of ``pyattach PID ARGUMENTS``, ended."""
+    with pyattach(pid, *arguments) as run:
+        run.finish(exit_code)
+    return run
+
+
+# What /proc says of a target; "" or 0 once it is gone.
+
+
+def proc_text(pid: int, name: str) -> str:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/{name}").read_text(errors="replace")
+    return ""
+
+
+def maps_text(pid: int) -> str:
+    return proc_text(pid, "maps")
+
+
+def timers_text(pid: int) -> str:
+    return proc_text(pid, "timers")
+
+
+def status_of(pid: int, tid: int | None = None) -> dict[str, str]:
+    text = proc_text(pid, "status" if tid is None else f"task/{tid}/status")
+    return {key: value.strip() for key, _, value in (line.partition(":") for line in text.splitlines())}
+
+
+def cpu_time_s(pid: int) -> float:
+    """CPU time of the process, with that of threads that have ended; in steps of 10 ms."""
+    fields = proc_text(pid, "stat").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
+
+
+def thread_ids(pid: int) -> list[int]:
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))
+    return []
+
+
+# What pyattach wrote.
+
+
+class Folded:
+    """A folded file: ticks by stack (root first), and sums over them."""
+
+    def __init__(self, path: Path) -> None:
+        self.stacks: Counter[tuple[str, ...]] = Counter()
+        for line in path.read_text().splitlines():
+            stack, _, ticks = line.rpartition(" ")
+            self.stacks[tuple(stack.split(";"))] += int(ticks)
+        self.total = sum(self.stacks.values())
+
+    def leaves(self) -> Counter[str]:
+        out: Counter[str] = Counter()
+        for stack, ticks in self.stacks.items():
+            out[stack[-1]] += ticks
+        return out
+
+    def inclusive(self) -> Counter[str]:
+        """Ticks of all stacks that a function is on."""
+        out: Counter[str] = Counter()
+        for stack, ticks in self.stacks.items():
+            for name in set(stack):
+                out[name] += ticks
+        return out
+
+    def top(self) -> str:
+        return max(self.leaves().items(), key=lambda item: item[1])[0]
+
+
+def reported_samples(text: str) -> int:
+    """The figure behind "samples" in a summary."""
+    found = re.search(r"^samples\s+([\d,]+)$", text, re.MULTILINE)
+    assert found, f"no line of samples in:\n{text}"
+    return int(found[1].replace(",", ""))
+
+
+def modules_by_self(text: str) -> Counter[str]:
+    """Samples by module, from the table "by self" of a summary."""
+    out: Counter[str] = Counter()
+    table = text.partition("by self:")[2].partition("by total:")[0]
+    for ticks, module in re.findall(r"% +([\d,]+)  .*?(?:\[([^\]]+)\])?$", table, re.MULTILINE):
+        out[module] += int(ticks.replace(",", ""))
+    assert out, f"no table by self in:\n{text}"
+    return out
+
+
+def check_svg(path: Path) -> None:
+    assert ElementTree.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+
+
+# The plainest runs.
+
+
+def test_a_run_writes_what_it_was_asked_for(spawn: Spawn, tmp_path: Path) -> None:
+    svg, folded = tmp_path / "o.svg", tmp_path / "o.folded"
+    with spawn("split") as target:
+        run = attach(target.pid, "-d", "1", "-o", svg, "-o", folded, "-o", "-")
+        assert target.finish().startswith("done ")
+    check_svg(svg)
+    assert Folded(folded).total == reported_samples(run.out) > 0
+    assert "work_70" in run.out
+    assert "detached: mappings, open files, signal handling and timers are as before" in run.err
+
+
+def test_quiet_says_nothing(spawn: Spawn, tmp_path: Path) -> None:
+    with spawn("split") as target:
+        run = attach(target.pid, "-q", "-d", "300ms", "-o", tmp_path / "o.svg")
+        target.finish()
+    assert (run.out, run.err) == ("", "")
+    check_svg(tmp_path / "o.svg")
+
+
+def test_split_by_threads(spawn: Spawn, tmp_path: Path) -> None:
+    folded = tmp_path / "o.folded"
+    with spawn("threads", 2, 1) as target:
+        attach(target.pid, "-d", "1", "--threads", "-o", folded)
+        tids = thread_ids(target.pid)
+        target.finish()
+    busy = {stack[0] for stack in Folded(folded).stacks if stack[-1] == "busy_work"}
+    assert len(busy) == 2
+    assert busy <= {f"busy-{n}-{tid}" for n in (0, 1) for tid in tids}
+
+
+def test_a_target_that_does_nothing_has_no_samples(spawn: Spawn, tmp_path: Path) -> None:
+    with spawn("quiet") as target:
+        run = attach(target.pid, "-d", "300ms", "-o", tmp_path / "o.svg", exit_code=5)
+        assert target.finish() == "done\n"
+    assert "no samples" in run.err
+    check_svg(tmp_path / "o.svg")
+
+
+@pytest.mark.parametrize("output", ["o.pdf", "missing/o.svg"])
+def test_outputs_are_checked_before_attaching(spawn: Spawn, tmp_path: Path, output: str) -> None:
+    with spawn("quiet") as target:
+        run = attach(target.pid, "-d", "300ms", "-o", tmp_path / output, exit_code=2)
+        assert MARK not in maps_text(target.pid)
+        target.finish()
+    assert output in run.err

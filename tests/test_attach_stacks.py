@@ -1,0 +1,172 @@
+"""Stacks of real programs are whole: from where the tick hit to where the thread began."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from support import COMMON_FLAGS, Target, build_target
+from test_attach_run import Folded, Spawn, attach, cpu_time_s, pyattach
+
+TRUNCATED = "[truncated]"
+DEPTH = 200
+
+STORM = """
+#include "target.h"
+
+#include <dlfcn.h>
+
+static _Atomic int stopping;
+
+static void *stormy(void *argument) {
+    unsigned long rounds = 0, right = 0;
+    uint64_t expected = 0;
+    while (!atomic_load(&stopping)) {
+        void *library = dlopen(argument, RTLD_NOW);
+        if (!library)
+            die(dlerror());
+        uint64_t got = ((uint64_t(*)(uint64_t))dlsym(library, "late_work"))(7);
+        expected = rounds++ ? expected : got;
+        right += got == expected;
+        dlclose(library);
+    }
+    printf("rounds %lu right %lu\\n", rounds, right);
+    return NULL;
+}
+
+NAMED static void *steady_work(void *argument) {
+    uint64_t x = 1;
+    while (!atomic_load(&stopping))
+        x = burn(x, 10000);
+    return argument;
+}
+
+int main(int argc, char **argv) {
+    if (argc != 2)
+        return 2;
+    pthread_t storm = start_thread("storm", stormy, argv[1]), steady = start_thread("steady", steady_work, 0);
+    ready();
+    wait_for_end_of_stdin();
+    atomic_store(&stopping, 1);
+    pthread_join(storm, NULL);
+    pthread_join(steady, NULL);
+    puts("done");
+    return 0;
+}
+"""
+
+
+def folded_of(target: Target, path: Path, *arguments: object, duration: str = "1s") -> Folded:
+    attach(target.pid, "-d", duration, "--hz", "250", "-o", path, *arguments)
+    return Folded(path)
+
+
+def begins_at_the_program(stack: tuple[str, ...]) -> bool:
+    """_start, libc's two functions, of which one may have no name, main: or at least main near the root."""
+    return stack[0].startswith("_start") and "main" in stack[:4]
+
+
+@pytest.mark.parametrize(
+    "flags", [(), ("-fomit-frame-pointer",), ("-static",)], ids=["fp", "no-fp", "static"]
+)
+def test_deep_stacks_reach_the_program_s_start(spawn: Spawn, tmp_path: Path, flags: tuple[str, ...]) -> None:
+    program = build_target("recurse", *flags)
+    with spawn(program, DEPTH) as target:
+        found = folded_of(target, tmp_path / "o.folded")
+        target.finish()
+    assert found.total > 50
+    assert TRUNCATED not in found.inclusive()
+    for stack in found.stacks:
+        assert begins_at_the_program(stack), stack
+    deep = [stack for stack in found.stacks if "deep_leaf" in stack]
+    assert sum(found.stacks[stack] for stack in deep) > 0.5 * found.total
+    for stack in deep:
+        assert stack[-DEPTH - 1 :] == (*("recurse",) * DEPTH, "deep_leaf")
+
+
+def test_stacks_deeper_than_asked_for_are_marked_and_counted(spawn: Spawn, tmp_path: Path) -> None:
+    svg, folded = tmp_path / "o.svg", tmp_path / "o.folded"
+    with spawn("recurse", DEPTH) as target:
+        run = attach(target.pid, "-d", "1s", "--max-depth", "50", "-o", svg, "-o", folded)
+        target.finish()
+    found = Folded(folded)
+    cut = {stack: ticks for stack, ticks in found.stacks.items() if stack[0] == TRUNCATED}
+    assert sum(cut.values()) > 0.5 * found.total
+    assert all(len(stack) == 51 and stack[1:-1] == ("recurse",) * 49 for stack in cut)
+    assert TRUNCATED in svg.read_text()
+    assert f"{sum(cut.values()):,}" in run.err, run.err
+    assert "deeper than --max-depth" in run.err
+
+
+@pytest.mark.parametrize("name", ["auto", "fp"])
+def test_a_chain_of_frame_pointers(spawn: Spawn, tmp_path: Path, name: str) -> None:
+    """By frame pointers alone: the caller of deep_leaf, which has set up none, is missed, and only that."""
+    program = build_target("recurse", "-fno-omit-frame-pointer", "-momit-leaf-frame-pointer")
+    with spawn(program, 20) as target:
+        found = folded_of(target, tmp_path / "o.folded", "--unwind", name)
+        target.finish()
+    deep = {stack: ticks for stack, ticks in found.stacks.items() if "deep_leaf" in stack}
+    assert sum(deep.values()) > 0.5 * found.total
+    shown = 19 if name == "fp" else 20
+    for stack in deep:
+        assert stack[stack.index("main") + 1 :] == (*("recurse",) * shown, "deep_leaf")
+
+
+def test_a_library_loaded_while_sampled(spawn: Spawn, tmp_path: Path) -> None:
+    """It has no frame pointers: only its tables, known from the next look at the maps, lead out of it."""
+    library = build_target("lib_late", "-shared", "-fPIC", "-fomit-frame-pointer")
+    out = tmp_path / "o.folded"
+    with spawn("dlopener", library) as target, pyattach(target.pid, "-o", out) as run:
+        run.wait_sampling(target.pid)
+        target.tell("open")
+        target.expect("opened")
+        begin_s = cpu_time_s(target.pid)
+        run.wait_until("a second's work in it", lambda: cpu_time_s(target.pid) > begin_s + 1)
+        target.tell("close")
+        target.expect("closed")
+        target.finish()
+        run.finish()
+    found = Folded(out)
+    late = {stack: ticks for stack, ticks in found.stacks.items() if "late_inner" in stack}
+    whole = {stack: ticks for stack, ticks in late.items() if begins_at_the_program(stack)}
+    assert sum(late.values()) > 50
+    # Before the tables were known, for a tenth of a second, some may have gone astray.
+    assert sum(whole.values()) >= 0.75 * sum(late.values()), late
+    for stack in whole:
+        assert stack[stack.index("main") :] == ("main", "late_work", "late_inner")
+
+
+def test_libraries_that_come_and_go(spawn: Spawn, tmp_path: Path) -> None:
+    """The handler may be in a library's tables at the moment that they are unmapped."""
+    source, program = tmp_path / "storm.c", tmp_path / "storm"
+    source.write_text(STORM)
+    targets = Path(__file__).parent / "targets"
+    command = ["cc", "-std=gnu11", *COMMON_FLAGS, f"-I{targets}", str(source), "-o", str(program), "-ldl"]
+    subprocess.run(command, check=True)
+    library = build_target("lib_late", "-shared", "-fPIC", "-O0")
+    with spawn(program, library) as target:
+        found = folded_of(target, tmp_path / "o.folded", "--hz", "2000", duration="5s")
+        output = target.finish()
+    rounds, right = map(int, re.findall(r"\d+", output.splitlines()[0]))
+    assert rounds == right > 100
+    assert output.splitlines()[-1] == "done"
+    steady = {stack: ticks for stack, ticks in found.stacks.items() if "steady_work" in stack}
+    assert sum(steady.values()) > 100
+    assert all(stack[0] != TRUNCATED for stack in steady)
+    stormy = {stack: ticks for stack, ticks in found.stacks.items() if "stormy" in stack}
+    assert sum(stormy.values()) > 100
+
+
+def test_threads_begin_where_they_were_started(spawn: Spawn, tmp_path: Path) -> None:
+    with spawn("threads", 3, 0) as target:
+        found = folded_of(target, tmp_path / "o.folded")
+        target.finish()
+    busy = [stack for stack in found.stacks if "busy_thread" in stack]
+    assert sum(found.stacks[stack] for stack in busy) > 0.9 * found.total
+    for stack in busy:
+        # clone3 and start_thread, which have names only where libc has symbols.
+        assert stack.index("busy_thread") == 2, stack
+        assert all(re.match(r"libc\.so|(__)?(GI_+)?clone|start_thread", name) for name in stack[:2]), stack
+        assert stack[2:] in {("busy_thread",), ("busy_thread", "busy_work")}
