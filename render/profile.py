@@ -41,7 +41,6 @@ class Meta:
     samples: int = 0
     dropped: int = 0
     truncated: int = 0
-    truncated_by: tuple[tuple[str, int], ...] = ()
     unresolved: int = 0
     handler_share: float | None = None
     handler_ns_per_sample: float | None = None
@@ -50,6 +49,7 @@ class Meta:
     version: str = ""
     notes: tuple[str, ...] = ()
     delivery_share: float | None = None
+    truncated_by: tuple[tuple[str, int], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

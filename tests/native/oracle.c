@@ -3,11 +3,13 @@
  *
  *     oracle STEPS SKIP PROGRAM [ARGUMENT ...]
  *
- * compares STEPS instructions after the first SKIP, counted from the program's entry point.  Prints one line for each place that differs,
+ * compares STEPS instructions after the first SKIP, counted from the program's entry point.  The program
+ * writes to /dev/null.  Prints one line for each place that differs,
  *
- *     differs COUNT MODULE+OFFSET end=REASON got=DEPTH expected=DEPTH at=FIRST_DIFFERENT_LEVEL
+ *     differs COUNT FILE+OFFSET end=REASON got=DEPTH expected=DEPTH at=FIRST_DIFFERENT_LEVEL callers=A,B
  *
- * then "compared N equal N differ N places N signals N calls N deepest N".
+ * where A and B are the FILE+OFFSET of the two callers that the shadow stack knows, then
+ * "compared N equal N differ N places N signals N calls N deepest N".
  *
  * The shadow stack: a call is an instruction after which the word at the stack pointer, which moved down by
  * 8, is the address of the next instruction, and the program is elsewhere.  A return needs no rule of its own: an
@@ -46,7 +48,7 @@ static pid_t child;
 static struct shadow shadow[1 << 16];
 static u32 shadow_depth, deepest;
 static struct pa_module modules[MAX_MODULES];
-static char names[MAX_MODULES][128];
+static char names[MAX_MODULES][256];
 static u64 starts[MAX_MODULES]; /* of the file's first mapping, for printing offsets */
 static u32 module_count, generation = 1;
 static u64 stack_top;
@@ -55,7 +57,7 @@ static struct pa_cache_line cache[1 << 15];
 static u64 signals, calls;
 
 struct place {
-	u64 ip, count;
+	u64 ip, count, callers[2];
 	u32 end, got, expected, at;
 };
 static struct place places[MAX_PLACES];
@@ -145,8 +147,7 @@ static void read_maps(void)
 		struct pa_module *m = &modules[module_count];
 		*m = (struct pa_module){.start = start, .end = end};
 		tables_of(base, &m->table, &m->table_size);
-		const char *slash = strrchr(name, '/');
-		snprintf(names[module_count], sizeof(names[0]), "%s", slash ? slash + 1 : name);
+		snprintf(names[module_count], sizeof(names[0]), "%s", name[0] ? name : "?");
 		starts[module_count++] = base;
 	}
 	fclose(f);
@@ -160,7 +161,16 @@ static void note_difference(u64 ip, u32 end, u32 got, u32 expected, u32 at)
 			return;
 		}
 	if (place_count < MAX_PLACES)
-		places[place_count++] = (struct place){ip, 1, end, got, expected, at};
+		places[place_count++] = (struct place){
+			.ip = ip,
+			.count = 1,
+			.callers = {shadow_depth > 0 ? shadow[shadow_depth - 1].ret : 0,
+				    shadow_depth > 1 ? shadow[shadow_depth - 2].ret : 0},
+			.end = end,
+			.got = got,
+			.expected = expected,
+			.at = at,
+		};
 }
 
 /* Unwind from `r` and compare.  Returns 1 when every level is equal. */
@@ -236,6 +246,16 @@ static int maps_may_change(const struct user_regs_struct *r)
 	       code[1] == 0x05;
 }
 
+static void print_place(u64 ip)
+{
+	for (u32 m = 0; m < module_count; m++)
+		if (ip >= modules[m].start && ip < modules[m].end) {
+			printf("%s+0x%lx", names[m], ip - starts[m]);
+			return;
+		}
+	printf("?+0x%lx", ip);
+}
+
 /* Let the loader do its work at full speed: stop at the program's first instruction (AT_ENTRY). */
 static void run_to_entry(void)
 {
@@ -274,6 +294,8 @@ int main(int argc, char **argv)
 	child = fork();
 	if (!child) {
 		personality(ADDR_NO_RANDOMIZE);
+		if (!freopen("/dev/null", "w", stdout))
+			_exit(127);
 		ptrace(PTRACE_TRACEME, 0, 0, 0);
 		execvp(argv[3], argv + 3);
 		_exit(127);
@@ -312,15 +334,13 @@ int main(int argc, char **argv)
 	}
 	for (u32 i = 0; i < place_count; i++) {
 		struct place *p = &places[i];
-		const char *name = "?";
-		u64 base = 0;
-		for (u32 m = 0; m < module_count; m++)
-			if (p->ip >= modules[m].start && p->ip < modules[m].end) {
-				name = names[m];
-				base = starts[m];
-			}
-		printf("differs %lu %s+0x%lx end=%u got=%u expected=%u at=%u\n", p->count, name, p->ip - base, p->end,
-		       p->got, p->expected, p->at);
+		printf("differs %lu ", p->count);
+		print_place(p->ip);
+		printf(" end=%u got=%u expected=%u at=%u callers=", p->end, p->got, p->expected, p->at);
+		print_place(p->callers[0]);
+		printf(",");
+		print_place(p->callers[1]);
+		printf("\n");
 	}
 	printf("compared %lu equal %lu differ %lu places %u signals %lu calls %lu deepest %u\n", compared, equal,
 	       compared - equal, place_count, signals, calls, deepest);

@@ -1,4 +1,6 @@
-/* Code that unwinders stumble over, run once: alloca, variable-length arrays, realigned stacks, tail
+/* oracle_c [ROUNDS [quick]]: quick leaves out what exit() does.
+ *
+ * Code that unwinders stumble over, run a few times: alloca, variable-length arrays, realigned stacks, tail
  * calls, nested signal handlers, callbacks from the C library, hand-written string functions. */
 #include <alloca.h>
 #include <math.h>
@@ -9,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define NOINLINE __attribute__((noinline, noclone))
 
@@ -82,10 +85,11 @@ NOINLINE static void libc_calls(void) {
     free(copy);
 }
 
-int main(void) {
+int main(int argc, char **argv) {
+    unsigned rounds = argc > 1 ? (unsigned)atoi(argv[1]) : 3;
     signal(SIGUSR1, outer_handler);
     signal(SIGUSR2, inner_handler);
-    for (unsigned round = 0; round < 3; round++) {
+    for (unsigned round = 0; round < rounds; round++) {
         sink += with_vla(60 + round) + with_alloca(100) + tail_call(round) + (uint64_t)realigned(200);
         sink += recurse(20);
         raise(SIGUSR1);
@@ -94,5 +98,7 @@ int main(void) {
         libc_calls();
     }
     printf("done %d\n", sink != 0);
+    if (argc > 2)
+        _exit(0);
     return 0;
 }

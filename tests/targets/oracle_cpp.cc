@@ -1,4 +1,7 @@
+// oracle_cpp [THROWS [DEPTH]]: DEPTH -1 throws where there is nothing to clean up on the way.
+//
 // Exceptions thrown through many frames, iostreams, maps of strings, std::function, virtual calls.
+#include <cstdlib>
 #include <functional>
 #include <iostream>
 #include <map>
@@ -31,11 +34,16 @@ __attribute__((noinline)) static int thrower(int depth, int &live) {
     return thrower(depth - 1, live) + 1;
 }
 
-int main() {
+__attribute__((noinline)) static void throw_plainly() { throw std::runtime_error("at the bottom"); }
+
+int main(int argc, char **argv) {
+    int throws = argc > 1 ? std::atoi(argv[1]) : 3, depth = argc > 2 ? std::atoi(argv[2]) : 6;
     int live = 0, caught = 0;
-    for (int round = 0; round < 3; round++) {
+    for (int round = 0; round < throws; round++) {
         try {
-            thrower(6 + round, live);
+            if (depth < 0)
+                throw_plainly();
+            thrower(depth + round, live);
         } catch (const std::exception &error) {
             caught += std::string(error.what()).size() > 3;
         }
