@@ -11,8 +11,10 @@ import ctypes
 import dataclasses
 import enum
 import errno
+import functools
 import os
 import signal
+import struct
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +87,15 @@ def _call(request: int, tid: int, address: Any = 0, data: Any = 0) -> int:
         raise PyattachError(f"ptrace request {request:#x} on thread {tid}: {os.strerror(number)}") from error
 
 
+@functools.cache
+def _register_layout() -> tuple[Any, list[str], struct.Struct]:
+    """python-ptrace's ``user_regs_struct``, its names, and how to (un)pack it at once: a thread waits."""
+    from ptrace.binding.linux_struct import user_regs_struct
+
+    names = [name for name, _ in user_regs_struct._fields_]
+    return user_regs_struct, names, struct.Struct(f"={len(names)}Q")
+
+
 class _RseqConfiguration(ctypes.Structure):
     """``struct ptrace_rseq_configuration`` (linux/ptrace.h)."""
 
@@ -109,6 +120,7 @@ class Tracee:
         self._seized = False
 
     def __enter__(self) -> Tracee:
+        _register_layout()  # what has to be imported is, before anything is stopped
         _call(PTRACE_SEIZE, self.tid)
         self._seized = True
         return self
@@ -154,19 +166,15 @@ class Tracee:
 
     def registers(self) -> Registers:
         """All general registers, by name; the thread must be stopped."""
-        from ptrace.binding.linux_struct import user_regs_struct
-
-        regs = user_regs_struct()
+        struct_type, names, form = _register_layout()
+        regs = struct_type()
         _call(PTRACE_GETREGS, self.tid, 0, ctypes.addressof(regs))
-        return {name: int(getattr(regs, name)) for name, _ in regs._fields_}
+        return dict(zip(names, form.unpack(regs), strict=True))
 
     def set_registers(self, registers: Registers) -> None:
         """Set all general registers; the thread must be stopped."""
-        from ptrace.binding.linux_struct import user_regs_struct
-
-        regs = user_regs_struct()
-        for name, value in registers.items():
-            setattr(regs, name, value)
+        struct_type, names, form = _register_layout()
+        regs = struct_type.from_buffer_copy(form.pack(*[registers[name] for name in names]))
         _call(PTRACE_SETREGS, self.tid, 0, ctypes.addressof(regs))
 
     def signal_mask(self) -> int:

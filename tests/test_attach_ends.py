@@ -402,4 +402,5 @@ def test_stacks_deeper_than_asked_for(spawn: Spawn, files: Files) -> None:
         target.finish()
     profile = files.check(out)
     assert all(len(stack) <= 21 for stack in profile.stacks)
-    assert profile.inclusive()["[truncated]"] == profile.total
+    # Not those that hit main between two descents, or recurse on its way down.
+    assert profile.inclusive()["[truncated]"] >= 0.8 * profile.total

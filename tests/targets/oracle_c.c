@@ -89,7 +89,7 @@ int main(int argc, char **argv) {
     unsigned rounds = argc > 1 ? (unsigned)atoi(argv[1]) : 3;
     signal(SIGUSR1, outer_handler);
     signal(SIGUSR2, inner_handler);
-    for (unsigned round = 0; round < rounds; round++) {
+    for (volatile unsigned round = 0; round < rounds; round++) {
         sink += with_vla(60 + round) + with_alloca(100) + tail_call(round) + (uint64_t)realigned(200);
         sink += recurse(20);
         raise(SIGUSR1);

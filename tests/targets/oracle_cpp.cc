@@ -1,4 +1,4 @@
-// oracle_cpp [THROWS [DEPTH]]: DEPTH -1 throws where there is nothing to clean up on the way.
+// oracle_cpp [THROWS [DEPTH [quick]]]: quick leaves out what exit() does, DEPTH -1 throws where there is nothing to clean up on the way.
 //
 // Exceptions thrown through many frames, iostreams, maps of strings, std::function, virtual calls.
 #include <cstdlib>
@@ -65,4 +65,6 @@ int main(int argc, char **argv) {
         area += shape->area();
     std::cout << "done " << caught << ' ' << live << ' ' << counts.size() << ' ' << fold(10) << ' ' << area << ' '
               << out.str().size() << std::endl;
+    if (argc > 3)
+        std::_Exit(0);
 }
