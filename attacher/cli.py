@@ -9,6 +9,7 @@ import re
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -18,6 +19,7 @@ from ..errors import ExitCode, PyattachError, UsageError
 from ..inject.layout import Unwind
 from ..render.formats import RenderOptions, renderer_for, write_atomically
 from ..render.live import LiveHeader, LiveView, PlainView
+from ..render.names import printable
 from ..render.profile import Profile
 from ..render.text import summary_lines
 from .session import Options, Outcome, Progress, attach
@@ -252,6 +254,9 @@ def _report(
     if "-" not in outputs:
         for line in summary_lines(outcome.profile, top=10):
             say(line)
+    if arguments.verbose:
+        for note in outcome.profile.meta.notes:
+            say(f"note: {printable(note)}")
     write_outputs(outcome.profile, outputs, options, say)
     if not outcome.profile.total:
         say("no samples: the target used no CPU time while it was sampled")
@@ -266,7 +271,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(run(arguments, sys.stderr))
     except PyattachError as error:
         if arguments.verbose:
-            raise
+            traceback.print_exc()
         print(f"pyattach: {error}", file=sys.stderr)  # noqa: T201
         return int(error.exit_code)
     except BrokenPipeError:

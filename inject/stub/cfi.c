@@ -279,6 +279,12 @@ static void set_column(struct interpreter *x, u64 reg, u8 kind, i64 value)
 		x->row.regs[reg] = (struct column){.kind = kind, .value = (i32)value};
 }
 
+/* A factored offset: the table may hold any number, and it must wrap, not overflow. */
+static i64 factored(const struct interpreter *x, u64 value)
+{
+	return (i64)(value * (u64)x->e->data_align);
+}
+
 /* An expression's length and place; `at` is where the bytes of `b` begin in the target. */
 static int take_expression(struct pa_bytes *b, u64 at, const u8 *base, u64 limit, u16 *length, u64 *place)
 {
@@ -307,7 +313,7 @@ static int instruction(struct interpreter *x, struct pa_bytes *b, u64 at, const 
 	switch (op & 0xc0) {
 	case 0x40: return advance(x, low);
 	case 0x80:
-		offset = (i64)take_uleb(b) * x->e->data_align;
+		offset = factored(x, take_uleb(b));
 		set_column(x, low, COLUMN_OFFSET, offset);
 		return 0;
 	case 0xc0:
@@ -325,7 +331,7 @@ static int instruction(struct interpreter *x, struct pa_bytes *b, u64 at, const 
 	case 0x04: return advance(x, take_fixed(b, 4));
 	case 0x05: /* offset_extended */
 		reg = take_uleb(b);
-		set_column(x, reg, COLUMN_OFFSET, (i64)take_uleb(b) * x->e->data_align);
+		set_column(x, reg, COLUMN_OFFSET, factored(x, take_uleb(b)));
 		return 0;
 	case 0x06: /* restore_extended */
 		reg = take_uleb(b);
@@ -356,7 +362,7 @@ static int instruction(struct interpreter *x, struct pa_bytes *b, u64 at, const 
 	case 0x0c: /* def_cfa */
 	case 0x12: /* def_cfa_sf */
 		reg = take_uleb(b);
-		offset = op == 0x0c ? (i64)take_uleb(b) : take_sleb(b) * x->e->data_align;
+		offset = op == 0x0c ? (i64)take_uleb(b) : factored(x, (u64)take_sleb(b));
 		if (reg >= PA_REGISTERS)
 			return -1;
 		x->row.cfa_is_expression = 0;
@@ -370,7 +376,7 @@ static int instruction(struct interpreter *x, struct pa_bytes *b, u64 at, const 
 		x->row.cfa_register = (u8)reg;
 		return 0;
 	case 0x0e: x->row.cfa_offset = (i32)take_uleb(b); return 0;
-	case 0x13: x->row.cfa_offset = (i32)(take_sleb(b) * x->e->data_align); return 0;
+	case 0x13: x->row.cfa_offset = (i32)factored(x, (u64)take_sleb(b)); return 0;
 	case 0x0f: /* def_cfa_expression */
 		if (!take_expression(b, at, base, limit, &length, &value))
 			return -1;
@@ -393,20 +399,20 @@ static int instruction(struct interpreter *x, struct pa_bytes *b, u64 at, const 
 		return 0;
 	case 0x11: /* offset_extended_sf */
 		reg = take_uleb(b);
-		set_column(x, reg, COLUMN_OFFSET, take_sleb(b) * x->e->data_align);
+		set_column(x, reg, COLUMN_OFFSET, factored(x, (u64)take_sleb(b)));
 		return 0;
 	case 0x14: /* val_offset */
 		reg = take_uleb(b);
-		set_column(x, reg, COLUMN_VAL_OFFSET, (i64)take_uleb(b) * x->e->data_align);
+		set_column(x, reg, COLUMN_VAL_OFFSET, factored(x, take_uleb(b)));
 		return 0;
 	case 0x15: /* val_offset_sf */
 		reg = take_uleb(b);
-		set_column(x, reg, COLUMN_VAL_OFFSET, take_sleb(b) * x->e->data_align);
+		set_column(x, reg, COLUMN_VAL_OFFSET, factored(x, (u64)take_sleb(b)));
 		return 0;
 	case 0x2e: take_uleb(b); return 0; /* GNU_args_size */
 	case 0x2f: /* GNU_negative_offset_extended */
 		reg = take_uleb(b);
-		set_column(x, reg, COLUMN_OFFSET, -((i64)take_uleb(b) * x->e->data_align));
+		set_column(x, reg, COLUMN_OFFSET, factored(x, 0 - take_uleb(b)));
 		return 0;
 	default: return -1;
 	}
@@ -498,7 +504,7 @@ static int plt_offset(const struct pa_tables *t, u64 at, u32 length, u64 address
 	if (b[0] != 0x77 || b[1] >= 0x40 || b[2] != 0x80 || b[3] != 0 || b[4] != 0x3f || b[5] != 0x1a || b[6] < 0x30 ||
 	    b[6] > 0x4f || b[7] != 0x2a || b[8] < 0x30 || b[8] > 0x4f || b[9] != 0x24 || b[10] != 0x22)
 		return 0;
-	*offset = b[1] + (((address & 15) >= (u64)(b[6] - 0x30)) << (b[8] - 0x30));
+	*offset = (i32)(b[1] + ((u64)((address & 15) >= (u64)(b[6] - 0x30)) << (b[8] - 0x30)));
 	return 1;
 }
 
