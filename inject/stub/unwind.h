@@ -17,8 +17,8 @@
 #define HIDDEN __attribute__((visibility("hidden")))
 #endif
 
-/* Stack memory of the thread that is walked.  [low, high) is known to be readable; beyond it `probe` is
- * asked, page by page.  Reads within are plain loads. */
+/* Stack memory of the thread that is walked.  [low, high), whole pages, is known to be readable; beyond it
+ * `probe` is asked, page by page.  Reads within are plain loads. */
 struct pa_stack {
 	u64 low, high;
 	u64 bias; /* added to an address to get where its bytes are here: 0 in the target itself */
@@ -101,10 +101,10 @@ HIDDEN enum pa_end pa_cfi_step(struct pa_unwinder *u, const struct pa_module *m,
 /* Load one word of the stack; 0 when it can't be read. */
 static inline int stack_word(struct pa_stack *s, u64 address, u64 *out)
 {
+	if (address + 8 < address)
+		return 0;
 	if (address < s->low || address + 8 > s->high) {
 		u64 first = address & ~4095UL, last = (address + 7) & ~4095UL;
-		if (address + 8 < address)
-			return 0;
 		for (u64 page = first; page <= last; page += 4096) {
 			if (page >= s->low && page < s->high)
 				continue;
