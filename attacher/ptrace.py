@@ -194,19 +194,51 @@ class Tracee:
         return int(config.pointer)
 
     def detach(self) -> None:
-        """Let go; the thread goes on at its registers.  Doing it twice is fine."""
+        """Let go; the thread goes on at its registers.  Doing it twice is fine.
+
+        A thread in uninterruptible sleep can't be let go of now: see ``let_go_of_late_stops``.
+        """
         if not self._seized:
             return
         pending = 0
         if not self.stopped:
             # Only a stopped tracee can be detached; an interrupt may still be under way.
             try:
-                stop = self._wait(time.monotonic() + 0.05) or self.interrupt(1.0)
+                stop = self._wait(time.monotonic() + 0.05) or self.interrupt(0.2)
             except ProcessLookupError:
                 self._seized = False
                 return
-            if stop is not None and stop.kind is StopKind.SIGNAL:
+            if stop is None:
+                _late.append(self)
+                return
+            if stop.kind is StopKind.SIGNAL:
                 pending = stop.signal  # it must still be delivered
         self._seized = self.stopped = False
         with contextlib.suppress(ProcessLookupError):  # gone; the kernel has let go of it
             _call(PTRACE_DETACH, self.tid, 0, pending)
+
+    def let_go_late(self) -> bool:
+        """One look at a thread that did not stop in time; whether it is let go of now."""
+        try:
+            stop = self._wait(time.monotonic() - 1)
+        except ProcessLookupError:
+            self._seized = False
+            return True
+        if stop is None:
+            return False
+        self._seized = self.stopped = False
+        with contextlib.suppress(ProcessLookupError):
+            _call(PTRACE_DETACH, self.tid, 0, stop.signal if stop.kind is StopKind.SIGNAL else 0)
+        return True
+
+
+_late: list[Tracee] = []
+
+
+def let_go_of_late_stops() -> None:
+    """Let go of threads that were asked to stop, could not, and have stopped since.
+
+    To be called every now and then while pyattach lives: such a thread would stand still until then.
+    When pyattach ends, the kernel lets go of all of them.
+    """
+    _late[:] = [tracee for tracee in _late if not tracee.let_go_late()]

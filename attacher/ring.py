@@ -79,12 +79,13 @@ class RingReader:
             if length:
                 out.append(self._sample(data, words, at, length))
                 at += length
+                self._stuck = 0
             elif final or self._give_up(at):
                 self.lost_words += 1
                 at += 1
             else:
                 break
-        if at:
+        if at == count:
             self._stuck = 0
         self.tail += at
         return out

@@ -21,6 +21,7 @@ from .leaving import stop_ticks, unload
 from .loading import Loaded, StubLoader
 from .modules import ModuleTable
 from .overhead import HandlerCost
+from .ptrace import let_go_of_late_stops
 from .ring import RingReader
 from .samples import SampleStore
 from .shared import SharedMemory
@@ -200,6 +201,7 @@ class Session:
         return DRAIN_S if duration_s is None else max(0.0, min(DRAIN_S, duration_s - elapsed_s))
 
     def _drain(self) -> None:
+        let_go_of_late_stops()
         if self.shared.renew_lease():
             self.notes.append("pyattach was held up for so long that the sampling paused")
         now = time.monotonic()

@@ -35,7 +35,7 @@ class ThreadTable:
         self._retiring: list[int] = []
         self._gone_cpu_s = 0.0
         self.names: dict[int, Thread] = {}
-        self.without_slot = 0
+        self._without_slot: set[int] = set()
 
     def first_slots(self) -> bytes:
         """The slot table's first contents, as far as they are used: all threads, running ones first."""
@@ -86,7 +86,7 @@ class ThreadTable:
         for tid, stat in stats:
             self.names[tid] = Thread(tid, stat.name)
             if not self._free:
-                self.without_slot += 1
+                self._without_slot.add(tid)
                 continue
             index = self._free.pop()
             self._never_used = min(self._never_used, self._plan.slot_count - 1 - index)
@@ -134,6 +134,11 @@ class ThreadTable:
     def used(self, slots: ctypes.Array[Slot]) -> list[Slot]:
         """The slots that have ever been given to a thread."""
         return slots[: self._plan.slot_count - self._never_used]
+
+    @property
+    def without_slot(self) -> int:
+        """How many threads were found when no slot was free."""
+        return len(self._without_slot)
 
     @property
     def count(self) -> int:

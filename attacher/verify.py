@@ -98,13 +98,13 @@ def remains(before: Snapshot, after: Snapshot, signal: int) -> list[str]:
     out = [
         f"mapping {start:x}-{end:x} {permissions} of {path}"
         for start, (end, permissions, path) in sorted(after.mappings.items())
-        if _MARK in path and start not in before.mappings
+        if _MARK in path and before.mappings.get(start, (0, "", ""))[2] != path
     ]
     out += _changed_protections(before, after)
     out += [
         f"open file {n}: {what}"
         for n, what in sorted(after.fds.items())
-        if _MARK in what and n not in before.fds
+        if _MARK in what and before.fds.get(n) != what
     ]
     bit = 1 << (signal - 1)
     if (before.caught ^ after.caught) & bit or (before.ignored ^ after.ignored) & bit:

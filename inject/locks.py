@@ -49,7 +49,8 @@ def _blocks(image: ElfImage, bias: int, end: int) -> list[Range]:
     for index, value in enumerate(starts):
         if value in marked:
             low = min(ends[starts[index - 1]], value) if index else value
-            high = starts[index + 1] if index + 1 < len(starts) else end - bias
+            # A symbol may stand inside the function: the next one behind it counts.
+            high = next((start for start in starts[index + 1 :] if start >= ends[value]), end - bias)
             out.append((low + bias, high + bias))
     return out
 

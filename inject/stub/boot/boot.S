@@ -5,7 +5,8 @@
  * depends on pyattach: all the thread's registers and its signal mask are in the data block, its stack
  * is never touched (nor its red zone), and every way through here ends at boot_leave.
  *
- * rbx = mail page, ebp = memfd, r12 = deadline, r13 = looks left, r14 = boot area
+ * rbx = mail page, ebp = memfd, r12 = deadline, r13 = looks left, r14 = boot area,
+ * r15 = bytes mapped from the mail page on
  */
 #include "boot.h"
 
@@ -56,6 +57,7 @@ boot_entry:
 	cmp D(D_MAIL), %rax
 	jne wrong_mail
 	mov %rax, %rbx
+	mov $MAIL_SIZE, %r15d
 
 	lea D(D_NAME), %rdi
 	mov D(D_MEMFD_FLAGS), %esi
@@ -115,6 +117,7 @@ go:
 	lea MAIL_SIZE(%rbx), %r14
 	cmp %r14, %rax
 	jne finish
+	add $BOOT_SIZE, %r15d
 	lea BOOT_SIZE(%r14), %rdi
 	mov $LOADER_SIZE, %esi
 	mov $PROT_RX, %edx
@@ -127,6 +130,7 @@ go:
 	lea BOOT_SIZE(%r14), %rcx
 	cmp %rcx, %rax
 	jne finish
+	add $LOADER_SIZE, %r15d
 
 	/* loader(args, memfd) on a stack of our own, with the flags the ABI promises. */
 	mov %rcx, %rsp
@@ -146,7 +150,7 @@ finish:
 	/* From here on nothing changes the flags: mov, lea and syscall only. */
 	mov D(D_RSP), %rsp
 	mov %rbx, %rdi
-	mov $(MAIL_SIZE + BOOT_SIZE + LOADER_SIZE), %esi
+	mov %r15, %rsi
 	mov $SYS_munmap, %eax
 	syscall
 
