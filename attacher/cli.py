@@ -112,7 +112,7 @@ def chosen_pid(arguments: argparse.Namespace) -> int:
         raise UsageError(
             "no pid given" if not words else "give the pid once, as PID or as -p PID", "try: pyattach --help"
         )
-    if not words[0].isdecimal() or int(words[0]) == 0:
+    if not words[0].isdecimal() or len(words[0]) > 10 or int(words[0]) == 0:
         raise UsageError(f"{words[0]!r} is no process id", "see `pgrep -a NAME` for the pids there are")
     return int(words[0])
 
@@ -126,6 +126,8 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # nohup
             self._before[number] = signal.signal(number, self._on_signal)
         return self
 

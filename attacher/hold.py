@@ -12,7 +12,7 @@ from ..inject.arch import x86_64 as arch
 from ..inject.locks import LIMIT_BYTES, LockZones
 from ..symbols.maps import Maps
 from . import procfs
-from .ptrace import StopKind, Tracee
+from .ptrace import StopKind, Tracee, let_go_of_late_stops
 from .target import TargetProcess
 
 STOP_DEADLINE_S = 0.25
@@ -39,9 +39,17 @@ class Held:
         return self._tracee.tid
 
     def signal_pending(self) -> bool:
+        if not self._tracee.signals_queued():
+            return False
         status = procfs.read_status(self._target.pid, self.tid)
         pending = int(status.get("SigPnd", "0"), 16) | int(status.get("ShdPnd", "0"), 16)
         return bool(pending & ~self.signal_mask)
+
+    def interrupted_by_a_signal(self) -> bool:
+        """Whether a signal waits that will end the system call the thread stopped in: only the kernel
+        knows whether the call is begun again after the signal's handler."""
+        in_call = arch.signed(self.registers["orig_rax"]) >= 0 and arch.signed(self.registers["rax"]) < 0
+        return in_call and self.signal_pending()
 
     def in_restartable_sequence(self) -> bool:
         """Whether the thread stands inside a critical section that the kernel restarts (man rseq).
@@ -88,7 +96,7 @@ def candidates(target: TargetProcess) -> list[Candidate]:
             if blocked is None:
                 rank = 1
             elif blocked.syscall in arch.GOES_ON:
-                rank = 0 if blocked.syscall not in arch.BEGIN_ANEW else 2
+                rank = 2 if blocked.syscall in arch.BEGIN_ANEW | arch.WAITS_FOR_SIGNALS else 0
             else:
                 rank = 3
             out.append(Candidate(tid, rank, blocked))
@@ -156,7 +164,8 @@ def _stopped(target: TargetProcess, tid: int) -> Iterator[Held | None]:
                 f"let it go on first: kill -CONT {target.pid}",
             )
         held = Held(target, tracee, asked_ns)
-        yield None if held.in_restartable_sequence() else held
+        usable = not held.in_restartable_sequence() and not held.interrupted_by_a_signal()
+        yield held if usable else None
 
 
 @contextlib.contextmanager
@@ -167,6 +176,7 @@ def hold_any(target: TargetProcess) -> Iterator[Held]:
     """
     deadline = time.monotonic() + SEARCH_DEADLINE_S
     while time.monotonic() < deadline:
+        let_go_of_late_stops()
         threads = candidates(target)
         if not threads:
             raise ProcessLookupError(f"process {target.pid} is gone")
@@ -203,6 +213,7 @@ def hold_clean(
     deadline = start + deadline_s
     pause_s = 0.001
     while True:
+        let_go_of_late_stops()
         maps, threads = target.maps(), candidates(target)
         main = next((c for c in threads if c.tid == target.pid), None)
         if main is None:

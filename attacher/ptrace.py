@@ -30,6 +30,8 @@ PTRACE_DETACH = 17
 PTRACE_GETEVENTMSG = 0x4201
 PTRACE_SEIZE = 0x4206
 PTRACE_INTERRUPT = 0x4207
+PTRACE_PEEKSIGINFO = 0x4209
+PTRACE_PEEKSIGINFO_SHARED = 1
 PTRACE_GETSIGMASK = 0x420A
 PTRACE_GET_RSEQ_CONFIGURATION = 0x420F
 
@@ -182,6 +184,16 @@ class Tracee:
         mask = ctypes.c_uint64()
         _call(PTRACE_GETSIGMASK, self.tid, 8, ctypes.addressof(mask))
         return mask.value
+
+    def signals_queued(self) -> bool:
+        """Whether any signal waits for the thread or its process, blocked or not."""
+        for flags in (0, PTRACE_PEEKSIGINFO_SHARED):
+            question = ctypes.create_string_buffer(struct.pack("=QIi", 0, flags, 1))
+            answer = ctypes.create_string_buffer(128)  # siginfo_t
+            places = ctypes.addressof(question), ctypes.addressof(answer)
+            if _call(PTRACE_PEEKSIGINFO, self.tid, *places) > 0:
+                return True
+        return False
 
     def rseq_area(self) -> int:
         """Address of the thread's ``struct rseq``; 0 when it has none or the kernel can't say."""

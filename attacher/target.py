@@ -12,7 +12,7 @@ from pathlib import Path
 from ..errors import AlreadyTraced, NoPermission, NoSuchTarget, UnsupportedTarget
 from ..symbols.maps import Maps, parse_maps
 from . import procfs
-from .ptrace import Tracee
+from .ptrace import Tracee, let_go_of_late_stops
 
 _PF_KTHREAD = 0x00200000
 _LOOK_S = 0.02
@@ -107,6 +107,7 @@ class TargetProcess:
         left = set(tids)
         looked_from = time.monotonic()
         while left and time.monotonic() - looked_from < deadline_s:
+            let_go_of_late_stops()
             for tid in sorted(left):
                 use_ptrace = time.monotonic() - looked_from > _LOOK_S
                 if self._seen_outside(tid, ranges, use_ptrace):

@@ -17,7 +17,7 @@ from support import requires
 from test_attach_run import Folded, Spawn, attach, cpu_time_s, modules_by_self, pyattach, wait_for
 
 BENCHMARK_DEADLINE_S = 60
-SPLIT_S = 20
+SPLIT_S = 40
 POINTS = 3.0
 
 
@@ -166,14 +166,10 @@ def split_shares(spawn: Spawn, folded: Path) -> dict[int, float]:
 
 @pytest.mark.timeout(180)
 def test_shares_are_right(spawn: Spawn, tmp_path: Path) -> None:
-    """About 1980 samples have a standard deviation of one point at 70%: right ones are out of bounds
-    once in two hundred runs, twice in a row once in ten thousands.  Hence a second try."""
-    seen = []
-    for _ in range(2):
-        seen.append(split_shares(spawn, tmp_path / "o.folded"))
-        if all(abs(share - name) <= POINTS for name, share in seen[-1].items()):
-            return
-    pytest.fail(f"shares are off by more than {POINTS} points, twice: {seen}")
+    """4000 samples have a standard deviation of 0.7 points at 70%: right ones are out of bounds once in
+    fifty thousand runs."""
+    seen = split_shares(spawn, tmp_path / "o.folded")
+    assert all(abs(share - name) <= POINTS for name, share in seen.items()), seen
 
 
 def test_the_rate_is_what_was_asked_for(spawn: Spawn, tmp_path: Path) -> None:

@@ -27,6 +27,10 @@ def driver() -> Path:
         pytest.param("refused", id="the real loader refuses a command"),
         pytest.param("neighbour", id="the target maps something close by, nobody comes"),
         pytest.param("crowded", id="the target maps something close by, served"),
+        pytest.param(
+            "squeezed",
+            id="the same on an old kernel",
+        ),
     ],
 )
 def test_the_thread_comes_back_as_it_was(driver: Path, mode: str) -> None:

@@ -28,6 +28,10 @@ GOES_ON = frozenset(
     {0, 7, 23, 34, 35, 43, 45, 47, 61, 130, 202, 219, 230, 232, 247, 270, 271, 281, 288, 299, 441}
 )
 
+# Calls that are waited in for a signal's handler: one that comes while the thread is borrowed, its signals
+# blocked, would not end them.  Such a thread is taken last.
+WAITS_FOR_SIGNALS = frozenset({34, 130, 270, 271})  # pause, rt_sigsuspend, pselect6, ppoll
+
 CODE_PADDING = b"\x00"
 
 

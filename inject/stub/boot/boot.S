@@ -5,8 +5,7 @@
  * depends on pyattach: all the thread's registers and its signal mask are in the data block, its stack
  * is never touched (nor its red zone), and every way through here ends at boot_leave.
  *
- * rbx = mail page, ebp = memfd, r12 = deadline, r13 = looks left, r14 = boot area,
- * r15 = bytes mapped from the mail page on
+ * rbx = mail page, ebp = memfd, r12 = deadline, r13 = looks left, r14 = boot area
  */
 #include "boot.h"
 
@@ -24,8 +23,9 @@
 #define PROT_RW 3
 #define PROT_RX 5
 #define ANON_AT 0x100022   /* MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE */
-#define SHARED_AT 0x100001 /* MAP_SHARED | MAP_FIXED_NOREPLACE */
-#define PRIVATE_AT 0x100002
+#define SHARED_AT 0x11     /* MAP_SHARED | MAP_FIXED, over pages of our own */
+#define PRIVATE_AT 0x12    /* MAP_PRIVATE | MAP_FIXED */
+#define AREA_SIZE (MAIL_SIZE + BOOT_SIZE + LOADER_SIZE)
 
 #define D(field) (boot_data + field)(%rip)
 
@@ -44,10 +44,10 @@ boot_entry:
 	mov $8, %r10d
 	syscall
 
-	/* The mail page, just where pyattach looks for it.  Kernels before 4.17 take the address as a
-	 * hint and may answer with another: give that back and leave. */
+	/* The whole area, its mail page just where pyattach looks for it.  Kernels before 4.17 take the
+	 * address as a hint and may answer with another: give that back and leave. */
 	mov D(D_MAIL), %rdi
-	mov $MAIL_SIZE, %esi
+	mov $AREA_SIZE, %esi
 	mov $PROT_RW, %edx
 	mov $ANON_AT, %r10d
 	mov $-1, %r8
@@ -57,7 +57,6 @@ boot_entry:
 	cmp D(D_MAIL), %rax
 	jne wrong_mail
 	mov %rax, %rbx
-	mov $MAIL_SIZE, %r15d
 
 	lea D(D_NAME), %rdi
 	mov D(D_MEMFD_FLAGS), %esi
@@ -117,7 +116,6 @@ go:
 	lea MAIL_SIZE(%rbx), %r14
 	cmp %r14, %rax
 	jne finish
-	add $BOOT_SIZE, %r15d
 	lea BOOT_SIZE(%r14), %rdi
 	mov $LOADER_SIZE, %esi
 	mov $PROT_RX, %edx
@@ -130,7 +128,6 @@ go:
 	lea BOOT_SIZE(%r14), %rcx
 	cmp %rcx, %rax
 	jne finish
-	add $LOADER_SIZE, %r15d
 
 	/* loader(args, memfd) on a stack of our own, with the flags the ABI promises. */
 	mov %rcx, %rsp
@@ -150,7 +147,7 @@ finish:
 	/* From here on nothing changes the flags: mov, lea and syscall only. */
 	mov D(D_RSP), %rsp
 	mov %rbx, %rdi
-	mov %r15, %rsi
+	mov $AREA_SIZE, %esi
 	mov $SYS_munmap, %eax
 	syscall
 
@@ -184,7 +181,7 @@ wrong_mail:
 	cmp $-4096, %rax
 	ja 1f
 	mov %rax, %rdi
-	mov $MAIL_SIZE, %esi
+	mov $AREA_SIZE, %esi
 	mov $SYS_munmap, %eax
 	syscall
 1:	mov D(D_RFLAGS), %eax

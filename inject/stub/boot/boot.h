@@ -2,7 +2,8 @@
  *
  *   in the target, at an address pyattach picked in a gap of its maps:
  *
- *   mail                  one private page; boot.S writes, pyattach reads
+ *   mail                  one private page; boot.S writes, pyattach reads (all that follows is
+ *                         reserved with it, so that nothing of the target's can get in between)
  *     +0   the nonce, once the rest is valid
  *     +8   the memfd's number in the target, or a negative error
  *     +16  CLOCK_MONOTONIC when boot.S was ready for pyattach, ns
