@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gc
 import time
 from collections.abc import Iterator
 
@@ -150,9 +151,21 @@ def _stack_is_clean(
 
 
 @contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep Python from collecting garbage just while a thread waits for us."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@contextlib.contextmanager
 def _stopped(target: TargetProcess, tid: int) -> Iterator[Held | None]:
     """The thread, stopped; None when it can't be used.  Let go of when the block is left."""
-    with Tracee(tid) as tracee:
+    with _no_collection(), Tracee(tid) as tracee:
         asked_ns = time.monotonic_ns()
         stop = tracee.interrupt(STOP_DEADLINE_S)
         if stop is None:

@@ -127,7 +127,9 @@ class Borrowing:
         self.args = args
         self.boot_offset = len(front)
         self._nonce = secrets.randbits(63) | 1
-        self._front, self._behind = front, behind
+        self._front = front
+        self._pieces = [(offset, data) for offset, data in behind if data]
+        boot_code(), loader_code()  # read from disk before anything waits for them
         self._file_size = self.boot_offset + BOOT_SIZE + LOADER_SIZE + size
         self._name = MEMFD_PREFIX + f"{self._nonce:016x}".encode()
         self._cave = find_cave(target, boot_size())
@@ -228,7 +230,7 @@ class Borrowing:
                 self.args.path = _path_of_its_own(number, self._nonce).encode()
             os.pwrite(memfd, self._front + bytes(self.args), 0)
             os.pwrite(memfd, loader_code(), self.boot_offset + BOOT_SIZE)
-            for offset, data in self._behind:
+            for offset, data in self._pieces:
                 os.pwrite(memfd, data, self.boot_offset + BOOT_SIZE + LOADER_SIZE + offset)
             os.ftruncate(memfd, self._file_size)
         except BaseException:
