@@ -212,7 +212,7 @@ class Tracee:
         """
         if not self._seized:
             return
-        pending = 0
+        stop = None
         if not self.stopped:
             # Only a stopped tracee can be detached; an interrupt may still be under way.
             try:
@@ -223,11 +223,7 @@ class Tracee:
             if stop is None:
                 _late.append(self)
                 return
-            if stop.kind is StopKind.SIGNAL:
-                pending = stop.signal  # it must still be delivered
-        self._seized = self.stopped = False
-        with contextlib.suppress(ProcessLookupError):  # gone; the kernel has let go of it
-            _call(PTRACE_DETACH, self.tid, 0, pending)
+        self._let_go(stop)
 
     def let_go_late(self) -> bool:
         """One look at a thread that did not stop in time; whether it is let go of now."""
@@ -238,10 +234,15 @@ class Tracee:
             return True
         if stop is None:
             return False
-        self._seized = self.stopped = False
-        with contextlib.suppress(ProcessLookupError):
-            _call(PTRACE_DETACH, self.tid, 0, stop.signal if stop.kind is StopKind.SIGNAL else 0)
+        self._let_go(stop)
         return True
+
+    def _let_go(self, stop: Stop | None) -> None:
+        """Detach a stopped thread; a signal it was stopped for must still be delivered."""
+        pending = stop.signal if stop is not None and stop.kind is StopKind.SIGNAL else 0
+        self._seized = self.stopped = False
+        with contextlib.suppress(ProcessLookupError):  # gone; the kernel has let go of it
+            _call(PTRACE_DETACH, self.tid, 0, pending)
 
 
 _late: list[Tracee] = []

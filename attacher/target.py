@@ -16,7 +16,6 @@ from .ptrace import Tracee, let_go_of_late_stops
 
 _PF_KTHREAD = 0x00200000
 _LOOK_S = 0.02
-_CPU_ENOUGH_NS = 2_000_000
 
 Range = tuple[int, int]
 

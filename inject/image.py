@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import PyattachError
 from ..symbols.elf import ElfImage
-from .layout import MAGIC, VERSION, Abi, Control, RecordHead, Slot
+from .layout import BOOT_DATA_SIZE, LOADER_SIZE, MAGIC, VERSION, Abi, Control, RecordHead, Slot
 
 _HERE = Path(__file__).parent
 _PAGE = 4096
@@ -61,16 +61,12 @@ def _artifact(name: str) -> bytes:
 @functools.cache
 def boot_code() -> bytes:
     """``_boot.bin`` without its data block."""
-    from .layout import BOOT_DATA_SIZE
-
     return _artifact("_boot.bin")[BOOT_DATA_SIZE:]
 
 
 @functools.cache
 def loader_code() -> bytes:
     """``_loader.bin``: position-independent bytes, entered at the first."""
-    from .layout import LOADER_SIZE
-
     code = _artifact("_loader.bin")
     if len(code) > LOADER_SIZE:
         raise PyattachError(f"_loader.bin has {len(code)} bytes, more than the {LOADER_SIZE} mapped for it")

@@ -32,8 +32,6 @@ GOES_ON = frozenset(
 # blocked, would not end them.  Such a thread is taken last.
 WAITS_FOR_SIGNALS = frozenset({34, 130, 270, 271})  # pause, rt_sigsuspend, pselect6, ppoll
 
-CODE_PADDING = b"\x00"
-
 
 def signed(value: int) -> int:
     """A register's value read as a signed 64-bit number."""
