@@ -108,7 +108,7 @@ def test_a_second_signal_skips_the_report_but_not_the_detach(spawn: Spawn, files
 
 def test_a_signal_while_attaching_still_detaches(spawn: Spawn, files: Files) -> None:
     with spawn("split") as target, pyattach(target.pid, *files.arguments) as run:
-        run.wait_until("something of ours is there", lambda: "pyattach" in maps_text(target.pid))
+        run.wait_until("something of ours is there", lambda: MARK in maps_text(target.pid))
         run.tell(signal.SIGTERM)
         run.finish(None)
         assert run.process.returncode in (0, 5)  # ended before the first tick, or not

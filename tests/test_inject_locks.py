@@ -6,6 +6,7 @@ import ctypes
 import io
 import itertools
 import os
+import platform
 import struct
 from collections.abc import Iterator
 
@@ -141,7 +142,10 @@ def surveyed() -> Iterator[tuple[LockZones, locks.LoaderCalls | None, Maps]]:
 
 
 def address_of(name: str) -> int:
-    address = ctypes.cast(getattr(ctypes.CDLL(None), name), ctypes.c_void_p).value
+    """Of the C library's own function: asked for in all, an executable at a fixed address (as Debian's
+    Python is) answers with its PLT entry for it."""
+    libc = ctypes.CDLL("libc.so.6" if platform.libc_ver()[0] == "glibc" else None)
+    address = ctypes.cast(getattr(libc, name), ctypes.c_void_p).value
     assert address
     return address
 
