@@ -89,6 +89,7 @@ class StubLoader:
         # An exact lease follows when the offset of the target's clock is known.
         control = self._plan.control(secrets.randbits(64), time.monotonic_ns() + LEASE_NS)
         control.post_seq = 1
+        control.slots_used = threads.slots_used
         loading = Loading(
             self._target, self._plan, self._calls, control, slots, self._modules, by_dlopen=by_dlopen
         )

@@ -215,7 +215,7 @@ class Session:
             self._expired_seen = self.shared.control.expired
             posted = self.threads.rearm_expired(self.shared.slots) or posted
         if posted:
-            self.shared.posted()
+            self.shared.posted(self.threads.slots_used)
         self._follow_maps()
         self._read_ring()
         if sweep:

@@ -32,8 +32,9 @@ class SharedMemory:
         self.control.lease_until_ns = now_ns + LEASE_NS
         return lapsed
 
-    def posted(self) -> None:
-        """Tell handlers that slots have changed."""
+    def posted(self, slots_used: int) -> None:
+        """Tell handlers that slots have changed, and which have been used so far."""
+        self.control.slots_used = slots_used
         self.control.post_seq = (self.control.post_seq + 1) & 0xFFFFFFFF
 
     def modules_moved(self) -> None:

@@ -133,7 +133,12 @@ class ThreadTable:
 
     def used(self, slots: ctypes.Array[Slot]) -> list[Slot]:
         """The slots that have ever been given to a thread."""
-        return slots[: self._plan.slot_count - self._never_used]
+        return slots[: self.slots_used]
+
+    @property
+    def slots_used(self) -> int:
+        """Slots from this one on have never been given to a thread."""
+        return self._plan.slot_count - self._never_used
 
     @property
     def without_slot(self) -> int:

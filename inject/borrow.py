@@ -69,6 +69,11 @@ def boot_size() -> int:
     return BOOT_DATA_SIZE + len(boot_code())
 
 
+@functools.cache
+def _libc() -> ctypes.CDLL:
+    return ctypes.CDLL(None)
+
+
 def _memfd_flags() -> int:
     """MFD_EXEC must be said from kernel 6.3 on and is unknown before (man memfd_create)."""
     found = re.match(r"(\d+)\.(\d+)", platform.release())
@@ -76,10 +81,15 @@ def _memfd_flags() -> int:
     return _MFD_CLOEXEC | (_MFD_EXEC if version >= (6, 3) else 0)
 
 
+def _processor() -> int:
+    """The processor this thread runs on."""
+    return int(_libc().sched_getcpu())
+
+
 @functools.cache
 def _sleep_precisely() -> None:
     """Let this thread's short sleeps end when asked and not 50 us later (man prctl, PR_SET_TIMERSLACK)."""
-    ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
+    _libc().prctl(_PR_SET_TIMERSLACK, 1, 0, 0, 0)
 
 
 def _path_of_its_own(number: int, nonce: int) -> str:
@@ -183,7 +193,7 @@ class Borrowing:
         with contextlib.suppress(OSError):
             before_ip = self.target.read(registers["rip"] - 2, 2)
         resume = arch.resume_registers(registers, before_ip, held.signal_pending)
-        return arch.boot_data(resume, held.signal_mask, self._settings) + boot_code()
+        return arch.boot_data(resume, held.signal_mask, self._settings, _processor()) + boot_code()
 
     def _serve(self, held: HeldThread) -> Borrowed:
         number, ready_ns = self._wait_for_mail()

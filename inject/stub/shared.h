@@ -91,7 +91,8 @@ struct pa_control {
 	u32 state;          /* enum pa_state; the stub too sets STOP */
 	u32 post_seq;       /* moved on after slots were set to WANTED or RETIRE */
 	u32 modules_seq;    /* its lowest bit says which module table is in use */
-	u32 pad2[9];
+	u32 slots_used;     /* slots from this one on have never been given to a thread */
+	u32 pad2[8];
 
 	/* Written by handlers. */
 	u64 head; /* words reserved */

@@ -38,15 +38,24 @@ static void arm(struct pa_control *c, struct pa_slot *slot, u32 index)
 	__atomic_store_n(&slot->state, PA_SLOT_FAILED, __ATOMIC_RELEASE);
 }
 
+/* Memory of slots beyond was never touched, and is not to be. */
+static u32 slots_used(const struct pa_control *c)
+{
+	u32 used = __atomic_load_n(&c->slots_used, __ATOMIC_ACQUIRE);
+	return used < c->slot_count ? used : c->slot_count;
+}
+
 void timers_serve(struct pa_control *c, u32 limit)
 {
 	u32 seq = __atomic_load_n(&c->post_seq, __ATOMIC_ACQUIRE), done = 0, index = 0;
+	u32 used;
 	if (seq == __atomic_load_n(&c->seen_seq, __ATOMIC_RELAXED))
 		return;
 	/* Tried, never waited for: whoever holds it does the work. */
 	if (__atomic_exchange_n(&c->arming, 1, __ATOMIC_ACQUIRE))
 		return;
-	for (; index < c->slot_count && done < limit; index++) {
+	used = slots_used(c);
+	for (; index < used && done < limit; index++) {
 		struct pa_slot *slot = slot_at(c, index);
 		u32 state = __atomic_load_n(&slot->state, __ATOMIC_ACQUIRE);
 		if (state == PA_SLOT_WANTED) {
@@ -58,7 +67,7 @@ void timers_serve(struct pa_control *c, u32 limit)
 			done++;
 		}
 	}
-	if (index == c->slot_count)
+	if (index == used)
 		__atomic_store_n(&c->seen_seq, seq, __ATOMIC_RELAXED);
 	__atomic_store_n(&c->arming, 0, __ATOMIC_RELEASE);
 }
@@ -73,8 +82,8 @@ void timer_disarm(struct pa_slot *slot, u32 state)
 
 u32 timers_delete_all(struct pa_control *c)
 {
-	u32 count = 0;
-	for (u32 index = 0; index < c->slot_count; index++) {
+	u32 count = 0, used = slots_used(c);
+	for (u32 index = 0; index < used; index++) {
 		struct pa_slot *slot = slot_at(c, index);
 		if (slot->timer_plus_1)
 			count++;
