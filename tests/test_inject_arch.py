@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from pyattach.inject.arch import x86_64 as arch
-from pyattach.inject.layout import BOOT_DATA_SIZE
 
 MASK = (1 << 64) - 1
 IP = 0x7F00_0000_1002
