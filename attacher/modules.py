@@ -5,12 +5,22 @@ from __future__ import annotations
 import array
 import ctypes
 import dataclasses
+from collections.abc import Iterator
 
 from ..errors import MalformedInput
-from ..inject.layout import MODULE_OWN_INDEX, MODULES, IndexEntry, Module, Modules
+from ..inject.layout import (
+    MODULE_CHANGES_STACKS,
+    MODULE_OWN_INDEX,
+    MODULE_ROOT,
+    MODULES,
+    IndexEntry,
+    Module,
+    Modules,
+)
 from ..inject.region import INDEX_BYTES, RegionPlan
 from ..symbols.ehframe import list_fdes, search_table
 from ..symbols.elf import ElfImage, load_bias
+from ..symbols.golang import first_functions, is_go
 from ..symbols.maps import Mapping, Maps
 from ..symbols.resolver import Resolver
 from .target import TargetProcess
@@ -19,11 +29,18 @@ from .target import TargetProcess
 @dataclasses.dataclass(frozen=True, slots=True)
 class Tables:
     """Where the tables of one mapping lie: an address in the target, or, with ``own``, an offset into
-    the shared region; size in bytes (0: it has none)."""
+    the shared region; size in bytes (0: it has none).  ``roots`` are its functions at which a walk ends,
+    [start, end) in the target."""
 
     address: int
     size: int
     own: bool = False
+    changes_stacks: bool = False
+    roots: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def flags(self) -> int:
+        return (MODULE_OWN_INDEX if self.own else 0) | (MODULE_CHANGES_STACKS if self.changes_stacks else 0)
 
 
 class ModuleTable:
@@ -64,15 +81,10 @@ class ModuleTable:
 
     def _build(self, maps: Maps) -> bytes:
         mappings = [m for m in maps.executable() if m.path != "[vsyscall]"]
-        self.left_out = max(0, len(mappings) - MODULES)
-        mappings = mappings[:MODULES]
-        modules = (Module * len(mappings))()
-        for entry, mapping in zip(modules, mappings, strict=True):
-            tables = self._tables(mapping)
-            entry.start, entry.end = mapping.start, mapping.end
-            entry.table, entry.table_size = tables.address, tables.size
-            entry.flags = MODULE_OWN_INDEX if tables.own else 0
-        return len(mappings).to_bytes(16, "little") + bytes(modules)
+        ranges = [entry for mapping in mappings for entry in _ranges(mapping, self._tables(mapping))]
+        self.left_out = max(0, len(ranges) - MODULES)
+        ranges = ranges[:MODULES]
+        return len(ranges).to_bytes(16, "little") + b"".join(map(bytes, ranges))
 
     def _tables(self, mapping: Mapping) -> Tables:
         key = (mapping.start, mapping.end, mapping.path, mapping.inode)
@@ -88,6 +100,13 @@ class ModuleTable:
         if image is None:
             return Tables(0, 0)
         bias = load_bias(mapping, image)
+        tables = self._find_tables(image, bias)
+        if not is_go(image):
+            return tables
+        roots = tuple((start + bias, end + bias) for start, end in first_functions(image))
+        return dataclasses.replace(tables, changes_stacks=True, roots=roots)
+
+    def _find_tables(self, image: ElfImage, bias: int) -> Tables:
         if image.eh_frame_hdr is not None:
             head = self._target.read(image.eh_frame_hdr.vaddr + bias, 4)
             table = search_table(image, head)
@@ -105,3 +124,20 @@ class ModuleTable:
             self._index.append((start + bias) & 0xFFFF_FFFF_FFFF_FFFF)
             self._index.append((fde + bias) & 0xFFFF_FFFF_FFFF_FFFF)
         return Tables(offset, size, own=True)
+
+
+def _ranges(mapping: Mapping, tables: Tables) -> Iterator[Module]:
+    """The mapping's entries: whole, or the parts between the functions at which walks end, and these."""
+    at = mapping.start
+    for start, end in tables.roots:
+        if at <= start < end <= mapping.end:
+            if at < start:
+                yield _entry(at, start, tables, tables.flags)
+            yield _entry(start, end, tables, tables.flags | MODULE_ROOT)
+            at = end
+    if at < mapping.end:
+        yield _entry(at, mapping.end, tables, tables.flags)
+
+
+def _entry(start: int, end: int, tables: Tables, flags: int) -> Module:
+    return Module(start=start, end=end, table=tables.address, table_size=tables.size, flags=flags)

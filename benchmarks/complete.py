@@ -41,11 +41,12 @@ from pyattach.symbols.maps import Maps
 
 GOAL_PERCENT = 99.5
 SHUFFLES = 20
+NOISE_FACTOR = 2.0
 RATE_HZ = 997.0
 START_DEADLINE_S = 30.0
 WARM_UP_S = 0.7
 ROOTS = re.compile(
-    r"\[(entry|clone)\]|(_start|(__)?clone3?|start_thread|thread_start|runtime\.(goexit|mstart|rt0_go|clone)|_rt0_amd64_linux)\b.*"
+    r"\[(entry|clone)\]|(_start|(__)?clone3?|start_thread|thread_start|runtime\.(goexit|mstart|mcall|rt0_go|clone)|_rt0_amd64_linux)\b.*"
 )
 """Functions that a thread, or a goroutine, begins in.  The program's entry point, and libc's code that calls
 a thread's function and then exits, have names only where there are symbols."""
@@ -506,7 +507,9 @@ def distance(ours: collections.Counter[str], theirs: collections.Counter[str]) -
     found = apart([ours[name] for name in names], [theirs[name] for name in names])
     by_size = sorted(names, key=lambda name: -abs(ours[name] / n - theirs[name] / m))
     worst = ", ".join(f"{name} {ours[name] / n:.1%} {theirs[name] / m:.1%}" for name in by_size[:4])
-    return f"{found:.3f} ({statistics.mean(chance):.3f}; {m:,})", worst
+    noise = statistics.mean(chance)
+    verdict = "agrees" if found < NOISE_FACTOR * noise else "DIFFERS"
+    return f"{found:.3f} ({noise:.3f}; {m:,}) {verdict}", worst
 
 
 def entry_point(pid: int) -> int:
@@ -623,7 +626,8 @@ def main() -> None:
             print(f"{name}: {found[name].complete_percent:.2f}%", flush=True)
     print(
         f"\ncomplete and at root: percent of samples; goal {GOAL_PERCENT:g}% complete.  handler: ns a sample."
-        "\nhits: of the rules' cache, percent.  perf: distance of functions' shares (noise; perf's samples)\n"
+        "\nhits: of the rules' cache, percent.  perf: distance of functions' shares (noise; perf's samples), and"
+        f"\nwhether it is below {NOISE_FACTOR:g} times the noise\n"
     )
     head = ["program", "samples", "complete", "at root", "depth", "handler", "hits", "goal", "perf"]
     table(head, rows)

@@ -145,6 +145,8 @@ class Slot(ctypes.Structure):
 MODULES = 1024
 NO_VM_READ = 1
 MODULE_OWN_INDEX = 1
+MODULE_ROOT = 2
+MODULE_CHANGES_STACKS = 4
 
 
 class Module(ctypes.Structure):

@@ -164,14 +164,22 @@ class ElfImage:
         """Address (before relocation) and content of the first section called ``name``; None if there is
         none, or it has more than ``limit`` bytes."""
         with self._faults_are_malformed():
-            if self._names_section >= len(self._sections):
-                return None
-            table = self._sections[self._names_section]
-            names = StringTable(self._stream, table.offset, min(table.size, self._file_size - table.offset))
-            for section in self._sections:
-                if section.size <= limit and names.get(section.name_at) == name:
-                    return section.vaddr, self._read(section.offset, section.size)
-        return None
+            section = next((s for s in self._named(name) if s.size <= limit), None)
+            return None if section is None else (section.vaddr, self._read(section.offset, section.size))
+
+    def has_section(self, name: bytes) -> bool:
+        """Whether there is a section called ``name``."""
+        with self._faults_are_malformed():
+            return next(self._named(name), None) is not None
+
+    def _named(self, name: bytes) -> Iterator[_Section]:
+        if self._names_section >= len(self._sections):
+            return
+        table = self._sections[self._names_section]
+        names = StringTable(self._stream, table.offset, min(table.size, self._file_size - table.offset))
+        for section in self._sections:
+            if names.get(section.name_at) == name:
+                yield section
 
     def segment_of_offset(self, file_offset: int, *, executable: bool = True) -> Segment | None:
         """The segment that byte of the file is loaded by.

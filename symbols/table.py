@@ -7,7 +7,7 @@ import dataclasses
 import io
 import itertools
 from array import array
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import BinaryIO
 
 STT_NOTYPE, STT_FUNC, STT_TLS, STT_GNU_IFUNC = 0, 2, 6, 10
@@ -16,6 +16,7 @@ _STB_LOCAL, _STB_GLOBAL, _STB_WEAK, _STB_GNU_UNIQUE = 0, 1, 2, 10
 _LAST_ADDRESS = 2**64 - 1
 _NAME_LIMIT = 65_536  # bytes; no compiler gets there
 _NAME_CHUNK = 256  # bytes; holds nearly every name
+_SEARCHED_LIMIT = 64 << 20  # bytes of names that a search by name reads
 _ALIASES_LOOKED_AT = 64  # bounds the names read for one address
 _STEPS_BACK = 256  # bounds the search for a symbol that encloses others
 
@@ -48,6 +49,15 @@ class StringTable:
         if len(name) == _NAME_CHUNK and b"\0" not in name:
             name = self._read(index, _NAME_LIMIT)
         return name.partition(b"\0")[0]
+
+    def places(self, name: bytes) -> list[int]:
+        """Where in the section this whole name stands: what ``get`` would answer with it for."""
+        content, sought = b"\0" + self._read(0, _SEARCHED_LIMIT), b"\0" + name + b"\0"
+        found, at = [], content.find(sought)
+        while at >= 0:
+            found.append(at)
+            at = content.find(sought, at + 1)
+        return found
 
     def _read(self, index: int, limit: int) -> bytes:
         length = min(limit, self._size - index)
@@ -189,6 +199,19 @@ class SymbolTable:
             if self._ends[position] > vaddr:
                 return self._best_alias(self._values[position], position, vaddr)
         return None
+
+    def named(self, names: Collection[bytes]) -> list[Symbol]:
+        """All symbols with one of these names, by address."""
+        wanted = [
+            {place: name for name in names for place in strings.places(name)} for strings in self._strings
+        ]
+        if not any(wanted):
+            return []
+        return [
+            Symbol(wanted[table][name], self._values[index], self._sizes[index], self._infos[index] & 0xF)
+            for index, (table, name) in enumerate(zip(self._tables, self._names, strict=True))
+            if name in wanted[table]
+        ]
 
     def _best_alias(self, value: int, last: int, vaddr: int) -> Symbol:
         first = bisect.bisect_left(self._values, value, 0, last + 1)

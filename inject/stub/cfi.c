@@ -11,6 +11,7 @@
 #define EXPRESSION_BYTES 64
 #define REMEMBERED 6
 #define INSTRUCTIONS 4096
+#define SEARCH_BYTES 512 /* of a search table, read at once */
 
 enum {
 	DW_EH_PE_absptr = 0x00,
@@ -210,16 +211,28 @@ static int read_fde(const struct pa_tables *t, u64 at, struct entry *e)
 /* The last entry of the sorted table at `table` that starts at or below `address`. */
 static int search(const struct pa_tables *t, u64 table, u64 count, int own, u64 data_base, u64 address, u64 *fde)
 {
-	u64 low = 0, high = count;
+	u64 low = 0, high = count, first = 0, held = 0, width = own ? 16 : 8;
+	u8 bytes[SEARCH_BYTES]; /* entries [first, first + held): the last steps ask the kernel no more */
 	/* Invariant: entries below `low` start at or below address, those from `high` on above it. */
 	while (low < high) {
 		u64 middle = low + (high - low) / 2, start;
+		if (!held && (high - low) * width <= SEARCH_BYTES) {
+			first = low;
+			held = high - low;
+			if (!copy(t, bytes, table + first * width, held * width))
+				return -1;
+		}
+		const u8 *here = bytes + (middle - first) * width;
 		if (own) {
-			if (!copy(t, &start, table + middle * 16, 8))
+			if (held)
+				__builtin_memcpy(&start, here, 8);
+			else if (!copy(t, &start, table + middle * 16, 8))
 				return -1;
 		} else {
 			i32 relative;
-			if (!copy(t, &relative, table + middle * 8, 4))
+			if (held)
+				__builtin_memcpy(&relative, here, 4);
+			else if (!copy(t, &relative, table + middle * 8, 4))
 				return -1;
 			start = data_base + (u64)(i64)relative;
 		}
@@ -544,19 +557,28 @@ static int pack(const struct pa_tables *t, const struct entry *e, const struct r
 		const struct column *c = &row->regs[pa_preserved[i]];
 		i64 offset;
 		u8 reg, last;
-		out->saved[i] = PA_SAME;
+		out->saved_at[i] = PA_SAME;
 		if (c->kind == COLUMN_SAME)
 			continue;
-		if (c->kind == COLUMN_OFFSET && small_words(c->value, &out->saved[i])) {
+		if (c->kind == COLUMN_OFFSET && small_words(c->value, &out->saved_at[i])) {
 			from_cfa = 1;
 		} else if (c->kind == COLUMN_EXPRESSION && simple_breg(t, c->at, c->length, &reg, &offset, &last) && !last &&
-			   reg == PA_REG_FP && small_words(offset, &out->saved[i])) {
+			   reg == PA_REG_FP && small_words(offset, &out->saved_at[i])) {
 			from_fp = 1;
 		} else {
 			return 0;
 		}
 	}
-	out->saved_from = (u8)from_fp;
+	out->saved = from_fp ? PA_SAVED_FROM_FP : PA_SAVED_NEAR;
+	for (u32 i = 0; i < PA_PRESERVED; i++) {
+		if (out->saved_at[i] == PA_SAME)
+			continue;
+		out->saved_mask |= (u8)(1 << i);
+		if (out->saved_at[i] >= 0 || out->saved_at[i] < -PA_NEAR_WORDS)
+			out->saved &= (u8)~PA_SAVED_NEAR;
+	}
+	if (out->return_at != -1)
+		out->saved &= (u8)~PA_SAVED_NEAR;
 	return !(from_cfa && from_fp);
 }
 

@@ -121,7 +121,7 @@ struct pa_control {
 
 #define PA_NO_VM_READ 1
 
-/* One executable range: [start, end) at run time, and where its unwind tables lie. */
+/* One executable range, or a part of one: [start, end) at run time, and where its unwind tables lie. */
 struct pa_module {
 	u64 start, end;
 	u64 table;      /* address of .eh_frame_hdr; with PA_MODULE_OWN_INDEX offset of our index; 0: none */
@@ -130,6 +130,9 @@ struct pa_module {
 	u32 pad;
 };
 #define PA_MODULE_OWN_INDEX 1 /* `table` is an array of struct pa_index_entry in the shared memory */
+#define PA_MODULE_ROOT 2      /* a function that nobody waits for: walks end there */
+/* Code that changes the stack pointer alone: the frame pointer may lead to a frame on another stack. */
+#define PA_MODULE_CHANGES_STACKS 4
 
 struct pa_index_entry {
 	u64 start, fde;

@@ -54,15 +54,18 @@ enum pa_rule_kind {
 };
 
 #define PA_SAME ((i16)0x7fff) /* the register is as it was */
+#define PA_SAVED_FROM_FP 1 /* saved_at[] counts from the frame pointer, not from the CFA */
+#define PA_SAVED_NEAR 2    /* all of it is from the CFA and in the PA_NEAR_WORDS below; the return address just there */
+#define PA_NEAR_WORDS 8
 
 struct pa_rule {
 	u8 kind;
 	u8 cfa_register;
-	u8 saved_from; /* 0: saved[] counts from the CFA, 1: from the frame pointer */
-	u8 pad;
+	u8 saved;      /* PA_SAVED_* */
+	u8 saved_mask; /* which of saved_at[] are not PA_SAME */
 	i32 cfa_offset;
-	i16 saved[PA_PRESERVED]; /* where the callee-saved registers lie, in words; PA_SAME: not saved */
-	i16 return_at;           /* where the return address lies, in words from the CFA */
+	i16 saved_at[PA_PRESERVED]; /* where the callee-saved registers lie, in words; PA_SAME: not saved */
+	i16 return_at;              /* where the return address lies, in words from the CFA */
 	i16 pad2[7 - PA_PRESERVED];
 };
 _Static_assert(sizeof(struct pa_rule) == 24, "three words");
@@ -84,6 +87,7 @@ struct pa_unwinder {
 	u32 generation;              /* of the module table: older rules are not believed */
 	u32 mode;                    /* enum pa_mode */
 	u64 hits, misses;
+	u32 stack_changes;           /* so far, in this walk */
 };
 
 enum pa_mode { PA_UNWIND_AUTO = 0, PA_UNWIND_FP = 1, PA_UNWIND_CFI = 2 };

@@ -4,12 +4,29 @@
 /* No frame is larger, and no stack of a thread is: what lies farther off is no frame. */
 #define MAX_DISTANCE (256UL << 20)
 
+#define LOWEST_CODE 4096
+
+/* From a thread's stack to its goroutine's and back: a walk follows so many changes of stack. */
+#define STACK_CHANGES 4
+
 #define BIT(reg) (1U << (reg))
 #define AFTER_CALL (PA_PRESERVED_MASK | BIT(PA_REG_SP) | BIT(PA_REG_IP))
 
 static int known(const struct pa_frame *f, u32 reg)
 {
 	return (f->known >> reg) & 1;
+}
+
+/* Whether a frame pointer that leads to no frame above leads to one on another stack: two words, the first of
+ * which continues the chain there, the second of which is in such code too. */
+static int other_stack(struct pa_unwinder *u, const struct pa_frame *f)
+{
+	struct pa_module here, there;
+	u64 fp = f->r[PA_REG_FP], next, ret;
+	return u->stack_changes < STACK_CHANGES && u->find_module(u->modules, f->r[PA_REG_IP] - 1, &here) &&
+	       (here.flags & PA_MODULE_CHANGES_STACKS) && stack_word(&u->stack, fp, &next) &&
+	       stack_word(&u->stack, fp + 8, &ret) && (!next || (next > fp && next - fp <= MAX_DISTANCE && !(next & 7))) &&
+	       u->find_module(u->modules, ret - 1, &there) && (there.flags & PA_MODULE_CHANGES_STACKS);
 }
 
 /* One step by the frame pointer: it points at the caller's, and the return address lies above it.  Each
@@ -23,8 +40,11 @@ static enum pa_end step_fp(struct pa_unwinder *u, struct pa_frame *f)
 		return PA_END_ROOT;
 	if (fp & 7)
 		return PA_END_UNALIGNED;
-	if (fp < f->r[PA_REG_SP] || fp - f->r[PA_REG_SP] > MAX_DISTANCE)
-		return PA_END_OUTSIDE;
+	if (fp < f->r[PA_REG_SP] || fp - f->r[PA_REG_SP] > MAX_DISTANCE) {
+		if (!other_stack(u, f))
+			return PA_END_OUTSIDE;
+		u->stack_changes++;
+	}
 	if (!stack_word(&u->stack, fp, &next) || !stack_word(&u->stack, fp + 8, &ret))
 		return PA_END_UNREADABLE;
 	f->r[PA_REG_FP] = next;
@@ -47,15 +67,15 @@ static enum pa_end step_rule(struct pa_unwinder *u, const struct pa_rule *rule, 
 		return PA_END_NO_PROGRESS;
 	if (!stack_word(&u->stack, cfa + (u64)((i64)rule->return_at * 8), &ret))
 		return PA_END_UNREADABLE;
-	base = rule->saved_from ? f->r[PA_REG_FP] : cfa;
-	if (rule->saved_from && !known(f, PA_REG_FP))
+	base = (rule->saved & PA_SAVED_FROM_FP) ? f->r[PA_REG_FP] : cfa;
+	if ((rule->saved & PA_SAVED_FROM_FP) && !known(f, PA_REG_FP))
 		return PA_END_BAD_CFI;
 	for (u32 i = 0; i < PA_PRESERVED; i++) {
-		if (rule->saved[i] == PA_SAME)
+		if (rule->saved_at[i] == PA_SAME)
 			continue;
 		/* gcc's tables are wrong behind the `leave` of a function that realigns its stack: a register
 		 * that can't be read is lost, and only a caller that needs it ends the walk. */
-		if (stack_word(&u->stack, base + (u64)((i64)rule->saved[i] * 8), &f->r[pa_preserved[i]]))
+		if (stack_word(&u->stack, base + (u64)((i64)rule->saved_at[i] * 8), &f->r[pa_preserved[i]]))
 			f->known |= BIT(pa_preserved[i]);
 		else
 			f->known &= ~BIT(pa_preserved[i]);
@@ -87,11 +107,16 @@ static void find_rule(struct pa_unwinder *u, u64 address, struct pa_rule *rule, 
 			return;
 	}
 	u->misses++;
-	if (!u->find_module(u->modules, address, module) || !module->table) {
+	if (!u->find_module(u->modules, address, module)) {
 		*rule = (struct pa_rule){.kind = PA_RULE_NO_CFI};
 		return;
 	}
-	pa_cfi_rule(&u->tables, module, address, rule);
+	if (module->flags & PA_MODULE_ROOT)
+		*rule = (struct pa_rule){.kind = PA_RULE_ROOT};
+	else if (!module->table)
+		*rule = (struct pa_rule){.kind = PA_RULE_NO_CFI};
+	else
+		pa_cfi_rule(&u->tables, module, address, rule);
 	if (u->cache && rule->kind != PA_RULE_GONE)
 		cache_put(u, address, rule);
 }
@@ -116,31 +141,89 @@ static enum pa_end step(struct pa_unwinder *u, u64 address, struct pa_frame *f, 
 	}
 }
 
+#define UNLIKELY(condition) __builtin_expect(!!(condition), 0)
+
+/* A rule's first three bytes as the fast path wants them: the CFA counts from the stack or the frame pointer,
+ * and all else lies just below it. */
+#define FROM_SP (PA_RULE_OFFSET | PA_REG_SP << 8 | PA_SAVED_NEAR << 16)
+#define FROM_FP (PA_RULE_OFFSET | PA_REG_FP << 8 | PA_SAVED_NEAR << 16)
+#define HEAD_MASK 0xffffff
+
+/* The registers saved by a rule whose last two words these are. */
+static inline void load_saved(struct pa_frame *f, u32 mask, u64 w1, u64 w2, u64 cfa_here)
+{
+	for (; mask; mask &= mask - 1) {
+		u32 i = (u32)__builtin_ctz(mask), reg = pa_preserved[i];
+		i64 at = (i16)((i < 4 ? w1 : w2) >> (16 * (i & 3)));
+		__builtin_memcpy(&f->r[reg], (const void *)(cfa_here + (u64)(at * 8)), 8);
+		f->known |= BIT(reg);
+	}
+}
+
+/* The common steps, without a copy of anything: cached rules of which one look at the stack's bounds is enough,
+ * on stack that is known to be readable.  Stops before the first step that is anything else, with `f` as that
+ * step wants it.  addresses[n - 1] is f's; returns how many there are then. */
+static u32 walk_cached(struct pa_unwinder *u, struct pa_frame *f, u64 *addresses, u32 n, u32 max, int exact)
+{
+	u64 sp = f->r[PA_REG_SP], ip = f->r[PA_REG_IP], cfa, ret;
+	const u64 low = u->stack.low + PA_NEAR_WORDS * 8, high = u->stack.high, bias = u->stack.bias;
+	const u32 first = n;
+	while (n < max) {
+		u64 address = n == first && exact ? ip : ip - 1;
+		const struct pa_cache_line *line = cache_line(u, address);
+		u64 check = __atomic_load_n(&line->check, __ATOMIC_RELAXED), w0 = __atomic_load_n(&line->word[0], __ATOMIC_RELAXED);
+		u64 w1 = __atomic_load_n(&line->word[1], __ATOMIC_RELAXED), w2 = __atomic_load_n(&line->word[2], __ATOMIC_RELAXED);
+		u32 head = (u32)w0 & HEAD_MASK;
+		if (UNLIKELY((check ^ w0 ^ w1 ^ w2) != cache_key(u, address)))
+			break;
+		cfa = sp + (u64)((i64)w0 >> 32);
+		if (head != FROM_SP) {
+			if (UNLIKELY(head != FROM_FP || !known(f, PA_REG_FP)))
+				break;
+			cfa = f->r[PA_REG_FP] + (u64)((i64)w0 >> 32);
+		}
+		if (UNLIKELY(cfa <= sp || cfa - sp > MAX_DISTANCE || cfa < low || cfa > high))
+			break;
+		__builtin_memcpy(&ret, (const void *)(cfa + bias - 8), 8);
+		if (UNLIKELY(ret < LOWEST_CODE || ret >= USER_SPACE_END))
+			break;
+		load_saved(f, (u8)(w0 >> 24), w1, w2, cfa + bias);
+		f->known &= AFTER_CALL;
+		sp = cfa;
+		ip = ret;
+		addresses[n++] = ip;
+	}
+	f->r[PA_REG_SP] = sp;
+	f->r[PA_REG_IP] = ip;
+	u->hits += n - first;
+	return n;
+}
+
 enum pa_end pa_walk(struct pa_unwinder *u, struct pa_frame *f, u64 *addresses, u32 max, u32 *depth)
 {
 	u32 n = 0;
 	int exact = 1;
 	enum pa_end end = PA_END_NONE;
 	/* Invariant: addresses[0..n) are found, f is the frame whose address comes next.  Each step but that
-	 * out of a signal frame raises the stack pointer; n is bounded by max in any case. */
-	while (end == PA_END_NONE) {
-		u64 ip = f->r[PA_REG_IP], sp = f->r[PA_REG_SP];
-		if (n == max) {
-			end = PA_END_DEPTH;
-			break;
-		}
-		addresses[n++] = ip;
-		end = step(u, exact ? ip : ip - 1, f, &exact);
+	 * out of a signal frame or to another stack raises the stack pointer; n is bounded by max in any case. */
+	while (end == PA_END_NONE && n < max) {
+		u32 before = n, changes = u->stack_changes;
+		u64 sp;
+		addresses[n++] = f->r[PA_REG_IP];
+		if (u->mode != PA_UNWIND_FP && u->cache)
+			n = walk_cached(u, f, addresses, n, max, exact);
+		exact = exact && n == before + 1;
+		sp = f->r[PA_REG_SP];
+		end = step(u, exact ? f->r[PA_REG_IP] : f->r[PA_REG_IP] - 1, f, &exact);
 		if (end != PA_END_NONE)
 			break;
-		ip = f->r[PA_REG_IP];
-		if (!ip)
+		if (!f->r[PA_REG_IP])
 			end = PA_END_ROOT;
-		else if (ip < 4096 || ip >= USER_SPACE_END)
+		else if (f->r[PA_REG_IP] < LOWEST_CODE || f->r[PA_REG_IP] >= USER_SPACE_END)
 			end = PA_END_BAD_RETURN;
-		else if (!exact && (n == 1 ? f->r[PA_REG_SP] < sp : f->r[PA_REG_SP] <= sp))
+		else if (!exact && changes == u->stack_changes && (n == 1 ? f->r[PA_REG_SP] < sp : f->r[PA_REG_SP] <= sp))
 			end = PA_END_NO_PROGRESS; /* a leaf may already have popped its return address */
 	}
 	*depth = n;
-	return end;
+	return end == PA_END_NONE ? PA_END_DEPTH : end;
 }

@@ -96,7 +96,7 @@ static int run(int only_rule)
 	if (only_rule) {
 		pa_cfi_rule(&u.tables, &module, frame.r[PA_REG_IP], &rule);
 		printf("kind %u register %u offset %d from %u return %d copies %lu\n", rule.kind, rule.cfa_register,
-		       rule.cfa_offset, rule.saved_from, rule.return_at, copies);
+		       rule.cfa_offset, rule.saved & PA_SAVED_FROM_FP, rule.return_at, copies);
 		return 0;
 	}
 	enum pa_end end = pa_walk(&u, &frame, addresses, 64, &depth);
@@ -128,8 +128,8 @@ static int torn(void)
 	struct pa_rule second = {.kind = PA_RULE_OFFSET, .cfa_register = 6, .cfa_offset = 16, .return_at = -1};
 	u64 mixed = 0;
 	for (u32 i = 0; i < PA_PRESERVED; i++) {
-		first.saved[i] = PA_SAME;
-		second.saved[i] = (i16)(-2 - (i32)i);
+		first.saved_at[i] = PA_SAME;
+		second.saved_at[i] = (i16)(-2 - (i32)i);
 	}
 	memset(lines, 0, sizeof(lines));
 	if (cache_get(&u, 0, &rule) || cache_get(&u, CODE_AT, &rule))
