@@ -185,7 +185,7 @@ def xz(folder: Path) -> Running:
 def c_function(number: int) -> str:
     return f"""
 struct s{number} {{ int a, b; double d; struct s{number} *next; }};
-static int f{number}(struct s{number} *s, const char *text, unsigned n) {{
+int f{number}(struct s{number} *s, const char *text, unsigned n) {{
     int total = {number};
     for (unsigned i = 0; i < n; i++) {{
         switch (text[i] & 15) {{
@@ -626,8 +626,8 @@ def main() -> None:
             print(f"{name}: {found[name].complete_percent:.2f}%", flush=True)
     print(
         f"\ncomplete and at root: percent of samples; goal {GOAL_PERCENT:g}% complete.  handler: ns a sample."
-        "\nhits: of the rules' cache, percent.  perf: distance of functions' shares (noise; perf's samples), and"
-        f"\nwhether it is below {NOISE_FACTOR:g} times the noise\n"
+        "\nhits: of the rules' cache, percent.  perf: distance of functions' shares (noise; perf's samples),"
+        f"\nand whether it is below {NOISE_FACTOR:g} times the noise\n"
     )
     head = ["program", "samples", "complete", "at root", "depth", "handler", "hits", "goal", "perf"]
     table(head, rows)

@@ -12,8 +12,12 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from pyattach.inject.layout import MODULE_CHANGES_STACKS as CHANGES_STACKS
+from pyattach.inject.layout import MODULE_ROOT
 
 STUB = Path(__file__).resolve().parent.parent / "inject" / "stub"
 DRIVER = Path(__file__).resolve().parent / "native" / "unwind_driver.c"
@@ -24,9 +28,9 @@ SP, FP, IP = 7, 6, 16
 SP_VALUE, FP_VALUE = STACK + 0x400, STACK + 0x500
 PRESERVED = (3, 6, 12, 13, 14, 15)
 
-ROOT, DEPTH, BAD_RETURN, NO_CFI, BAD_CFI = 0, 1, 6, 7, 8
+ROOT, DEPTH, OUTSIDE, BAD_RETURN, NO_CFI, BAD_CFI = 0, 1, 3, 5, 7, 8
 RULES = ("none", "offset", "deref", "signal", "root", "full", "no_cfi", "bad", "gone")
-CFI_MODE = 2
+AUTO_MODE, CFI_MODE = 0, 2
 
 
 def word(address: int) -> int:
@@ -162,9 +166,21 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def call(driver: Path, what: str, data: bytes, ip: int, own: int, values: list[int] | None = None) -> str:
-    head = struct.pack("<17Q5Q", *(values or registers(ip)), 0x1FFFF, CFI_MODE, own, WORDS, len(data))
-    stack = struct.pack(f"<{WORDS}Q", *(word(STACK + 8 * index) for index in range(WORDS)))
+def call(
+    driver: Path,
+    what: str,
+    data: bytes,
+    ip: int,
+    own: int,
+    values: list[int] | None = None,
+    words: dict[int, int] | None = None,
+    mode: int = CFI_MODE,
+    flags: int = 0,
+) -> str:
+    """``words``: what the stack holds, by address, where it is not ``word(address)``."""
+    head = struct.pack("<17Q6Q", *(values or registers(ip)), 0x1FFFF, mode, own, flags, WORDS, len(data))
+    addresses = range(STACK, STACK + 8 * WORDS, 8)
+    stack = struct.pack(f"<{WORDS}Q", *((words or {}).get(address, word(address)) for address in addresses))
     done = subprocess.run([str(driver), what], input=head + stack + data, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout.decode()
@@ -172,8 +188,10 @@ def call(driver: Path, what: str, data: bytes, ip: int, own: int, values: list[i
 
 @pytest.fixture(scope="module")
 def walk(driver: Path) -> Callable[..., Step]:
-    def walk_once(data: bytes, ip: int = CODE + 0x10, own: int = 0, values: list[int] | None = None) -> Step:
-        first, addresses, after = call(driver, "walk", data, ip, own, values).splitlines()
+    def walk_once(
+        data: bytes, ip: int = CODE + 0x10, own: int = 0, values: list[int] | None = None, **more: Any
+    ) -> Step:
+        first, addresses, after = call(driver, "walk", data, ip, own, values, **more).splitlines()
         match = re.match(r"end (\d+) depth (\d+) known ([0-9a-f]+) copies (\d+)", first)
         assert match
         numbers = [int(match[1]), int(match[2]), int(match[3], 16), int(match[4])]
@@ -434,6 +452,68 @@ def test_addresses_at_the_end_of_the_address_space(walk) -> None:
         step = walk(tables(bytes([0x10, 3]) + block(0x76, 0)), values=values)
         assert step.depth == 2
         assert not step.knows(3)
+
+
+# Frame after frame.
+
+
+@pytest.mark.parametrize("pushed", [0, 1, 6])
+def test_a_chain_of_frames(walk, pushed: int) -> None:
+    """Forty frames of one function, each with so many registers pushed below its return address; the driver
+    walks it with and without a cache."""
+    offsets = b"".join(bytes([0x80 | reg]) + uleb(2 + at) for at, reg in enumerate(PRESERVED[::-1][:pushed]))
+    data = tables(b"\x0e" + uleb(8 * (pushed + 1)) + offsets)
+    size = 8 * (pushed + 1)
+    returns = {SP_VALUE + size * frame - 8: CODE + 0x20 for frame in range(1, 40)}
+    step = walk(data, words=returns)
+    assert step.addresses[:40] == (CODE + 0x10, *(CODE + 0x20,) * 39)
+    assert (step.end, step.depth) == (NO_CFI, 41)
+    assert step.registers[SP] == SP_VALUE + 40 * size
+    for at, reg in enumerate(PRESERVED[::-1][:pushed]):
+        assert step.registers[reg] == word(step.registers[SP] - 16 - 8 * at)
+
+
+def frames(*places: tuple[int, int]) -> dict[int, int]:
+    """The two words of each frame of a chain of frame pointers: (where, return address)."""
+    out = {}
+    for (at, ret), (after, _) in zip(places, (*places[1:], (0, 0)), strict=True):
+        out |= {at: after, at + 8: ret}
+    return out
+
+
+def test_a_frame_pointer_into_another_stack_is_followed_where_code_does_that(walk) -> None:
+    """From a stack that ends at STACK + 0x500 to one that lies below it, and on there."""
+    chain = frames((FP_VALUE, CODE + 0x30), (STACK + 0x100, CODE + 0x40), (STACK + 0x180, CODE + 0x50))
+    followed = walk(b"", words=chain, mode=AUTO_MODE, flags=CHANGES_STACKS)
+    assert followed.addresses == (CODE + 0x10, CODE + 0x30, CODE + 0x40, CODE + 0x50)
+    assert followed.end == ROOT
+    cut = walk(b"", words=chain, mode=AUTO_MODE)
+    assert (cut.end, cut.addresses) == (OUTSIDE, (CODE + 0x10, CODE + 0x30))
+
+
+@pytest.mark.parametrize(
+    ("why", "there"),
+    [
+        ("returns to no such code", {STACK + 0x108: 0x900000}),
+        ("goes on downwards", {STACK + 0x100: STACK + 0x80}),
+        ("is not aligned", {STACK + 0x100: STACK + 0x181}),
+    ],
+)
+def test_another_stack_is_not_believed_on_less(walk, why: str, there: dict[int, int]) -> None:
+    chain = frames((FP_VALUE, CODE + 0x30), (STACK + 0x100, CODE + 0x40), (STACK + 0x180, CODE + 0x50))
+    step = walk(b"", words=chain | there, mode=AUTO_MODE, flags=CHANGES_STACKS)
+    assert (step.end, step.depth) == (OUTSIDE, 2), why
+
+
+def test_stacks_that_lead_to_each_other_end(walk) -> None:
+    here, there = (FP_VALUE, CODE + 0x30), (STACK + 0x100, CODE + 0x40)
+    chain = frames(here, there) | {STACK + 0x100: FP_VALUE}
+    assert walk(b"", words=chain, mode=AUTO_MODE, flags=CHANGES_STACKS).end == OUTSIDE
+
+
+def test_a_function_that_nobody_waits_for_is_the_root(walk) -> None:
+    step = walk(tables(), flags=MODULE_ROOT)
+    assert (step.end, step.depth) == (ROOT, 1)
 
 
 def test_torn_cache_lines_match_no_key(driver: Path) -> None:

@@ -5,7 +5,8 @@
  *     unwind_driver torn   cache lines of random words, and of two rules' words mixed
  *     unwind_driver flip   threads flip the module tables while others search them
  *
- * The file: 17 registers, known, mode, own index, words of stack, bytes of tables, stack, tables.
+ * The file: 17 registers, known, mode, own index, the module's flags, words of stack, bytes of tables, stack,
+ * tables.  A walk is done again with a cache, empty and then full, and must end the same way.
  */
 #include <pthread.h>
 #include <stdio.h>
@@ -23,7 +24,7 @@
 #define CODE_AT 0x400000UL
 
 struct input {
-	u64 registers[PA_REGISTERS], known, mode, own_index, stack_words, tables_bytes;
+	u64 registers[PA_REGISTERS], known, mode, own_index, flags, stack_words, tables_bytes;
 };
 
 static struct input in;
@@ -63,6 +64,24 @@ static void fail(const char *what)
 	exit(1);
 }
 
+static struct pa_cache_line cache[256];
+
+static void walk_with_cache(struct pa_unwinder u, struct pa_frame f, enum pa_end end, const struct pa_frame *last,
+			    const u64 *addresses, u32 depth)
+{
+	u64 found[64], copied = copies;
+	u32 n;
+	u.cache = cache;
+	u.cache_lines = sizeof(cache) / sizeof(*cache);
+	u.stack_changes = 0;
+	if (pa_walk(&u, &f, found, 64, &n) != end || n != depth || memcmp(found, addresses, n * 8) || f.known != last->known)
+		fail("with a cache the walk is another");
+	for (u32 i = 0; i < PA_REGISTERS; i++)
+		if ((f.known >> i & 1) && f.r[i] != last->r[i])
+			fail("with a cache a register is another");
+	copies = copied;
+}
+
 static int run(int only_rule)
 {
 	u64 addresses[64];
@@ -79,9 +98,9 @@ static int run(int only_rule)
 	module = (struct pa_module){
 		.start = CODE_AT,
 		.end = CODE_AT + 0x10000,
-		.table = TABLES_AT,
+		.table = in.tables_bytes ? TABLES_AT : 0,
 		.table_size = in.tables_bytes,
-		.flags = in.own_index ? PA_MODULE_OWN_INDEX : 0,
+		.flags = (u32)in.flags | (in.own_index ? PA_MODULE_OWN_INDEX : 0),
 	};
 	if (in.own_index)
 		module.table_size = in.own_index * 16;
@@ -99,7 +118,10 @@ static int run(int only_rule)
 		       rule.cfa_offset, rule.saved & PA_SAVED_FROM_FP, rule.return_at, copies);
 		return 0;
 	}
+	struct pa_frame again = frame, more = frame;
 	enum pa_end end = pa_walk(&u, &frame, addresses, 64, &depth);
+	walk_with_cache(u, again, end, &frame, addresses, depth);
+	walk_with_cache(u, more, end, &frame, addresses, depth);
 	printf("end %u depth %u known %x copies %lu\n", end, depth, frame.known, copies);
 	for (u32 i = 0; i < depth; i++)
 		printf("%lx ", addresses[i]);
