@@ -215,27 +215,19 @@ static int search(const struct pa_tables *t, u64 table, u64 count, int own, u64 
 	u8 bytes[SEARCH_BYTES]; /* entries [first, first + held): the last steps ask the kernel no more */
 	/* Invariant: entries below `low` start at or below address, those from `high` on above it. */
 	while (low < high) {
-		u64 middle = low + (high - low) / 2, start;
+		u64 middle = low + (high - low) / 2, start = 0;
 		if (!held && (high - low) * width <= SEARCH_BYTES) {
 			first = low;
 			held = high - low;
 			if (!copy(t, bytes, table + first * width, held * width))
 				return -1;
 		}
-		const u8 *here = bytes + (middle - first) * width;
-		if (own) {
-			if (held)
-				__builtin_memcpy(&start, here, 8);
-			else if (!copy(t, &start, table + middle * 16, 8))
-				return -1;
-		} else {
-			i32 relative;
-			if (held)
-				__builtin_memcpy(&relative, here, 4);
-			else if (!copy(t, &relative, table + middle * 8, 4))
-				return -1;
-			start = data_base + (u64)(i64)relative;
-		}
+		if (held)
+			__builtin_memcpy(&start, bytes + (middle - first) * width, width / 2);
+		else if (!copy(t, &start, table + middle * width, width / 2))
+			return -1;
+		if (!own)
+			start = data_base + (u64)(i64)(i32)start;
 		if (start <= address)
 			low = middle + 1;
 		else
