@@ -22,6 +22,7 @@ from ..render.live import LiveHeader, LiveView, PlainView
 from ..render.names import printable
 from ..render.profile import Profile
 from ..render.text import summary_lines
+from .clock import NAMES as CLOCKS
 from .session import Options, Outcome, Progress, attach
 
 RATE_RANGE_HZ = (10.0, 1000.0)
@@ -98,6 +99,11 @@ def parser() -> argparse.ArgumentParser:
         "--unwind", choices=("auto", "fp", "cfi"), default="auto",
         help="call frame information, frame pointers where there is none (auto), or one of them alone",
     )  # fmt: skip
+    p.add_argument(
+        "--clock", choices=CLOCKS, default="auto",
+        help="what ticks: timers, or perf events where the rate is above what timers can do",
+    )  # fmt: skip
+    p.add_argument("--no-jitter", action="store_true", help="ticks at even distances")
     p.add_argument("--allow-seccomp", action="store_true", help="attach to targets with a seccomp filter too")
     p.add_argument("-v", "--verbose", action="store_true", help="tell what is done, and tracebacks of errors")
     p.add_argument("-q", "--quiet", action="store_true", help="errors only")
@@ -154,7 +160,7 @@ class LiveTable:
 
     def _header(self, progress: Progress) -> LiveHeader:
         duration = self._options.duration_s
-        reached = progress.store.samples / progress.cpu_s if progress.cpu_s > 0.05 else None
+        reached = progress.ticks / progress.cpu_s if progress.cpu_s > 0.05 else None
         return LiveHeader(
             pid=self._pid,
             command=self._command,
@@ -230,6 +236,8 @@ def run(arguments: argparse.Namespace, err: TextIO) -> ExitCode:
         unwind=Unwind[arguments.unwind.upper()],
         loader=arguments.loader,
         allow_seccomp=arguments.allow_seccomp,
+        clock=arguments.clock,
+        jitter=not arguments.no_jitter,
     )
     with StopSignals() as stop:
         outcome = _attach(pid, options, stop, _view(arguments))

@@ -7,6 +7,7 @@ import time
 from ..errors import InjectionFailed
 from ..inject.loader import LoadedStub
 from ..inject.locks import LockZones
+from .clock import Clock
 from .hold import hold_any, hold_clean
 from .shared import SharedMemory
 from .target import TargetProcess
@@ -17,12 +18,13 @@ OTHERS_S = 0.5
 may have to wait for one: leaving the stub behind would be the worse end."""
 
 
-def stop_ticks(target: TargetProcess, stub: LoadedStub, shared: SharedMemory) -> None:
-    """Delete the timers, give the signal back, and wait until handlers that run have returned.
+def stop_ticks(target: TargetProcess, stub: LoadedStub, shared: SharedMemory, clock: Clock) -> None:
+    """Stop the clock, delete the timers, give the signal back, wait until handlers that run have returned.
 
     Raises InjectionFailed, ProcessLookupError.
     """
     shared.stop()
+    clock.stop()
     borrowing = stub.prepare_call("pa_stop")
     with hold_any(target) as held:
         stub.run(borrowing, held)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import signal
+import secrets
 import time
 from collections.abc import Callable, Iterator
 
 from .. import __version__
 from ..errors import ExitCode, InjectionFailed, PyattachError, TargetDied
-from ..inject.layout import NO_VM_READ, Unwind
+from ..inject.layout import NO_VM_READ, TICK_TAG, Unwind
 from ..inject.locks import survey
 from ..inject.region import RegionPlan
 from ..render.profile import Meta, Profile
 from ..symbols.resolver import Resolver, proc_opener
+from .clock import choose, jitter_ns
 from .hold import hold_any
 from .leaving import stop_ticks, unload
 from .loading import Loaded, StubLoader
@@ -47,6 +48,7 @@ class Options:
     """What to sample and for how long; ``duration_s`` None: until told to stop.
 
     ``loader``: "auto" (dlopen where that is shown to be safe, else mapping), "dlopen", or "map".
+    ``clock``: "auto", "timer" or "perf" (``attacher.clock``).
     """
 
     rate_hz: float = 99.0
@@ -55,6 +57,8 @@ class Options:
     unwind: Unwind = Unwind.AUTO
     loader: str = "auto"
     allow_seccomp: bool = False
+    clock: str = "auto"
+    jitter: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Progress:
     store: SampleStore
     elapsed_s: float
     cpu_s: float
+    ticks: int
     threads: int
     dropped: int
     handler_share: float | None
@@ -133,16 +138,18 @@ class Session:
     def __init__(self, target: TargetProcess, options: Options) -> None:
         self.target, self.options = target, options
         self._before = snapshot(target)
-        self.plan = plan_region(options, len(target.threads()))
+        tag = TICK_TAG | secrets.randbits(16)
+        self.clock, said = choose(options.clock, target.pid, options.rate_hz, tag)
+        self.plan = plan_region(options, len(target.threads()), self.clock.signal, tag)
         maps, opener = target.maps(), proc_opener(target.pid)
         self.resolver = Resolver(maps, opener, exe_path=target.exe_path())
         self.store = SampleStore(self.resolver)
         self.zones, calls = survey(maps, opener, target.read)
         self.modules = ModuleTable(target, self.resolver, self.plan)
         self._loader = StubLoader(
-            target, self.plan, (self.zones, calls), self.modules.first(maps), options.loader
+            target, self.plan, (self.zones, calls), self.modules.first(maps), options.loader, self.clock
         )
-        self.notes: list[str] = []
+        self.notes = [said] if said else []
         self.ended_by = ""
         self.started_at_unix_s = time.time()
         self._sweep_at = self._progress_at = 0.0
@@ -155,6 +162,7 @@ class Session:
         self.stub, self.threads = self._loaded.stub, self._loaded.threads
         self.shared = SharedMemory(self.stub)
         self.shared.renew_lease()
+        self.clock.start(self.shared.slots)
         self.reader = RingReader(self.plan, self.shared.read)
         self.cost = HandlerCost(self.shared)
         self.started = self.ended = time.monotonic()
@@ -164,6 +172,7 @@ class Session:
     def close(self) -> None:
         """Close what is open here; the target is not touched."""
         self.resolver.close()
+        self.clock.stop()
         if self._loaded is not None:
             self.shared.close()
             self.stub.close()
@@ -260,6 +269,7 @@ class Session:
             store=self.store,
             elapsed_s=elapsed_s,
             cpu_s=self.cpu_s,
+            ticks=self._ticks(),
             threads=self.threads.count,
             dropped=sum(int(slot.dropped) for slot in slots),
             handler_share=self._share(self.cost.total_ns(slots)),
@@ -273,7 +283,7 @@ class Session:
         self._measure_cpu()
         try:
             if not self.target_ended:
-                stop_ticks(self.target, self.stub, self.shared)
+                stop_ticks(self.target, self.stub, self.shared, self.clock)
                 self._read_ring(final=True)
                 unload(self.target, self.stub, self.shared, self.zones)
         except ProcessLookupError:
@@ -300,7 +310,7 @@ class Session:
         """The profile with everything that was measured about it."""
         slots = self.threads.used(self.shared.slots)
         handler_ns = self.cost.total_ns(slots)
-        samples = self.store.samples
+        samples, ticks = self.store.samples, self._ticks()
         meta = Meta(
             command=self.target.command,
             pid=self.target.pid,
@@ -315,7 +325,9 @@ class Session:
             truncated=self.store.truncated,
             truncated_by=self.store.truncated_by(),
             handler_share=self._share(handler_ns),
-            handler_ns_per_sample=handler_ns / samples if handler_ns is not None and samples else None,
+            handler_ns_per_sample=handler_ns / ticks if handler_ns is not None and ticks else None,
+            ticks=ticks,
+            clock=self.clock.name,
             held_us=self.stub.held_ns[0] / 1e3,
             ended_by=self.ended_by,
             version=__version__,
@@ -330,7 +342,11 @@ class Session:
         unseen_s = self.ended - self._cpu_measured_at if self.target_ended else 0.0
         if self.cpu_s < _CPU_TO_SPEAK_OF_S or unseen_s > _CPU_UNSEEN * self.cpu_s:
             return None
-        return self.store.samples / self.cpu_s
+        return self._ticks() / self.cpu_s
+
+    def _ticks(self) -> int:
+        """Samples that were really taken."""
+        return sum(int(slot.samples) for slot in self.threads.used(self.shared.slots))
 
     def _share(self, handler_ns: float | None) -> float | None:
         if handler_ns is None or self.cpu_s < _CPU_TO_SPEAK_OF_S:
@@ -353,7 +369,7 @@ class Session:
         return notes + list(self.resolver.warnings)
 
 
-def plan_region(options: Options, threads: int) -> RegionPlan:
+def plan_region(options: Options, threads: int, signal_number: int, tick_tag: int) -> RegionPlan:
     """Slots for several times the threads there are; a ring for seconds of all processors' ticks."""
     slots = 1 << max(256, threads * 4).bit_length()
     per_second = options.rate_hz * (os.cpu_count() or 1) * _WORDS_PER_SAMPLE
@@ -363,7 +379,9 @@ def plan_region(options: Options, threads: int) -> RegionPlan:
         slot_count=slots,
         max_depth=options.max_depth,
         ring_words=words,
-        signal=int(signal.SIGPROF),
+        signal=signal_number,
         unwind=options.unwind,
         flags=NO_VM_READ if options.allow_seccomp else 0,
+        jitter_ns=jitter_ns(options.rate_hz) if options.jitter else 0,
+        tick_tag=tick_tag,
     )

@@ -9,6 +9,7 @@ from ..inject.layout import Slot, SlotState
 from ..inject.region import RegionPlan
 from ..render.profile import Thread
 from . import procfs
+from .clock import Clock
 
 
 @dataclasses.dataclass(slots=True)
@@ -26,8 +27,9 @@ class ThreadTable:
     from).  CPU times are in seconds, counted from when the thread was first seen here.
     """
 
-    def __init__(self, pid: int, plan: RegionPlan) -> None:
+    def __init__(self, pid: int, plan: RegionPlan, clock: Clock) -> None:
         self._pid = pid
+        self._clock = clock
         self._plan = plan
         self._known: dict[int, _Known] = {}
         self._free = list(range(plan.slot_count - 1, -1, -1))
@@ -76,8 +78,10 @@ class ThreadTable:
     def _retire(self, slots: ctypes.Array[Slot], tid: int) -> None:
         known = self._known.pop(tid)
         self._gone_cpu_s += known.cpu_s - known.cpu_at_start_s
-        slots[known.slot].state = SlotState.RETIRE
-        self._retiring.append(known.slot)
+        if self._clock.remove(known.slot, slots[known.slot]):
+            self._free.append(known.slot)
+        else:
+            self._retiring.append(known.slot)
 
     def _post(self, slots: ctypes.Array[Slot], tids: list[int]) -> bool:
         stats = [(tid, stat) for tid in tids if (stat := procfs.read_stat(self._pid, tid)) is not None]
@@ -88,13 +92,14 @@ class ThreadTable:
             if not self._free:
                 self._without_slot.add(tid)
                 continue
-            index = self._free.pop()
+            index = self._free[-1]
+            if not self._clock.add(tid, index, slots[index]):
+                continue
+            self._free.pop()
             self._never_used = min(self._never_used, self._plan.slot_count - 1 - index)
             used_ns = procfs.thread_cpu_ns(self._pid, tid)
             used_s = stat.cpu_s if used_ns is None else used_ns / 1e9
             self._known[tid] = _Known(index, stat.start_time, used_s, used_s)
-            slots[index].tid = tid
-            slots[index].state = SlotState.WANTED
             posted = True
         return posted
 

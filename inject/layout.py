@@ -45,6 +45,7 @@ class SlotState(enum.IntEnum):
     FAILED = 4
     RETIRE = 5
     EXPIRED = 6
+    EVENT = 7
 
 
 class End(enum.IntEnum):
@@ -93,6 +94,8 @@ class Control(ctypes.Structure):
         ("cache_lines", _u64),
         ("flags", _u32),
         ("tick_tag", _u32),
+        ("jitter_ns", _u64),
+        ("pad1", _u64 * 7),
         ("lease_until_ns", _u64),
         ("tail", _u64),
         ("state", _u32),
@@ -138,7 +141,8 @@ class Slot(ctypes.Structure):
         ("last_cycles", _u64),
         ("hits", _u64),
         ("misses", _u64),
-        ("pad", _u64 * 6),
+        ("cpu_ns", _u64),
+        ("pad", _u64 * 5),
     )
 
 

@@ -30,6 +30,7 @@ class RegionPlan:
     signal: int
     unwind: Unwind = Unwind.AUTO
     flags: int = 0
+    jitter_ns: int = 0
     tick_tag: int = dataclasses.field(default_factory=lambda: TICK_TAG | secrets.randbits(16))
 
     def __post_init__(self) -> None:
@@ -86,6 +87,7 @@ class RegionPlan:
             cache_offset=self.cache_offset,
             cache_lines=CACHE_LINES,
             flags=self.flags,
+            jitter_ns=self.jitter_ns,
             tick_tag=self.tick_tag,
             lease_until_ns=lease_until_ns,
             state=State.RUN,

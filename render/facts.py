@@ -5,6 +5,9 @@ from __future__ import annotations
 from .names import printable
 from .profile import Meta, Profile
 
+SPOKEN_OF = 1.1
+"""From so many periods of CPU time on that a tick stands for, it is said."""
+
 
 def share(part: float, whole: float) -> str:
     """``part`` of ``whole`` in per cent, two decimals: ``12.30%``."""
@@ -69,7 +72,11 @@ def why_empty(profile: Profile) -> list[str]:
 def _rate(meta: Meta) -> str:
     asked = f"{hertz(meta.rate_asked_hz)} asked" if meta.rate_asked_hz else ""
     reached = "" if meta.rate_reached_hz is None else f"{hertz(meta.rate_reached_hz)} of CPU time reached"
-    return ", ".join(part for part in (asked, reached) if part)
+    each = ""
+    if meta.ticks and meta.samples > SPOKEN_OF * meta.ticks:
+        each = f"each tick stands for {meta.samples / meta.ticks:.1f} periods"
+    clock = f"by {meta.clock}" if meta.clock else ""
+    return ", ".join(part for part in (asked, reached, each, clock) if part)
 
 
 def _of_samples(count: int, meta: Meta) -> str:

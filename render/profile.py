@@ -24,9 +24,10 @@ class Thread:
 class Meta:
     """What was measured, and how well.  ``None`` means: not measured, so not shown.
 
-    ``truncated`` counts the ticks whose stack did not reach the thread's first function, and
-    ``truncated_by`` splits them by reason.  ``rate_reached_hz`` is samples per second of CPU time that the
-    sampled threads used.  Shares (0.01 = 1%) are of that CPU time: ``handler_share`` inside the signal
+    ``samples`` counts periods of CPU time, ``ticks`` the samples that were really taken: a late one stands
+    for several periods.  ``truncated`` counts those whose stack did not reach the thread's first function,
+    and ``truncated_by`` splits them by reason.  ``rate_reached_hz`` is ticks per second of CPU time of
+    the sampled threads.  Shares (0.01 = 1%) are of that CPU time: ``handler_share`` inside the signal
     handler, ``delivery_share`` the calibrated cost of the kernel's signal delivery.
     """
 
@@ -50,6 +51,8 @@ class Meta:
     notes: tuple[str, ...] = ()
     delivery_share: float | None = None
     truncated_by: tuple[tuple[str, int], ...] = ()
+    ticks: int | None = None
+    clock: str = ""
 
 
 @dataclasses.dataclass(frozen=True)

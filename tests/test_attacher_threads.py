@@ -8,6 +8,7 @@ import dataclasses
 import pytest
 
 from pyattach.attacher import procfs
+from pyattach.attacher.clock import TimerClock
 from pyattach.attacher.procfs import Stat
 from pyattach.attacher.threads import ThreadTable
 from pyattach.inject.layout import Slot, SlotState
@@ -62,7 +63,7 @@ class Table:
 
     def __init__(self, slot_count: int = 4) -> None:
         plan = RegionPlan(period_ns=1, slot_count=slot_count, max_depth=1, ring_words=1, signal=27)
-        self.table = ThreadTable(PID, plan)
+        self.table = ThreadTable(PID, plan, TimerClock())
         self.slots = (Slot * slot_count)()
         first = self.table.first_slots()
         assert len(first) % ctypes.sizeof(Slot) == 0

@@ -8,13 +8,34 @@
 /* Work for the whole process is done in small bites, so that no tick takes long. */
 #define SERVE_LIMIT 16
 
+/* No sample stands for more: a thread that could not be ticked for hours says nothing of what it did. */
+#define MOST_PERIODS 60000
+
+/* Where there was no handler before: what a breakpoint of the target's own would have done without ours. */
+static void default_action(int signo)
+{
+	struct kernel_sigaction nothing = {.handler = SIG_DFL};
+	if (signo != SIGTRAP)
+		return;
+	sys4(SYS_rt_sigaction, signo, &nothing, 0, 8);
+	sys3(SYS_tgkill, sys0(SYS_getpid), sys0(SYS_gettid), signo);
+}
+
+/* Of pyattach, though not of this session: of one that was killed. */
+static int is_stale(const struct siginfo *info)
+{
+	return (info->code == SI_TIMER || info->code == TRAP_PERF) && (info->value >> 48) == (PA_TICK_TAG >> 16);
+}
+
 /* A signal that is not one of our ticks goes to whom it went before. */
 static void hand_on(int signo, struct siginfo *info, void *ucontext)
 {
 	u64 handler = pa.old.handler;
-	if (handler == SIG_DFL || handler == SIG_IGN)
+	if (is_stale(info) || handler == SIG_IGN)
 		return;
-	if (pa.old.flags & SA_SIGINFO)
+	if (handler == SIG_DFL)
+		default_action(signo);
+	else if (pa.old.flags & SA_SIGINFO)
 		((void (*)(int, struct siginfo *, void *))handler)(signo, info, ucontext);
 	else
 		((void (*)(int))handler)(signo);
@@ -22,7 +43,8 @@ static void hand_on(int signo, struct siginfo *info, void *ucontext)
 
 static int is_tick(const struct pa_control *c, const struct siginfo *info)
 {
-	return info->code == SI_TIMER && (u32)(info->value >> 32) == c->tick_tag && (u32)info->value < c->slot_count;
+	return (info->code == SI_TIMER || (info->code == TRAP_PERF && c->signal == SIGTRAP)) &&
+	       (u32)(info->value >> 32) == c->tick_tag && (u32)info->value < c->slot_count;
 }
 
 static u32 unwind(struct pa_control *c, struct pa_slot *slot, const void *ucontext, u64 *frames, enum pa_end *end)
@@ -50,11 +72,22 @@ static u32 unwind(struct pa_control *c, struct pa_slot *slot, const void *uconte
 	return depth;
 }
 
-static void record(struct pa_control *c, struct pa_slot *slot, const struct siginfo *info, const void *ucontext, u64 now)
+/* The thread's CPU time is cut into periods; a sample stands for the one it lies in and those before it that
+ * had none: ticks come late and some not at all (timers tick with the kernel's own tick; signals don't queue),
+ * and all time is to be accounted for. */
+static u32 periods_begun(const struct pa_control *c, struct pa_slot *slot)
 {
-	u32 index = (u32)info->value;
+	u64 now = read_clock_ns(CLOCK_THREAD_CPUTIME_ID), periods;
+	if (now < slot->cpu_ns)
+		return 0;
+	periods = (now - slot->cpu_ns) / c->period_ns + 1;
+	slot->cpu_ns += periods * c->period_ns;
+	return periods < MOST_PERIODS ? (u32)periods : MOST_PERIODS;
+}
+
+static void record(struct pa_control *c, struct pa_slot *slot, u32 index, u32 weight, const void *ucontext, u64 now)
+{
 	u64 *frames = (u64 *)((u8 *)c + c->scratch_offset) + (u64)index * c->max_depth;
-	u32 missed = info->overrun > 0 ? (u32)info->overrun : 0;
 	enum pa_end end;
 	u32 depth = unwind(c, slot, ucontext, frames, &end);
 	struct pa_record head = {
@@ -62,13 +95,13 @@ static void record(struct pa_control *c, struct pa_slot *slot, const struct sigi
 		.tid = slot->tid,
 		.depth = (u16)depth,
 		.end = (u8)end,
-		.weight = 1 + missed,
+		.weight = weight,
 		.slot = index,
 	};
 	u64 position;
-	slot->missed += missed;
+	slot->missed += weight - 1;
 	if (!ring_reserve(c, RECORD_HEAD_WORDS + depth, &position)) {
-		slot->dropped += head.weight;
+		slot->dropped += weight;
 		return;
 	}
 	ring_write(c, position, &head, frames);
@@ -78,19 +111,24 @@ static void record(struct pa_control *c, struct pa_slot *slot, const struct sigi
 static void tick(struct pa_control *c, const struct siginfo *info, const void *ucontext)
 {
 	u64 start = cycles_now(), now = clock_ns();
-	struct pa_slot *slot = slot_at(c, (u32)info->value);
+	u32 index = (u32)info->value, weight;
+	struct pa_slot *slot = slot_at(c, index);
 
 	if (__atomic_load_n(&c->state, __ATOMIC_RELAXED) != PA_STATE_RUN)
 		return;
 	if (now > __atomic_load_n(&c->lease_until_ns, __ATOMIC_RELAXED)) {
 		/* Nobody reads any more.  Go quiet; pyattach, should it live, arms anew. */
 		__atomic_fetch_add(&c->expired, 1, __ATOMIC_RELAXED);
-		timer_disarm(slot, PA_SLOT_EXPIRED);
+		if (slot->timer_plus_1)
+			timer_disarm(slot, PA_SLOT_EXPIRED);
 		return;
 	}
 	slot->last_clock_ns = now;
 	slot->last_cycles = start;
-	record(c, slot, info, ucontext, now);
+	weight = periods_begun(c, slot);
+	if (weight)
+		record(c, slot, index, weight, ucontext, now);
+	timer_again(c, slot, now);
 	timers_serve(c, SERVE_LIMIT);
 	slot->cycles += cycles_now() - start;
 }

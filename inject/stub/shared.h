@@ -37,7 +37,8 @@ typedef long i64;
 enum pa_state { PA_STATE_IDLE = 0, PA_STATE_RUN = 1, PA_STATE_STOP = 2 };
 
 /* A slot's life: pyattach writes tid, then WANTED; a handler takes it through ARMING to ARMED (or
- * FAILED, with the error); pyattach sets RETIRE once the thread is gone; a handler frees it. */
+ * FAILED, with the error); pyattach sets RETIRE once the thread is gone; a handler frees it.  Or pyattach
+ * writes EVENT, and FREE in the end. */
 enum pa_slot_state {
 	PA_SLOT_FREE = 0,
 	PA_SLOT_WANTED = 1,
@@ -46,6 +47,7 @@ enum pa_slot_state {
 	PA_SLOT_FAILED = 4,
 	PA_SLOT_RETIRE = 5,
 	PA_SLOT_EXPIRED = 6, /* the lease was gone: disarmed by its own tick */
+	PA_SLOT_EVENT = 7,   /* pyattach's own perf event ticks, no timer is made; pyattach frees it */
 };
 
 /* Why a stack ended where it did. */
@@ -82,8 +84,10 @@ struct pa_control {
 	u64 index_offset;
 	u64 cache_offset;
 	u64 cache_lines; /* a power of two */
-	u32 flags; /* PA_NO_VM_READ: don't try process_vm_readv, a filter may kill for it */
+	u32 flags; /* PA_NO_VM_READ */
 	u32 tick_tag;
+	u64 jitter_ns; /* how much later than in even distances a timer may tick, by chance; 0: not at all */
+	u64 pad1[7];
 
 	/* Written by pyattach while the stub runs. */
 	u64 lease_until_ns; /* CLOCK_MONOTONIC as the target sees it */
@@ -119,7 +123,7 @@ struct pa_control {
 	u32 pad6;
 };
 
-#define PA_NO_VM_READ 1
+#define PA_NO_VM_READ 1 /* don't try process_vm_readv, a filter may kill for it */
 
 /* One executable range, or a part of one: [start, end) at run time, and where its unwind tables lie. */
 struct pa_module {
@@ -153,14 +157,15 @@ struct pa_slot {
 	i32 timer_plus_1; /* the POSIX timer's id + 1; 0: none */
 	i32 error;
 	u64 samples;
-	u64 missed; /* shots that the timer missed (si_overrun) */
+	u64 missed; /* ticks that did not come: what samples weigh beyond one */
 	u64 dropped;
 	u64 cycles; /* spent in the handler */
 	u64 last_clock_ns; /* both clocks at the start of the last sample */
 	u64 last_cycles;
 	u64 hits; /* of the rule cache */
 	u64 misses;
-	u64 pad[6];
+	u64 cpu_ns; /* the thread's CPU time at which the next period begins that has no sample yet */
+	u64 pad[5];
 };
 
 /* What follows a record's first word.  frames[0] is where the tick hit, then return addresses. */
@@ -170,7 +175,7 @@ struct pa_record {
 	u16 depth;
 	u8 end; /* enum pa_end */
 	u8 flags;
-	u32 weight; /* ticks this sample stands for: 1 + those missed */
+	u32 weight; /* periods of CPU time this sample stands for */
 	u32 slot;
 	u64 frames[];
 };

@@ -35,6 +35,7 @@ static inline u64 cycles_now(void)
 
 /* timers.c: look at the slots pyattach posted; arm or free at most `limit` of them. */
 void timers_serve(struct pa_control *c, u32 limit) HIDDEN;
+void timer_again(const struct pa_control *c, const struct pa_slot *slot, u64 random) HIDDEN;
 void timer_disarm(struct pa_slot *slot, u32 state) HIDDEN;
 u32 timers_delete_all(struct pa_control *c) HIDDEN;
 

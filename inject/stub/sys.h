@@ -25,8 +25,12 @@
 #define MADV_WIPEONFORK 18
 
 #define CLOCK_MONOTONIC 1
+#define CLOCK_THREAD_CPUTIME_ID 3
 #define SIGEV_THREAD_ID 4
 #define SI_TIMER (-2)
+#define TIMER_ABSTIME 1
+#define SIGTRAP 5
+#define TRAP_PERF 6
 
 #define SA_SIGINFO 4UL
 #define SA_ONSTACK 0x08000000UL
@@ -49,7 +53,7 @@ struct sigevent { /* asm-generic/siginfo.h */
 };
 _Static_assert(sizeof(struct sigevent) == 64, "struct sigevent");
 
-struct siginfo { /* of a timer's signal */
+struct siginfo { /* of a timer's signal, and of a perf event's, whose si_perf_data lies where si_value does */
 	i32 signo, errno_, code, pad;
 	i32 timer, overrun;
 	u64 value;
@@ -61,11 +65,16 @@ struct kernel_sigaction {
 	u64 mask;
 };
 
-static inline u64 clock_ns(void)
+static inline u64 read_clock_ns(i32 clock)
 {
 	struct timespec t;
-	sys2(SYS_clock_gettime, CLOCK_MONOTONIC, &t);
+	sys2(SYS_clock_gettime, clock, &t);
 	return (u64)t.sec * 1000000000UL + (u64)t.nsec;
+}
+
+static inline u64 clock_ns(void)
+{
+	return read_clock_ns(CLOCK_MONOTONIC);
 }
 
 /* The clock of one thread's CPU time, made of its tid as the kernel makes it (man clock_getcpuclockid,

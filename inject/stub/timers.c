@@ -8,6 +8,22 @@ static u64 phase_ns(struct pa_control *c, u32 tid)
 	return 1 + (x >> 20) % c->period_ns;
 }
 
+static struct timespec in_ns(u64 ns)
+{
+	return (struct timespec){(i64)(ns / 1000000000UL), (i64)(ns % 1000000000UL)};
+}
+
+/* With jitter each tick sets the next, to a moment by chance in the next period: one in each, and no work that
+ * goes by a beat of its own is in step with them. */
+void timer_again(const struct pa_control *c, const struct pa_slot *slot, u64 random)
+{
+	if (!c->jitter_ns || !slot->timer_plus_1)
+		return;
+	u64 x = (random ^ slot->tid ^ c->nonce) * 0x9e3779b97f4a7c15UL;
+	struct itimerspec spec = {.value = in_ns(slot->cpu_ns + (x >> 20) % c->jitter_ns)};
+	sys4(SYS_timer_settime, slot->timer_plus_1 - 1, TIMER_ABSTIME, &spec, 0);
+}
+
 static void arm(struct pa_control *c, struct pa_slot *slot, u32 index)
 {
 	struct sigevent event = {
@@ -20,10 +36,10 @@ static void arm(struct pa_control *c, struct pa_slot *slot, u32 index)
 	i64 err = sys3(SYS_timer_create, thread_cpu_clock(slot->tid), &event, &timer);
 	if (!err) {
 		u64 first = phase_ns(c, slot->tid);
-		struct itimerspec spec = {
-			.interval = {(i64)(c->period_ns / 1000000000UL), (i64)(c->period_ns % 1000000000UL)},
-			.value = {(i64)(first / 1000000000UL), (i64)(first % 1000000000UL)},
-		};
+		struct itimerspec spec = {.value = in_ns(first)};
+		if (!c->jitter_ns)
+			spec.interval = in_ns(c->period_ns);
+		slot->cpu_ns = read_clock_ns(thread_cpu_clock(slot->tid));
 		slot->timer_plus_1 = timer + 1;
 		/* ARMED before the first shot can come. */
 		__atomic_store_n(&slot->state, PA_SLOT_ARMED, __ATOMIC_RELEASE);

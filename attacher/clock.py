@@ -1,0 +1,255 @@
+"""The clocks: what makes a thread's ticks, one interface for all.
+
+``TimerClock``: the stub makes one POSIX timer per thread on the thread's CPU clock.  The cheapest tick there
+is, safe at exec (the kernel deletes timers and what they have queued); at most CONFIG_HZ a second.
+
+``EventClock``: pyattach opens one perf event (task-clock) per thread, whose overflow the kernel tells the
+thread itself by a synchronous SIGTRAP (``sigtrap``, man perf_event_open).  Ticks at any rate, nothing made in
+the target, gone the moment pyattach dies.  With ``remove_on_exec`` the event, and what it was about to send,
+goes at an exec: the new program never sees it.  Needs Linux 5.18 and the permission to use perf.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import platform
+import re
+import resource
+import signal
+import struct
+import time
+from pathlib import Path
+from typing import Protocol
+
+from ..errors import NoPermission, UnsupportedTarget
+from ..inject.layout import Slot, SlotState
+from . import procfs
+
+NAMES = ("auto", "timer", "perf")
+
+_SYS_PERF_EVENT_OPEN = 298  # x86_64
+_PERF_TYPE_SOFTWARE, _PERF_COUNT_SW_TASK_CLOCK = 1, 1
+_PERF_FLAG_FD_CLOEXEC = 8
+_IOC_ENABLE = 0x2400
+_DISABLED, _REMOVE_ON_EXEC, _SIGTRAP = 1 << 0, 1 << 36, 1 << 37  # bits of struct perf_event_attr
+_ATTR = struct.Struct("=IIQQQQQIIQQQQIiQIHHIIQ")  # its first 128 bytes, linux/perf_event.h
+_FIRST_KERNEL = (5, 18)
+"""Before it, a SIGTRAP of an event to a thread that blocks the signal killed (78ed93d72ded)."""
+
+
+class Clock(Protocol):
+    """What ticks.  ``signal`` is what the stub takes; threads are ``add``ed with the slot they have."""
+
+    name: str
+    signal: int
+
+    def add(self, tid: int, index: int, slot: Slot) -> bool:
+        """Give a thread its ticks; False when it is gone."""
+
+    def remove(self, index: int, slot: Slot) -> bool:
+        """Take them away; whether the slot is free at once."""
+
+    def start(self, slots: ctypes.Array[Slot]) -> None:
+        """The stub is there: from now on ticks may come."""
+
+    def stop(self) -> None:
+        """No new tick comes after this, as far as that is done from here."""
+
+
+class TimerClock:
+    """The stub's own timers; ``add`` asks a handler to make one."""
+
+    name = "timer"
+
+    def __init__(self, signal_number: int = signal.SIGPROF) -> None:
+        self.signal = int(signal_number)
+
+    def add(self, tid: int, index: int, slot: Slot) -> bool:
+        slot.tid = tid
+        slot.state = SlotState.WANTED
+        return True
+
+    def remove(self, index: int, slot: Slot) -> bool:
+        slot.state = SlotState.RETIRE
+        return False
+
+    def start(self, slots: ctypes.Array[Slot]) -> None:
+        pass
+
+    def stop(self) -> None:
+        pass
+
+
+class EventClock:
+    """perf events that pyattach holds, one per thread; none is in the target."""
+
+    name = "perf"
+    signal = int(signal.SIGTRAP)
+
+    def __init__(self, pid: int, rate_hz: float, tick_tag: int) -> None:
+        self._pid = pid
+        self._period_ns = round(1e9 / rate_hz)
+        self._tag = tick_tag << 32
+        self._events: dict[int, int] = {}
+        self._started = False
+        _raise_file_limit()
+
+    def add(self, tid: int, index: int, slot: Slot) -> bool:
+        try:
+            event = open_event(tid, self._period_ns, self._tag | index)
+        except ProcessLookupError:
+            return False
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                raise
+            # No more events: this thread gets a timer of the stub's.
+            slot.tid, slot.state = tid, SlotState.WANTED
+            return True
+        self._events[index] = event
+        slot.tid, slot.state = tid, SlotState.EVENT
+        if self._started:
+            self._enable(index, slot)
+        return True
+
+    def remove(self, index: int, slot: Slot) -> bool:
+        event = self._events.pop(index, None)
+        if event is None:
+            slot.state = SlotState.RETIRE
+            return False
+        os.close(event)
+        slot.state = SlotState.FREE
+        return True
+
+    def start(self, slots: ctypes.Array[Slot]) -> None:
+        self._started = True
+        for index in self._events:
+            self._enable(index, slots[index])
+
+    def _enable(self, index: int, slot: Slot) -> None:
+        # The first tick comes a period from now; a period of the account begins half of one before it.
+        used_ns = procfs.thread_cpu_ns(self._pid, int(slot.tid)) or 0
+        slot.cpu_ns = used_ns + self._period_ns // 2
+        fcntl.ioctl(self._events[index], _IOC_ENABLE, 0)
+
+    def stop(self) -> None:
+        """Close all events; the kernel waits for those that are just being handled."""
+        while self._events:
+            os.close(self._events.popitem()[1])
+
+
+def open_event(tid: int, period_ns: int, data: int) -> int:
+    """A task-clock event on one thread, not yet enabled, that sends ``data`` with its SIGTRAP.
+
+    Raises ProcessLookupError when the thread is gone, OSError when it can't be had.
+    """
+    flags = _DISABLED | _REMOVE_ON_EXEC | _SIGTRAP
+    software = (_PERF_TYPE_SOFTWARE, _ATTR.size, _PERF_COUNT_SW_TASK_CLOCK, period_ns)
+    attr = ctypes.create_string_buffer(_ATTR.pack(*software, 0, 0, flags, *(0,) * 14, data), _ATTR.size)
+    libc = ctypes.CDLL(None, use_errno=True)
+    event = int(libc.syscall(_SYS_PERF_EVENT_OPEN, attr, tid, -1, -1, _PERF_FLAG_FD_CLOEXEC))
+    if event < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return event
+
+
+def kernel_hz() -> float:
+    """How often in a second a CPU timer can tick at most: the kernel's CONFIG_HZ, which is the
+    resolution of its coarse clock."""
+    return 1 / time.clock_getres(6)  # CLOCK_MONOTONIC_COARSE
+
+
+def jitter_ns(rate_hz: float) -> int:
+    """How far timers' ticks may be moved about within their periods: as far as the kernel, which lets a
+    timer tick with its own tick only, can't move one out of its period."""
+    return max(0, round(1e9 / rate_hz - 1e9 / kernel_hz()))
+
+
+def why_no_events(pid: int) -> str:
+    """Empty if perf events may be used on process ``pid``; else the reason.  Tries it."""
+    found = re.match(r"(\d+)\.(\d+)", platform.release())
+    if not found or (int(found[1]), int(found[2])) < _FIRST_KERNEL:
+        return f"Linux {platform.release()} is older than {'.'.join(map(str, _FIRST_KERNEL))}"
+    try:
+        os.close(open_event(pid, 1_000_000_000, 0))
+    except ProcessLookupError:
+        raise
+    except PermissionError:
+        paranoid = _first_line("/proc/sys/kernel/perf_event_paranoid")
+        return (
+            f"perf is not permitted (perf_event_paranoid is {paranoid or 'unknown'}, CAP_PERFMON is needed)"
+        )
+    except OSError as error:
+        return f"perf_event_open: {error.strerror}"
+    return ""
+
+
+def choose(name: str, pid: int, rate_hz: float, tick_tag: int) -> tuple[Clock, str]:
+    """The clock called ``name``, or the right one for the rate ("auto"), and what is to be said of it.
+
+    Raises NoPermission when perf was asked for and can't be had.
+    """
+    limit_hz = kernel_hz()
+    if name == "timer" or (name == "auto" and rate_hz <= limit_hz):
+        return _timer_clock(pid)
+    why = why_no_events(pid)
+    if why and name == "perf":
+        raise NoPermission(f"--clock perf: {why}", "take --clock timer, or run as root")
+    if not why and _blocks_sigtrap(pid):
+        why = "the target has SIGTRAP blocked or ignored"
+        if name == "perf":
+            raise UnsupportedTarget(f"--clock perf: {why}", "take --clock timer")
+    if not why:
+        return EventClock(pid, rate_hz, tick_tag), ""
+    clock, said = _timer_clock(pid)
+    note = (
+        f"timers tick at most {limit_hz:.0f} times a second on this kernel, and {why}: "
+        f"{rate_hz:g} Hz can't be reached, each sample stands for the periods before it"
+    )
+    return clock, "; ".join(filter(None, (note, said)))
+
+
+def _timer_clock(pid: int) -> tuple[Clock, str]:
+    """SIGPROF, or where the target uses that itself, the highest signal that it leaves alone."""
+    used = _signals(pid, "SigCgt", "SigIgn")
+    if not used >> (signal.SIGPROF - 1) & 1:
+        return TimerClock(), ""
+    taken = used | _signals(pid, "SigBlk")
+    free = next((n for n in range(signal.SIGRTMAX, signal.SIGRTMIN, -1) if not taken >> (n - 1) & 1), None)
+    if free is None:
+        return TimerClock(), "the target handles SIGPROF itself: what is not ours is handed on to it"
+    return TimerClock(free), f"the target uses SIGPROF itself: signal {free} was taken"
+
+
+def _blocks_sigtrap(pid: int) -> bool:
+    return bool(_signals(pid, "SigBlk", "SigIgn") >> (signal.SIGTRAP - 1) & 1)
+
+
+def _signals(pid: int, *fields: str) -> int:
+    """The signals in these masks of any of its threads (/proc/PID/task/TID/status), as a bit mask."""
+    mask = 0
+    for tid in procfs.thread_ids(pid):
+        try:
+            status = procfs.read_status(pid, tid)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        for field in fields:
+            mask |= int(status.get(field, "0"), 16)
+    return mask
+
+
+def _first_line(path: str) -> str:
+    try:
+        return Path(path).read_text().split("\n", 1)[0]
+    except OSError:
+        return ""
+
+
+def _raise_file_limit() -> None:
+    """One open file per thread: as many as we may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
