@@ -3,10 +3,10 @@
 ``TimerClock``: the stub makes one POSIX timer per thread on the thread's CPU clock.  The cheapest tick there
 is, safe at exec (the kernel deletes timers and what they have queued); at most CONFIG_HZ a second.
 
-``EventClock``: pyattach opens one perf event (task-clock) per thread, whose overflow the kernel tells the
-thread itself by a synchronous SIGTRAP (``sigtrap``, man perf_event_open).  Ticks at any rate, nothing made in
-the target, gone the moment pyattach dies.  With ``remove_on_exec`` the event, and what it was about to send,
-goes at an exec: the new program never sees it.  Needs Linux 5.18 and the permission to use perf.
+``EventClock``: pyattach opens one perf event (task-clock) per thread and lets the kernel signal the thread at
+each overflow (``F_SETSIG``, ``F_SETOWN_EX``).  Ticks at any rate, nothing made in the target, gone the moment
+pyattach dies.  A signal that is already on its way when the target executes another program reaches that,
+which has no handler for it: so it is one that is ignored by default.  Needs the permission to use perf.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ import ctypes
 import errno
 import fcntl
 import os
-import platform
-import re
 import resource
 import signal
 import struct
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -34,10 +33,14 @@ _SYS_PERF_EVENT_OPEN = 298  # x86_64
 _PERF_TYPE_SOFTWARE, _PERF_COUNT_SW_TASK_CLOCK = 1, 1
 _PERF_FLAG_FD_CLOEXEC = 8
 _IOC_ENABLE = 0x2400
-_DISABLED, _REMOVE_ON_EXEC, _SIGTRAP = 1 << 0, 1 << 36, 1 << 37  # bits of struct perf_event_attr
+_F_SETOWN_EX, _F_OWNER_TID = 15, 0  # asm-generic/fcntl.h
+_DISABLED, _REMOVE_ON_EXEC = 1 << 0, 1 << 36  # bits of struct perf_event_attr
 _ATTR = struct.Struct("=IIQQQQQIIQQQQIiQIHHIIQ")  # its first 128 bytes, linux/perf_event.h
-_FIRST_KERNEL = (5, 18)
-"""Before it, a SIGTRAP of an event to a thread that blocks the signal killed (78ed93d72ded)."""
+_FILES_BELOW = 4096
+"""Where the numbers of events' files may begin: out of the way of all other files of pyattach."""
+
+HARMLESS = (signal.SIGURG, signal.SIGWINCH)
+"""Signals that a program without a handler ignores."""
 
 
 class Clock(Protocol):
@@ -45,6 +48,7 @@ class Clock(Protocol):
 
     name: str
     signal: int
+    event_base: int
 
     def add(self, tid: int, index: int, slot: Slot) -> bool:
         """Give a thread its ticks; False when it is gone."""
@@ -63,6 +67,7 @@ class TimerClock:
     """The stub's own timers; ``add`` asks a handler to make one."""
 
     name = "timer"
+    event_base = 0
 
     def __init__(self, signal_number: int = signal.SIGPROF) -> None:
         self.signal = int(signal_number)
@@ -87,19 +92,18 @@ class EventClock:
     """perf events that pyattach holds, one per thread; none is in the target."""
 
     name = "perf"
-    signal = int(signal.SIGTRAP)
 
-    def __init__(self, pid: int, rate_hz: float, tick_tag: int) -> None:
+    def __init__(self, pid: int, rate_hz: float, signal_number: int) -> None:
+        self.signal = int(signal_number)
+        self.event_base = _file_numbers_from()
         self._pid = pid
         self._period_ns = round(1e9 / rate_hz)
-        self._tag = tick_tag << 32
         self._events: dict[int, int] = {}
         self._started = False
-        _raise_file_limit()
 
     def add(self, tid: int, index: int, slot: Slot) -> bool:
         try:
-            event = open_event(tid, self._period_ns, self._tag | index)
+            event = self._open(tid, index)
         except ProcessLookupError:
             return False
         except OSError as error:
@@ -123,6 +127,21 @@ class EventClock:
         slot.state = SlotState.FREE
         return True
 
+    def _open(self, tid: int, index: int) -> int:
+        """The event, its file's number the one that its signals will name."""
+        event = open_event(tid, self._period_ns)
+        try:
+            numbered = fcntl.fcntl(event, fcntl.F_DUPFD_CLOEXEC, self.event_base + index)
+        finally:
+            os.close(event)
+        if numbered != self.event_base + index:
+            os.close(numbered)
+            raise OSError(errno.EMFILE, "the number is taken")
+        fcntl.fcntl(numbered, fcntl.F_SETSIG, self.signal)
+        fcntl.fcntl(numbered, _F_SETOWN_EX, struct.pack("=ii", _F_OWNER_TID, tid))
+        fcntl.fcntl(numbered, fcntl.F_SETFL, os.O_ASYNC)
+        return numbered
+
     def start(self, slots: ctypes.Array[Slot]) -> None:
         self._started = True
         for index in self._events:
@@ -140,20 +159,23 @@ class EventClock:
             os.close(self._events.popitem()[1])
 
 
-def open_event(tid: int, period_ns: int, data: int) -> int:
-    """A task-clock event on one thread, not yet enabled, that sends ``data`` with its SIGTRAP.
+def open_event(tid: int, period_ns: int) -> int:
+    """A task-clock event on one thread, not yet enabled; its file.
 
     Raises ProcessLookupError when the thread is gone, OSError when it can't be had.
     """
-    flags = _DISABLED | _REMOVE_ON_EXEC | _SIGTRAP
-    software = (_PERF_TYPE_SOFTWARE, _ATTR.size, _PERF_COUNT_SW_TASK_CLOCK, period_ns)
-    attr = ctypes.create_string_buffer(_ATTR.pack(*software, 0, 0, flags, *(0,) * 14, data), _ATTR.size)
     libc = ctypes.CDLL(None, use_errno=True)
-    event = int(libc.syscall(_SYS_PERF_EVENT_OPEN, attr, tid, -1, -1, _PERF_FLAG_FD_CLOEXEC))
-    if event < 0:
+    software = (_PERF_TYPE_SOFTWARE, _ATTR.size, _PERF_COUNT_SW_TASK_CLOCK, period_ns)
+    number = 0
+    for flags in (_DISABLED | _REMOVE_ON_EXEC, _DISABLED):  # the former from Linux 5.13 on
+        attr = ctypes.create_string_buffer(_ATTR.pack(*software, 0, 0, flags, 1, *(0,) * 14), _ATTR.size)
+        event = int(libc.syscall(_SYS_PERF_EVENT_OPEN, attr, tid, -1, -1, _PERF_FLAG_FD_CLOEXEC))
+        if event >= 0:
+            return event
         number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
-    return event
+        if number != errno.EINVAL:
+            break
+    raise OSError(number, os.strerror(number))
 
 
 def kernel_hz() -> float:
@@ -170,11 +192,8 @@ def jitter_ns(rate_hz: float) -> int:
 
 def why_no_events(pid: int) -> str:
     """Empty if perf events may be used on process ``pid``; else the reason.  Tries it."""
-    found = re.match(r"(\d+)\.(\d+)", platform.release())
-    if not found or (int(found[1]), int(found[2])) < _FIRST_KERNEL:
-        return f"Linux {platform.release()} is older than {'.'.join(map(str, _FIRST_KERNEL))}"
     try:
-        os.close(open_event(pid, 1_000_000_000, 0))
+        os.close(open_event(pid, 1_000_000_000))
     except ProcessLookupError:
         raise
     except PermissionError:
@@ -187,23 +206,24 @@ def why_no_events(pid: int) -> str:
     return ""
 
 
-def choose(name: str, pid: int, rate_hz: float, tick_tag: int) -> tuple[Clock, str]:
+def choose(name: str, pid: int, rate_hz: float) -> tuple[Clock, str]:
     """The clock called ``name``, or the right one for the rate ("auto"), and what is to be said of it.
 
-    Raises NoPermission when perf was asked for and can't be had.
+    Raises NoPermission or UnsupportedTarget when perf was asked for and can't be had.
     """
     limit_hz = kernel_hz()
-    if name == "timer" or (name == "auto" and rate_hz <= limit_hz):
+    if name != "perf" and rate_hz <= limit_hz:
         return _timer_clock(pid)
-    why = why_no_events(pid)
+    why = "perf was not asked for" if name == "timer" else why_no_events(pid)
     if why and name == "perf":
         raise NoPermission(f"--clock perf: {why}", "take --clock timer, or run as root")
-    if not why and _blocks_sigtrap(pid):
-        why = "the target has SIGTRAP blocked or ignored"
+    number = None if why else _unused(pid, HARMLESS)
+    if not why and number is None:
+        why = "the target uses SIGURG and SIGWINCH itself"
         if name == "perf":
             raise UnsupportedTarget(f"--clock perf: {why}", "take --clock timer")
-    if not why:
-        return EventClock(pid, rate_hz, tick_tag), ""
+    if number is not None:
+        return EventClock(pid, rate_hz, number), ""
     clock, said = _timer_clock(pid)
     note = (
         f"timers tick at most {limit_hz:.0f} times a second on this kernel, and {why}: "
@@ -213,19 +233,19 @@ def choose(name: str, pid: int, rate_hz: float, tick_tag: int) -> tuple[Clock, s
 
 
 def _timer_clock(pid: int) -> tuple[Clock, str]:
-    """SIGPROF, or where the target uses that itself, the highest signal that it leaves alone."""
-    used = _signals(pid, "SigCgt", "SigIgn")
-    if not used >> (signal.SIGPROF - 1) & 1:
+    """SIGPROF, or where the target uses that itself, another signal that it leaves alone."""
+    if _unused(pid, (signal.SIGPROF,), blocked_is_used=False):
         return TimerClock(), ""
-    taken = used | _signals(pid, "SigBlk")
-    free = next((n for n in range(signal.SIGRTMAX, signal.SIGRTMIN, -1) if not taken >> (n - 1) & 1), None)
+    free = _unused(pid, HARMLESS)
     if free is None:
         return TimerClock(), "the target handles SIGPROF itself: what is not ours is handed on to it"
-    return TimerClock(free), f"the target uses SIGPROF itself: signal {free} was taken"
+    return TimerClock(free), f"the target uses SIGPROF itself: {signal.Signals(free).name} was taken"
 
 
-def _blocks_sigtrap(pid: int) -> bool:
-    return bool(_signals(pid, "SigBlk", "SigIgn") >> (signal.SIGTRAP - 1) & 1)
+def _unused(pid: int, numbers: Sequence[int], *, blocked_is_used: bool = True) -> int | None:
+    """The first of these signals that no thread handles, ignores or blocks."""
+    used = _signals(pid, "SigCgt", "SigIgn", *(("SigBlk",) if blocked_is_used else ()))
+    return next((int(number) for number in numbers if not used >> (number - 1) & 1), None)
 
 
 def _signals(pid: int, *fields: str) -> int:
@@ -248,8 +268,9 @@ def _first_line(path: str) -> str:
         return ""
 
 
-def _raise_file_limit() -> None:
-    """One open file per thread: as many as we may."""
+def _file_numbers_from() -> int:
+    """One open file per thread: as many as we may, from here on."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return min(_FILES_BELOW, hard // 2)

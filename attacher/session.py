@@ -5,18 +5,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import secrets
 import time
 from collections.abc import Callable, Iterator
 
 from .. import __version__
-from ..errors import ExitCode, InjectionFailed, PyattachError, TargetDied
-from ..inject.layout import NO_VM_READ, TICK_TAG, Unwind
+from ..errors import ExitCode, InjectionFailed, NoPermission, PyattachError, TargetDied
+from ..inject.layout import NO_VM_READ, Unwind
 from ..inject.locks import survey
 from ..inject.region import RegionPlan
 from ..render.profile import Meta, Profile
 from ..symbols.resolver import Resolver, proc_opener
-from .clock import choose, jitter_ns
+from .clock import Clock, choose, jitter_ns
 from .hold import hold_any
 from .leaving import stop_ticks, unload
 from .loading import Loaded, StubLoader
@@ -122,6 +121,8 @@ def _loaded(pid: int, options: Options) -> Iterator[Session]:
                 session.load()
             except ProcessLookupError as error:
                 raise TargetDied(f"process {pid} ended while pyattach looked at it") from error
+            except NoPermission:
+                raise
             except (InjectionFailed, OSError) as error:
                 if tries_left and not target.memory_is_current():
                     continue
@@ -138,9 +139,8 @@ class Session:
     def __init__(self, target: TargetProcess, options: Options) -> None:
         self.target, self.options = target, options
         self._before = snapshot(target)
-        tag = TICK_TAG | secrets.randbits(16)
-        self.clock, said = choose(options.clock, target.pid, options.rate_hz, tag)
-        self.plan = plan_region(options, len(target.threads()), self.clock.signal, tag)
+        self.clock, said = choose(options.clock, target.pid, options.rate_hz)
+        self.plan = plan_region(options, len(target.threads()), self.clock)
         maps, opener = target.maps(), proc_opener(target.pid)
         self.resolver = Resolver(maps, opener, exe_path=target.exe_path())
         self.store = SampleStore(self.resolver)
@@ -369,7 +369,7 @@ class Session:
         return notes + list(self.resolver.warnings)
 
 
-def plan_region(options: Options, threads: int, signal_number: int, tick_tag: int) -> RegionPlan:
+def plan_region(options: Options, threads: int, clock: Clock) -> RegionPlan:
     """Slots for several times the threads there are; a ring for seconds of all processors' ticks."""
     slots = 1 << max(256, threads * 4).bit_length()
     per_second = options.rate_hz * (os.cpu_count() or 1) * _WORDS_PER_SAMPLE
@@ -379,9 +379,9 @@ def plan_region(options: Options, threads: int, signal_number: int, tick_tag: in
         slot_count=slots,
         max_depth=options.max_depth,
         ring_words=words,
-        signal=signal_number,
+        signal=clock.signal,
         unwind=options.unwind,
         flags=NO_VM_READ if options.allow_seccomp else 0,
         jitter_ns=jitter_ns(options.rate_hz) if options.jitter else 0,
-        tick_tag=tick_tag,
+        event_base=clock.event_base,
     )

@@ -31,6 +31,7 @@ class RegionPlan:
     unwind: Unwind = Unwind.AUTO
     flags: int = 0
     jitter_ns: int = 0
+    event_base: int = 0
     tick_tag: int = dataclasses.field(default_factory=lambda: TICK_TAG | secrets.randbits(16))
 
     def __post_init__(self) -> None:
@@ -88,6 +89,7 @@ class RegionPlan:
             cache_lines=CACHE_LINES,
             flags=self.flags,
             jitter_ns=self.jitter_ns,
+            event_base=self.event_base,
             tick_tag=self.tick_tag,
             lease_until_ns=lease_until_ns,
             state=State.RUN,

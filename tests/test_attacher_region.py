@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyattach.attacher.clock import TimerClock
 from pyattach.attacher.session import Options, plan_region
 from pyattach.inject.layout import TICK_TAG, CacheLine, Control, Modules, Slot, State, Unwind
 from pyattach.inject.region import CACHE_LINES, INDEX_BYTES, PAGE, RegionPlan
@@ -53,8 +54,8 @@ def test_parts_do_not_overlap(plan: RegionPlan) -> None:
 def test_the_control_block_says_the_same(plan: RegionPlan, nonce: int, lease: int) -> None:
     control = plan.control(nonce, lease)
     for name in (
-        "period_ns slot_count max_depth ring_words signal unwind flags jitter_ns tick_tag modules_offset index_offset "
-        "cache_offset slots_offset scratch_offset ring_offset"
+        "period_ns slot_count max_depth ring_words signal unwind flags jitter_ns event_base tick_tag "
+        "modules_offset index_offset cache_offset slots_offset scratch_offset ring_offset"
     ).split():
         assert getattr(control, name) == getattr(plan, name), name
     assert (control.nonce, control.lease_until_ns, control.region_size) == (nonce, lease, plan.size)
@@ -79,7 +80,7 @@ def test_two_sessions_ticks_are_told_apart_and_both_known_as_ours() -> None:
 
 @given(rate=st.floats(10, 100_000), threads=st.integers(0, 20_000), depth=st.integers(1, 4096))
 def test_a_sessions_plan_has_room(rate: float, threads: int, depth: int) -> None:
-    plan = plan_region(Options(rate_hz=rate, max_depth=depth), threads, 27, 0x7079_0001)
+    plan = plan_region(Options(rate_hz=rate, max_depth=depth), threads, TimerClock())
     assert plan.slot_count >= max(256, threads * 2)
     # A quarter of a second of one processor's deepest stacks, and any single record by far.
     assert plan.ring_words >= max(4 * (depth + 4), rate / 4 * 64)

@@ -11,40 +11,32 @@
 /* No sample stands for more: a thread that could not be ticked for hours says nothing of what it did. */
 #define MOST_PERIODS 60000
 
-/* Where there was no handler before: what a breakpoint of the target's own would have done without ours. */
-static void default_action(int signo)
-{
-	struct kernel_sigaction nothing = {.handler = SIG_DFL};
-	if (signo != SIGTRAP)
-		return;
-	sys4(SYS_rt_sigaction, signo, &nothing, 0, 8);
-	sys3(SYS_tgkill, sys0(SYS_getpid), sys0(SYS_gettid), signo);
-}
-
-/* Of pyattach, though not of this session: of one that was killed. */
-static int is_stale(const struct siginfo *info)
-{
-	return (info->code == SI_TIMER || info->code == TRAP_PERF) && (info->value >> 48) == (PA_TICK_TAG >> 16);
-}
-
 /* A signal that is not one of our ticks goes to whom it went before. */
 static void hand_on(int signo, struct siginfo *info, void *ucontext)
 {
 	u64 handler = pa.old.handler;
-	if (is_stale(info) || handler == SIG_IGN)
+	if (handler == SIG_DFL || handler == SIG_IGN)
 		return;
-	if (handler == SIG_DFL)
-		default_action(signo);
-	else if (pa.old.flags & SA_SIGINFO)
+	if (pa.old.flags & SA_SIGINFO)
 		((void (*)(int, struct siginfo *, void *))handler)(signo, info, ucontext);
 	else
 		((void (*)(int))handler)(signo);
 }
 
-static int is_tick(const struct pa_control *c, const struct siginfo *info)
+#define NO_SLOT (~0U)
+
+/* The slot whose tick this is.  A timer's bears our tag; an event's is known by the number that its file has
+ * in pyattach, and by the thread: the target may use such signals itself. */
+static u32 slot_of_tick(struct pa_control *c, const struct siginfo *info)
 {
-	return (info->code == SI_TIMER || (info->code == TRAP_PERF && c->signal == SIGTRAP)) &&
-	       (u32)(info->value >> 32) == c->tick_tag && (u32)info->value < c->slot_count;
+	u32 index = (u32)info->value;
+	if (info->code == SI_TIMER)
+		return (u32)(info->value >> 32) == c->tick_tag && index < c->slot_count ? index : NO_SLOT;
+	if (info->code != POLL_IN || !c->event_base || index - c->event_base >= c->slot_count)
+		return NO_SLOT;
+	index -= c->event_base;
+	return slot_at(c, index)->state == PA_SLOT_EVENT && slot_at(c, index)->tid == (u32)sys0(SYS_gettid) ? index
+													    : NO_SLOT;
 }
 
 static u32 unwind(struct pa_control *c, struct pa_slot *slot, const void *ucontext, u64 *frames, enum pa_end *end)
@@ -108,10 +100,10 @@ static void record(struct pa_control *c, struct pa_slot *slot, u32 index, u32 we
 	slot->samples++;
 }
 
-static void tick(struct pa_control *c, const struct siginfo *info, const void *ucontext)
+static void tick(struct pa_control *c, u32 index, const void *ucontext)
 {
 	u64 start = cycles_now(), now = clock_ns();
-	u32 index = (u32)info->value, weight;
+	u32 weight;
 	struct pa_slot *slot = slot_at(c, index);
 
 	if (__atomic_load_n(&c->state, __ATOMIC_RELAXED) != PA_STATE_RUN)
@@ -141,8 +133,9 @@ void pa_handler(int signo, struct siginfo *info, void *ucontext)
 		return;
 	}
 	__atomic_fetch_add(&c->inside, 1, __ATOMIC_ACQ_REL);
-	if (is_tick(c, info)) {
-		tick(c, info, ucontext);
+	u32 index = slot_of_tick(c, info);
+	if (index != NO_SLOT) {
+		tick(c, index, ucontext);
 	} else {
 		__atomic_fetch_add(&c->foreign, 1, __ATOMIC_RELAXED);
 		hand_on(signo, info, ucontext);

@@ -87,7 +87,9 @@ struct pa_control {
 	u32 flags; /* PA_NO_VM_READ */
 	u32 tick_tag;
 	u64 jitter_ns; /* how much later than in even distances a timer may tick, by chance; 0: not at all */
-	u64 pad1[7];
+	u32 event_base; /* pyattach's event for slot n is its file event_base + n: what si_fd says; 0: none */
+	u32 pad0;
+	u64 pad1[6];
 
 	/* Written by pyattach while the stub runs. */
 	u64 lease_until_ns; /* CLOCK_MONOTONIC as the target sees it */

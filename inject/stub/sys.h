@@ -29,8 +29,7 @@
 #define SIGEV_THREAD_ID 4
 #define SI_TIMER (-2)
 #define TIMER_ABSTIME 1
-#define SIGTRAP 5
-#define TRAP_PERF 6
+#define POLL_IN 1
 
 #define SA_SIGINFO 4UL
 #define SA_ONSTACK 0x08000000UL
@@ -53,7 +52,7 @@ struct sigevent { /* asm-generic/siginfo.h */
 };
 _Static_assert(sizeof(struct sigevent) == 64, "struct sigevent");
 
-struct siginfo { /* of a timer's signal, and of a perf event's, whose si_perf_data lies where si_value does */
+struct siginfo { /* of a timer's signal; a file's (F_SETSIG) has si_fd in the lower half of `value` */
 	i32 signo, errno_, code, pad;
 	i32 timer, overrun;
 	u64 value;

@@ -19,7 +19,6 @@
 #define SYS_process_vm_readv 310
 #define SYS_getpid 39
 #define SYS_gettid 186
-#define SYS_tgkill 234
 
 static inline i64 sys6(i64 n, u64 a, u64 b, u64 c, u64 d, u64 e, u64 f)
 {

@@ -1,0 +1,159 @@
+"""What ticks, on real targets: both clocks, what is said where one can't be had, and what neither may do."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import build_target
+from test_attach_ends import check_detached
+from test_attach_run import MARK, Spawn, maps_text, pyattach
+
+from pyattach.attacher import clock
+from pyattach.attacher.session import Options, Outcome
+from pyattach.attacher.session import attach as attach_here
+from pyattach.errors import InjectionFailed, NoPermission, PyattachError, TargetDied
+
+needs_perf = pytest.mark.skipif(
+    bool(why := clock.why_no_events(os.getpid())) and not os.environ.get("CI"), reason=f"perf: {why}"
+)
+CLOCKS = ["timer", pytest.param("perf", marks=needs_perf)]
+
+
+def sample(pid: int, rate_hz: float, name: str, cpu_s: float) -> Outcome:
+    """Sampled until it has used so much CPU time."""
+    seen_s = 0.0
+
+    def enough() -> bool:
+        return seen_s >= cpu_s
+
+    def note(progress: object) -> None:
+        nonlocal seen_s
+        seen_s = progress.cpu_s  # type: ignore[attr-defined]
+
+    return attach_here(pid, Options(rate_hz=rate_hz, clock=name), enough, note)
+
+
+@pytest.mark.parametrize("name", CLOCKS)
+@pytest.mark.parametrize("rate_hz", [99, 997])
+def test_samples_account_for_all_cpu_time(spawn: Spawn, name: str, rate_hz: float) -> None:
+    """Whatever the clock could reach: each tick stands for the periods since the one before."""
+    with spawn("split") as target:
+        outcome = sample(target.pid, rate_hz, name, cpu_s=2)
+        check_detached(target)
+    meta = outcome.profile.meta
+    assert meta.clock == name and meta.ticks is not None and meta.cpu_time_s is not None
+    assert meta.ticks <= meta.samples
+    assert meta.samples + meta.dropped == pytest.approx(rate_hz * meta.cpu_time_s, rel=0.08)
+
+
+@needs_perf
+def test_perf_is_taken_where_timers_are_too_slow(spawn: Spawn) -> None:
+    rate_hz = min(1000.0, 4 * clock.kernel_hz())
+    with spawn("split") as target:
+        meta = sample(target.pid, rate_hz, "auto", cpu_s=1).profile.meta
+        check_detached(target)
+    assert meta.clock == "perf"
+    assert meta.ticks is not None and meta.ticks > 0.8 * meta.samples  # timers: one in four
+
+
+def test_timers_are_the_default(spawn: Spawn) -> None:
+    with spawn("split") as target:
+        assert sample(target.pid, 99, "auto", cpu_s=0.2).profile.meta.clock == "timer"
+
+
+def test_without_permission_the_reached_rate_and_its_reason_are_shown(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_tid: int, _period_ns: int) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(clock, "open_event", refused)
+    with spawn("split") as target:
+        meta = sample(target.pid, 4 * clock.kernel_hz(), "auto", cpu_s=1).profile.meta
+        with pytest.raises(NoPermission, match="perf is not permitted"):
+            attach_here(target.pid, Options(clock="perf"), lambda: True, lambda _progress: None)
+    assert meta.clock == "timer"
+    assert any("perf is not permitted" in note and "can't be reached" in note for note in meta.notes)
+    assert meta.ticks is not None and meta.samples > 2 * meta.ticks
+
+
+def test_in_a_user_namespace_perf_is_not_there(tmp_path: Path) -> None:
+    """As in a container without privileges: all of root's rights, but none of them over the machine."""
+    unshare = shutil.which("unshare")
+    probe = [unshare or "unshare", "--user", "--map-root-user", "true"]
+    if subprocess.run(probe, capture_output=True, check=False).returncode:
+        pytest.skip("user namespaces can't be made here")
+    paranoid = int(Path("/proc/sys/kernel/perf_event_paranoid").read_text())
+    if paranoid < 2:
+        pytest.skip(f"perf_event_paranoid is {paranoid}: everybody may use perf")
+    script = f"""
+    "{build_target("split")}" 20 >/dev/null & target=$!
+    sleep 0.3
+    {sys.executable} -m pyattach $target --hz 997 -d 2 --no-live -o {tmp_path}/o.txt -v
+    code=$?; kill $target; exit $code
+    """
+    command = [*probe[:-1], "sh", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "perf is not permitted" in done.stderr
+    assert re.search(r"each tick stands for [0-9.]+ periods, by timer", done.stderr)
+
+
+@pytest.mark.parametrize("name", CLOCKS)
+def test_no_tick_kills_what_a_target_executes(spawn: Spawn, name: str) -> None:
+    """It executes itself again and again, attached to each time: the new image has no handler of ours."""
+    caught = 0
+    with spawn("execs", 25, 150) as target:
+        while target.process.poll() is None:
+            try:
+                outcome = attach_here(
+                    target.pid, Options(rate_hz=997, clock=name), lambda: False, lambda _progress: None
+                )
+                caught += outcome.profile.total > 0
+            except (TargetDied, InjectionFailed):  # it was faster, or is at its end
+                continue
+            except PyattachError as error:
+                assert target.process.poll() is not None or "no process" in str(error), error
+        assert target.finish() == "done\n"
+    assert caught
+
+
+@needs_perf
+def test_a_breakpoint_still_kills(spawn: Spawn) -> None:
+    with spawn("trap") as target, pyattach(target.pid, "--clock", "perf", "-o", "-") as run:
+        run.wait_sampling(target.pid, timers=False)
+        target.tell("now")
+        target.process.wait(10)
+        out = run.finish(0)
+        assert target.finish(exit_code=-signal.SIGTRAP) == ""
+    assert "the target ended" in out
+
+
+def test_a_targets_own_sigprof_is_left_to_it(spawn: Spawn) -> None:
+    with spawn("sigprof") as target:
+        outcome = sample(target.pid, 99, "timer", cpu_s=0.5)
+        check_detached(target)
+        out = target.finish()
+    assert any("uses SIGPROF itself" in note for note in outcome.profile.meta.notes)
+    counts = dict(line.split() for line in out.splitlines())
+    assert counts["handled"] == counts["raised"] and counts["foreign"] == "0"
+    assert outcome.profile.total
+
+
+@pytest.mark.parametrize("name", CLOCKS)
+def test_a_target_may_be_stopped_and_go_on(spawn: Spawn, name: str) -> None:
+    with spawn("split") as target, pyattach(target.pid, "--clock", name, "-o", "-") as run:
+        run.wait_sampling(target.pid, timers=name == "timer")
+        os.kill(target.pid, signal.SIGSTOP)
+        os.kill(target.pid, signal.SIGCONT)
+        run.tell(signal.SIGINT)
+        run.finish(0)
+        check_detached(target)
+        assert MARK not in maps_text(target.pid)
