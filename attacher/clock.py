@@ -234,7 +234,7 @@ def choose(name: str, pid: int, rate_hz: float) -> tuple[Clock, str]:
 
 def _timer_clock(pid: int) -> tuple[Clock, str]:
     """SIGPROF, or where the target uses that itself, another signal that it leaves alone."""
-    if _unused(pid, (signal.SIGPROF,), blocked_is_used=False):
+    if _unused(pid, (signal.SIGPROF,)):
         return TimerClock(), ""
     free = _unused(pid, HARMLESS)
     if free is None:
@@ -242,10 +242,12 @@ def _timer_clock(pid: int) -> tuple[Clock, str]:
     return TimerClock(free), f"the target uses SIGPROF itself: {signal.Signals(free).name} was taken"
 
 
-def _unused(pid: int, numbers: Sequence[int], *, blocked_is_used: bool = True) -> int | None:
-    """The first of these signals that no thread handles, ignores or blocks."""
-    used = _signals(pid, "SigCgt", "SigIgn", *(("SigBlk",) if blocked_is_used else ()))
-    return next((int(number) for number in numbers if not used >> (number - 1) & 1), None)
+def _unused(pid: int, numbers: Sequence[int]) -> int | None:
+    """The first of these signals that the target neither handles nor ignores, rather one that no thread
+    blocks just now (all are blocked while a thread starts)."""
+    used, blocked = _signals(pid, "SigCgt", "SigIgn"), _signals(pid, "SigBlk")
+    free = [int(number) for number in numbers if not used >> (number - 1) & 1]
+    return min(free, key=lambda number: blocked >> (number - 1) & 1, default=None)
 
 
 def _signals(pid: int, *fields: str) -> int:
