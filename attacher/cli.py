@@ -23,7 +23,7 @@ from ..render.names import printable
 from ..render.profile import Profile
 from ..render.text import summary_lines
 from .clock import NAMES as CLOCKS
-from .session import Options, Outcome, Progress, attach
+from .session import HOW_LOADED, Options, Outcome, Progress, attach
 
 RATE_RANGE_HZ = (10.0, 1000.0)
 
@@ -264,8 +264,8 @@ def _report(
     if "-" not in outputs:
         for line in summary_lines(outcome.profile, top=10):
             say(line)
-    if arguments.verbose:
-        for note in outcome.profile.meta.notes:
+    for note in outcome.profile.meta.notes:
+        if arguments.verbose or not note.startswith(HOW_LOADED):
             say(f"note: {printable(note)}")
     write_outputs(outcome.profile, outputs, options, say)
     if not outcome.profile.total:

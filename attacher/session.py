@@ -21,12 +21,16 @@ from .leaving import stop_ticks, unload
 from .loading import Loaded, StubLoader
 from .modules import ModuleTable
 from .overhead import HandlerCost
+from .procfs import read_stat
 from .ptrace import let_go_of_late_stops
 from .ring import RingReader
 from .samples import SampleStore
 from .shared import SharedMemory
 from .target import TargetProcess, check_seccomp
 from .verify import remains, snapshot
+
+HOW_LOADED = "loaded by"
+"""How the note begins that is of interest only to those who ask for more."""
 
 DRAIN_S = 0.1
 PROGRESS_S = 0.5
@@ -167,6 +171,7 @@ class Session:
         self.cost = HandlerCost(self.shared)
         self.started = self.ended = time.monotonic()
         self.cpu_s = 0.0
+        self._process_cpu_s = self._process_cpu_at_start_s = self._read_process_cpu()
         self._cpu_measured_at = self.started
 
     def close(self) -> None:
@@ -236,8 +241,18 @@ class Session:
     def _measure_cpu(self) -> None:
         """The clock of a thread that has ended is gone: what was read last has to do."""
         self.cpu_s = max(self.cpu_s, self.threads.cpu_s())
+        self._process_cpu_s = max(self._process_cpu_s, self._read_process_cpu())
         if not self.target_ended:
             self._cpu_measured_at = time.monotonic()
+
+    def _read_process_cpu(self) -> float:
+        """CPU time of the process, with that of threads that have ended, seconds."""
+        stat = read_stat(self.target.pid)
+        return stat.cpu_s if stat is not None else 0.0
+
+    def _unseen_cpu_s(self) -> float:
+        """CPU time of threads that had ended before they were found."""
+        return self._process_cpu_s - self._process_cpu_at_start_s - self.cpu_s
 
     def _follow_maps(self) -> None:
         """Libraries that came and went: for the unwinder in the target, and for names here."""
@@ -357,9 +372,12 @@ class Session:
         notes = list(dict.fromkeys(self.notes))
         held = ", ".join(f"{ns / 1e3:.0f}" for ns in self.stub.held_ns)
         how = "dlopen" if self.stub.by_dlopen else "direct mapping"
-        notes.append(f"loaded by {how}; one thread at a time was held, for {held} us")
+        notes.append(f"{HOW_LOADED} {how}; one thread at a time was held, for {held} us")
         if self.threads.without_slot:
             notes.append(f"{self.threads.without_slot} threads had no room in the table and were not sampled")
+        unseen_s = self._unseen_cpu_s()
+        if unseen_s > max(_CPU_TO_SPEAK_OF_S, _CPU_UNSEEN * self.cpu_s):
+            notes.append(f"{unseen_s:.2f} s of CPU time are not in it: of threads that ended too soon")
         failed = self.threads.failed(self.shared.slots)
         if failed:
             error = os.strerror(-int(self.shared.control.last_error))
