@@ -16,6 +16,7 @@ from ..inject.locks import survey
 from ..inject.region import RegionPlan
 from ..render.profile import Meta, Profile
 from ..symbols.resolver import Resolver, proc_opener
+from .choosing import ALL_THREADS, ThreadChoice
 from .hold import hold_any
 from .leaving import stop_ticks, unload
 from .loading import Loaded, StubLoader
@@ -55,6 +56,7 @@ class Options:
     unwind: Unwind = Unwind.AUTO
     loader: str = "auto"
     allow_seccomp: bool = False
+    threads: ThreadChoice = ALL_THREADS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +113,7 @@ def _loaded(pid: int, options: Options) -> Iterator[Session]:
             target = undo.enter_context(TargetProcess(pid))
             if not options.allow_seccomp:
                 check_seccomp(pid)
+            options.threads.check(pid)
             try:
                 session = Session(target, options)
                 undo.callback(session.close)
@@ -140,7 +143,7 @@ class Session:
         self.zones, calls = survey(maps, opener, target.read)
         self.modules = ModuleTable(target, self.resolver, self.plan)
         self._loader = StubLoader(
-            target, self.plan, (self.zones, calls), self.modules.first(maps), options.loader
+            target, self.plan, (self.zones, calls), self.modules.first(maps), options.loader, options.threads
         )
         self.notes: list[str] = []
         self.ended_by = ""
@@ -344,6 +347,7 @@ class Session:
         notes.append(f"loaded by {how}; one thread at a time was held, for {held} us")
         if self.threads.without_slot:
             notes.append(f"{self.threads.without_slot} threads had no room in the table and were not sampled")
+        notes += self.options.threads.note(self.threads.left_out.values())
         failed = self.threads.failed(self.shared.slots)
         if failed:
             error = os.strerror(-int(self.shared.control.last_error))
