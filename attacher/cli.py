@@ -23,7 +23,8 @@ from ..render.names import printable
 from ..render.profile import Profile
 from ..render.text import summary_lines
 from .choosing import ThreadChoice
-from .session import Options, Outcome, Progress, attach
+from .following import attach
+from .session import Options, Outcome, Progress
 
 RATE_RANGE_HZ = (10.0, 1000.0)
 
@@ -112,6 +113,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--thread", action="append", default=[], metavar="NAME|TID", dest="only",
         help="only threads of this name ('worker-*') or id; may be repeated",
+    )  # fmt: skip
+    p.add_argument(
+        "--no-follow-exec", dest="follow_exec", action="store_false",
+        help="end when the process executes another program",
     )  # fmt: skip
     p.add_argument("--no-live", action="store_true", help="no live table")
     p.add_argument(
@@ -258,6 +263,7 @@ def run(arguments: argparse.Namespace, err: TextIO) -> ExitCode:
         loader=arguments.loader,
         allow_seccomp=arguments.allow_seccomp,
         threads=ThreadChoice(tuple(arguments.only)),
+        follow_exec=arguments.follow_exec,
     )
     with StopSignals() as stop:
         outcome = _attach(pid, options, stop, _view(arguments))

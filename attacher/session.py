@@ -57,6 +57,7 @@ class Options:
     loader: str = "auto"
     allow_seccomp: bool = False
     threads: ThreadChoice = ALL_THREADS
+    follow_exec: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,11 +74,13 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """A finished session: the profile, and what of ours remained in the target (nothing, if empty)."""
+    """A finished session: the profile, and what of ours remained in the target (nothing, if empty).
+    ``replaced``: the target ended by executing another program."""
 
     profile: Profile
     residue: tuple[str, ...]
     target_ended: bool
+    replaced: bool = False
 
     @property
     def exit_code(self) -> ExitCode:
@@ -102,7 +105,7 @@ def attach(
         finally:
             session.detach()
         residue = session.verify()
-        return Outcome(session.profile(), residue, session.target_ended)
+        return Outcome(session.profile(), residue, session.target_ended, session.replaced)
 
 
 @contextlib.contextmanager
@@ -176,6 +179,11 @@ class Session:
         """The target has exited, or replaced itself by another program."""
         return self.shared.target_gone or not self.target.alive()
 
+    @property
+    def replaced(self) -> bool:
+        """The target has ended as the program it was, but its process lives."""
+        return self.target_ended and self.target.alive()
+
     # Sampling: no ptrace is held meanwhile.
 
     def sample(self, should_stop: Callable[[], bool], on_progress: Callable[[Progress], None]) -> None:
@@ -236,8 +244,8 @@ class Session:
     def _follow_maps(self) -> None:
         """Libraries that came and went: for the unwinder in the target, and for names here."""
         maps = self.target.maps()
-        if maps == self.resolver.maps:
-            return
+        if maps == self.resolver.maps or not self.target.memory_is_current():
+            return  # another program's maps name nothing that was sampled
         self.store.update_totals()  # names now, while the libraries are still known
         self.resolver.update(maps)
         if self.modules.refresh(maps, self.shared.bytes, self.shared.control.modules_seq):
@@ -254,7 +262,7 @@ class Session:
             borrowing = self.stub.prepare_call("pa_arm")
             with hold_any(self.target) as held:
                 self.stub.run(borrowing, held)
-        except (PyattachError, ProcessLookupError) as error:
+        except (PyattachError, OSError) as error:  # OSError: it has just executed another program
             self.notes.append(f"some threads were found late: {error}")
 
     def _progress(self, elapsed_s: float) -> Progress:
@@ -281,8 +289,9 @@ class Session:
                 unload(self.target, self.stub, self.shared, self.zones)
         except ProcessLookupError:
             self.ended_by = self.ended_by or "the target ended"
-        except PyattachError as error:
-            self.notes.append(f"detach: {error.what}")
+        except (PyattachError, OSError) as error:
+            if self.target.memory_is_current():  # else execve has taken all away
+                self.notes.append(f"detach: {getattr(error, 'what', error)}")
         if self.target_ended:
             self.shared.target_gone = True
         if self.shared.target_gone or not self.reader.finished:
@@ -290,7 +299,7 @@ class Session:
 
     def verify(self) -> tuple[str, ...]:
         """What of ours remains in the target; nothing, where it has ended."""
-        if self.target_ended:
+        if self.target_ended or not self.target.memory_is_current():
             return ()
         try:
             return tuple(remains(self._before, snapshot(self.target), self.plan.signal))

@@ -194,6 +194,13 @@ def test_the_interval_is_another_way_to_say_the_rate(run: Run, flag: str) -> Non
     assert run.options is not None and run.options.rate_hz == 200
 
 
+def test_execs_are_followed_unless_told_otherwise(run: Run) -> None:
+    run("-o", "-")
+    assert run.options is not None and run.options.follow_exec
+    run("--no-follow-exec", "-o", "-")
+    assert not run.options.follow_exec
+
+
 def test_threads_are_chosen_by_any_number_of_words(run: Run) -> None:
     run("--thread", "worker-*", "--thread=4712", "-o", "-")
     assert run.options is not None and run.options.threads == ThreadChoice(("worker-*", "4712"))
