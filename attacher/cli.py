@@ -23,6 +23,7 @@ from ..render.names import printable
 from ..render.profile import Profile
 from ..render.text import summary_lines
 from .choosing import ThreadChoice
+from .family import attach as attach_family
 from .following import attach
 from .session import Options, Outcome, Progress
 
@@ -113,6 +114,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--thread", action="append", default=[], metavar="NAME|TID", dest="only",
         help="only threads of this name ('worker-*') or id; may be repeated",
+    )  # fmt: skip
+    p.add_argument(
+        "-s", "--subprocesses", action="store_true",
+        help="sample child processes too, those that come as well; one picture, processes as roots",
     )  # fmt: skip
     p.add_argument(
         "--no-follow-exec", dest="follow_exec", action="store_false",
@@ -264,6 +269,7 @@ def run(arguments: argparse.Namespace, err: TextIO) -> ExitCode:
         allow_seccomp=arguments.allow_seccomp,
         threads=ThreadChoice(tuple(arguments.only)),
         follow_exec=arguments.follow_exec,
+        subprocesses=arguments.subprocesses,
     )
     with StopSignals() as stop:
         outcome = _attach(pid, options, stop, _view(arguments))
@@ -277,10 +283,11 @@ def run(arguments: argparse.Namespace, err: TextIO) -> ExitCode:
 def _attach(pid: int, options: Options, stop: StopSignals, view: LiveView | PlainView | None) -> Outcome:
     from .procfs import command_line
 
+    session = attach_family if options.subprocesses else attach
     if view is None:
-        return attach(pid, options, stop.stopped, lambda _progress: None)
+        return session(pid, options, stop.stopped, lambda _progress: None)
     with view:
-        return attach(pid, options, stop.stopped, LiveTable(view, pid, command_line(pid), options))
+        return session(pid, options, stop.stopped, LiveTable(view, pid, command_line(pid), options))
 
 
 def _report(

@@ -58,6 +58,7 @@ class Options:
     allow_seccomp: bool = False
     threads: ThreadChoice = ALL_THREADS
     follow_exec: bool = True
+    subprocesses: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,8 +6,23 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
 from support import build_target
-from test_attach_run import MARK, Folded, Spawn, cpu_time_s, maps_text, pyattach, timers_text
+from test_attach_run import (
+    MARK,
+    Folded,
+    Pyattach,
+    Spawn,
+    cpu_time_s,
+    maps_text,
+    pyattach,
+    thread_ids,
+    timers_text,
+    wait_for,
+)
+
+from pyattach.attacher import children
+from pyattach.attacher.children import descendants, share_memory
 
 BECOMES_ANOTHER = """\
 import os, select, sys
@@ -117,3 +132,109 @@ sys.stdin.read()
             run.finish(None)
         target.finish()
     assert Folded(folded).total <= 250 * (own_s + 0.05)
+
+
+# Children are sampled too.
+
+
+def children_of(pid: int) -> list[int]:
+    return [
+        int(word)
+        for tid in thread_ids(pid)
+        for word in Path(f"/proc/{pid}/task/{tid}/children").read_text().split()
+    ]
+
+
+def wait_ticking(run: Pyattach, pid: int, cpu_s: float = 0.4) -> None:
+    run.wait_until(f"process {pid} has timers", lambda: timers_text(pid))
+    begin = cpu_time_s(pid)
+    run.wait_until(f"process {pid} has worked", lambda: cpu_time_s(pid) >= begin + cpu_s)
+
+
+def test_children_are_sampled_too(spawn: Spawn, tmp_path: Path) -> None:
+    """Those that are there, theirs, and those that come; each process is the root of its stacks."""
+    folded = tmp_path / "o.folded"
+    with spawn("family") as target:
+        (child,) = children_of(target.pid)
+        wait_for("a grandchild", lambda: children_of(child))
+        (grandchild,) = children_of(child)
+        with pyattach(target.pid, "-s", "-o", folded, "-o", "-") as run:
+            run.wait_until("the stub is in", lambda: timers_text(child) and timers_text(grandchild))
+            target.tell("late")
+            late = int(target.expect("late").split()[1])
+            for pid in (late, child, grandchild):
+                wait_ticking(run, pid)
+            run.tell(signal.SIGTERM)
+            out = run.finish(0)
+        for pid in (target.pid, child, grandchild, late):
+            assert not timers_text(pid)
+        for pid in (target.pid, child, grandchild):
+            assert MARK not in maps_text(pid)
+        assert target.finish().splitlines()[-1] == "done"
+    seen = {(stack[0].split()[0], name) for stack in Folded(folded).stacks for name in stack[1:]}
+    expected = {
+        (str(child), "child_work"), (str(grandchild), "grandchild_work"), (str(late), "late_work")
+    }  # fmt: skip
+    assert expected <= seen
+    names = {"child_work", "grandchild_work", "late_work"}
+    assert {(pid, name) for pid, name in seen if name in names} == expected
+    assert "3 child processes were sampled too" in out
+    assert "stopped by the user" in out
+
+
+def test_children_that_end_at_once_disturb_nobody(spawn: Spawn, tmp_path: Path) -> None:
+    with spawn("family") as target:
+        (child,) = children_of(target.pid)
+        with pyattach(target.pid, "-s", "-o", tmp_path / "o.svg", "-o", "-") as run:
+            run.wait_until("the child is sampled", lambda: timers_text(child))
+            for _ in range(10):
+                target.tell("short")
+                target.expect("ended")
+            run.tell(signal.SIGINT)
+            run.finish(0)
+        assert target.finish().splitlines()[-1] == "done"
+
+
+def test_a_child_with_its_parents_memory_is_left_alone(spawn: Spawn, tmp_path: Path) -> None:
+    with spawn("family") as target:
+        (child,) = children_of(target.pid)
+        with pyattach(target.pid, "-s", "-o", tmp_path / "o.svg", "-o", "-") as run:
+            run.wait_until("the child is sampled", lambda: timers_text(child))
+            target.tell("vfork")
+            waiting = int(target.expect("waits").split()[1])
+            wait_ticking(run, child)
+            assert share_memory(waiting, target.pid) and not share_memory(child, target.pid)
+            assert not timers_text(waiting)
+            # Its parent can't be stopped before, not even to leave it.
+            target.tell("x")
+            target.expect("waited")
+            run.tell(signal.SIGINT)
+            run.finish(0)
+        assert target.finish().splitlines()[-1] == "done"
+
+
+def test_kill_9_of_pyattach_frees_the_children(spawn: Spawn, tmp_path: Path) -> None:
+    with spawn("family") as target:
+        (child,) = children_of(target.pid)
+        with pyattach(target.pid, "-s", "-o", tmp_path / "o.svg") as run:
+            run.wait_until("the child is sampled", lambda: timers_text(child))
+            run.process.kill()
+            run.process.wait()
+            wait_for("the child is detached from", lambda: MARK not in maps_text(child))
+        assert target.finish().splitlines()[-1] == "done"
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_descendants(spawn: Spawn, monkeypatch: pytest.MonkeyPatch, kept: bool) -> None:
+    """By the kernel's own list, and by everybody's parents where it keeps none."""
+    with spawn("family") as target:
+        (child,) = children_of(target.pid)
+        wait_for("a grandchild", lambda: children_of(child))
+        (grandchild,) = children_of(child)
+        if not kept:
+            monkeypatch.setattr(children.Path, "exists", lambda _path: False)
+        both = [(child, target.pid), (grandchild, child)]
+        assert descendants([target.pid]) == sorted(both)
+        assert descendants([target.pid, child]) == [(grandchild, child)]
+        assert descendants([target.pid], but=child) == []
+        target.finish()

@@ -194,6 +194,14 @@ def test_the_interval_is_another_way_to_say_the_rate(run: Run, flag: str) -> Non
     assert run.options is not None and run.options.rate_hz == 200
 
 
+def test_children_are_sampled_where_asked_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "attach_family", run._attach)
+    monkeypatch.setattr(cli, "attach", None)
+    for flag in ("-s", "--subprocesses"):
+        assert run(flag, "-o", "-") == ExitCode.OK
+        assert run.options is not None and run.options.subprocesses
+
+
 def test_execs_are_followed_unless_told_otherwise(run: Run) -> None:
     run("-o", "-")
     assert run.options is not None and run.options.follow_exec
