@@ -84,6 +84,15 @@ def interval_hz(text: str) -> float:
     return value
 
 
+def overhead_share(text: str) -> float:
+    """A share from a percentage: 0.01 for ``1%``.  Raises ArgumentTypeError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text.strip())
+    share = float(found[1]) / 100 if found else 0.0
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share of CPU time: say 1% or 0.5%")
+    return share
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line; shown by ``--help`` on one screen."""
     p = argparse.ArgumentParser(
@@ -102,6 +111,10 @@ def parser() -> argparse.ArgumentParser:
     pace.add_argument(
         "-i", "--interval", dest="rate", type=interval_hz, default=99.0, metavar="TIME",
         help="the same as CPU time between two samples: 10ms, 1000us",
+    )  # fmt: skip
+    p.add_argument(
+        "--max-overhead", type=overhead_share, metavar="SHARE",
+        help="1%%: lower the rate by itself where sampling costs more of the CPU time",
     )  # fmt: skip
     p.add_argument(
         "-d", "--duration", type=duration_s, metavar="TIME", help="30, 500ms, 2m (default: until Ctrl-C)"
@@ -270,6 +283,7 @@ def run(arguments: argparse.Namespace, err: TextIO) -> ExitCode:
         threads=ThreadChoice(tuple(arguments.only)),
         follow_exec=arguments.follow_exec,
         subprocesses=arguments.subprocesses,
+        max_overhead=arguments.max_overhead,
     )
     with StopSignals() as stop:
         outcome = _attach(pid, options, stop, _view(arguments))

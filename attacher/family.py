@@ -131,9 +131,7 @@ class Family:
             self._refused.append(f"{child.pid} {child.name}: {child.helper.error}")
 
     def _notes(self, sampled: int) -> list[str]:
-        notes = [
-            f"{sampled} child processes were sampled too; any that lived for less than 0.1 s were not seen"
-        ]
+        notes = [f"{sampled} child processes were sampled too; those of less than 0.1 s may have gone unseen"]
         if self._too_short:
             notes.append(
                 f"{len(self._too_short)} child processes ended before they could be attached to: "

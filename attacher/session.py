@@ -17,6 +17,7 @@ from ..inject.region import RegionPlan
 from ..render.profile import Meta, Profile
 from ..symbols.resolver import Resolver, proc_opener
 from .choosing import ALL_THREADS, ThreadChoice
+from .governor import RateGovernor
 from .hold import hold_any
 from .leaving import stop_ticks, unload
 from .loading import Loaded, StubLoader
@@ -47,6 +48,7 @@ _FEW_THREADS = 32
 class Options:
     """What to sample and for how long; ``duration_s`` None: until told to stop.
 
+    ``max_overhead``: the handlers' share of CPU time (0.01 is 1%) above which the rate is lowered.
     ``loader``: "auto" (dlopen where that is shown to be safe, else mapping), "dlopen", or "map".
     """
 
@@ -59,6 +61,7 @@ class Options:
     threads: ThreadChoice = ALL_THREADS
     follow_exec: bool = True
     subprocesses: bool = False
+    max_overhead: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,6 +167,7 @@ class Session:
         self.shared.renew_lease()
         self.reader = RingReader(self.plan, self.shared.read)
         self.cost = HandlerCost(self.shared)
+        self.governor = RateGovernor(self.options.max_overhead)
         self.started = self.ended = time.monotonic()
         self.cpu_s = 0.0
         self._cpu_measured_at = self.started
@@ -233,6 +237,8 @@ class Session:
         if sweep:
             # Names now, while the libraries are still there.
             self.store.update_totals()
+            if self.governor.lowers(self.cost.total_ns(self.threads.used(self.shared.slots)), self.cpu_s):
+                self.shared.set_rate_factor(self.governor.factor)
             if self.threads.unarmed_and_running(self.shared.slots):
                 self._arm_by_borrowing()
 
@@ -313,7 +319,7 @@ class Session:
         """The profile with everything that was measured about it."""
         slots = self.threads.used(self.shared.slots)
         handler_ns = self.cost.total_ns(slots)
-        samples = self.store.samples
+        taken = self._samples_taken()
         meta = Meta(
             command=self.target.command,
             pid=self.target.pid,
@@ -323,12 +329,12 @@ class Session:
             started_at_unix_s=self.started_at_unix_s,
             duration_s=self.ended - self.started,
             cpu_time_s=self.cpu_s,
-            samples=samples,
+            samples=self.store.samples,
             dropped=sum(int(slot.dropped) for slot in slots),
             truncated=self.store.truncated,
             truncated_by=self.store.truncated_by(),
             handler_share=self._share(handler_ns),
-            handler_ns_per_sample=handler_ns / samples if handler_ns is not None and samples else None,
+            handler_ns_per_sample=handler_ns / taken if handler_ns is not None and taken else None,
             held_us=self.stub.held_ns[0] / 1e3,
             ended_by=self.ended_by,
             version=__version__,
@@ -345,6 +351,10 @@ class Session:
             return None
         return self.store.samples / self.cpu_s
 
+    def _samples_taken(self) -> int:
+        """How often a handler has sampled; a sample may stand for several ticks."""
+        return sum(int(slot.samples) for slot in self.threads.used(self.shared.slots))
+
     def _share(self, handler_ns: float | None) -> float | None:
         if handler_ns is None or self.cpu_s < _CPU_TO_SPEAK_OF_S:
             return None
@@ -357,6 +367,7 @@ class Session:
         notes.append(f"loaded by {how}; one thread at a time was held, for {held} us")
         if self.threads.without_slot:
             notes.append(f"{self.threads.without_slot} threads had no room in the table and were not sampled")
+        notes += self.governor.notes(self.options.rate_hz, self._samples_taken(), self.cpu_s)
         notes += self.options.threads.note(self.threads.left_out.values())
         failed = self.threads.failed(self.shared.slots)
         if failed:

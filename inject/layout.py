@@ -99,7 +99,8 @@ class Control(ctypes.Structure):
         ("post_seq", _u32),
         ("modules_seq", _u32),
         ("slots_used", _u32),
-        ("pad2", _u32 * 8),
+        ("rate_factor", _u32),
+        ("pad2", _u32 * 7),
         ("head", _u64),
         ("pad3", _u64 * 7),
         ("inside", _u32),
@@ -138,7 +139,9 @@ class Slot(ctypes.Structure):
         ("last_cycles", _u64),
         ("hits", _u64),
         ("misses", _u64),
-        ("pad", _u64 * 6),
+        ("factor", _u32),
+        ("pad0", _u32),
+        ("pad", _u64 * 5),
     )
 
 

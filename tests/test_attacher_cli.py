@@ -94,6 +94,17 @@ def test_no_intervals(text: str) -> None:
         cli.interval_hz(text)
 
 
+@pytest.mark.parametrize(("text", "share"), [("1%", 0.01), ("0.5 %", 0.005), ("100%", 1)])
+def test_shares_of_cpu_time(text: str, share: float) -> None:
+    assert cli.overhead_share(text) == share
+
+
+@pytest.mark.parametrize("text", ["", "1", "0%", "101%", "-1%", "nan%", "%"])
+def test_no_shares_of_cpu_time(text: str) -> None:
+    with pytest.raises(cli.argparse.ArgumentTypeError, match="say 1%"):
+        cli.overhead_share(text)
+
+
 def parsed_pid(*words: str) -> int:
     return cli.chosen_pid(cli.parser().parse_args(words))
 
@@ -200,6 +211,11 @@ def test_children_are_sampled_where_asked_for(run: Run, monkeypatch: pytest.Monk
     for flag in ("-s", "--subprocesses"):
         assert run(flag, "-o", "-") == ExitCode.OK
         assert run.options is not None and run.options.subprocesses
+
+
+def test_a_limit_of_overhead_arrives(run: Run) -> None:
+    run("--max-overhead", "0.5%", "-o", "-")
+    assert run.options is not None and run.options.max_overhead == 0.005
 
 
 def test_execs_are_followed_unless_told_otherwise(run: Run) -> None:

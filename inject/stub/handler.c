@@ -62,7 +62,7 @@ static void record(struct pa_control *c, struct pa_slot *slot, const struct sigi
 		.tid = slot->tid,
 		.depth = (u16)depth,
 		.end = (u8)end,
-		.weight = 1 + missed,
+		.weight = (1 + missed) * slot->factor,
 		.slot = index,
 	};
 	u64 position;
@@ -91,6 +91,7 @@ static void tick(struct pa_control *c, const struct siginfo *info, const void *u
 	slot->last_clock_ns = now;
 	slot->last_cycles = start;
 	record(c, slot, info, ucontext, now);
+	timer_follow_rate(c, slot);
 	timers_serve(c, SERVE_LIMIT);
 	slot->cycles += cycles_now() - start;
 }

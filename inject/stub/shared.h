@@ -92,7 +92,8 @@ struct pa_control {
 	u32 post_seq;       /* moved on after slots were set to WANTED or RETIRE */
 	u32 modules_seq;    /* its lowest bit says which module table is in use */
 	u32 slots_used;     /* slots from this one on have never been given to a thread */
-	u32 pad2[8];
+	u32 rate_factor;    /* ticks come every period_ns times this; only ever made greater */
+	u32 pad2[7];
 
 	/* Written by handlers. */
 	u64 head; /* words reserved */
@@ -160,7 +161,9 @@ struct pa_slot {
 	u64 last_cycles;
 	u64 hits; /* of the rule cache */
 	u64 misses;
-	u64 pad[6];
+	u32 factor; /* the rate_factor its timer was armed with: one of its ticks stands for so many */
+	u32 pad0;
+	u64 pad[5];
 };
 
 /* What follows a record's first word.  frames[0] is where the tick hit, then return addresses. */
@@ -170,7 +173,7 @@ struct pa_record {
 	u16 depth;
 	u8 end; /* enum pa_end */
 	u8 flags;
-	u32 weight; /* ticks this sample stands for: 1 + those missed */
+	u32 weight; /* ticks of period_ns this sample stands for: (1 + those missed) * the slot's factor */
 	u32 slot;
 	u64 frames[];
 };

@@ -1,11 +1,26 @@
 /* One POSIX timer on each thread's CPU clock.  Any thread of the process can create them. */
 #include "stub.h"
 
-static u64 phase_ns(struct pa_control *c, u32 tid)
+static u32 rate_factor(const struct pa_control *c)
+{
+	u32 factor = __atomic_load_n(&c->rate_factor, __ATOMIC_RELAXED);
+	return factor ? factor : 1;
+}
+
+static i64 set_timer(i32 timer, u64 first_ns, u64 period_ns)
+{
+	struct itimerspec spec = {
+		.interval = {(i64)(period_ns / 1000000000UL), (i64)(period_ns % 1000000000UL)},
+		.value = {(i64)(first_ns / 1000000000UL), (i64)(first_ns % 1000000000UL)},
+	};
+	return sys4(SYS_timer_settime, timer, 0, &spec, 0);
+}
+
+static u64 phase_ns(u64 period_ns, struct pa_control *c, u32 tid)
 {
 	/* Threads that start together must not tick together: spread the first shots over the period. */
 	u64 x = (c->nonce ^ tid) * 0x9e3779b97f4a7c15UL;
-	return 1 + (x >> 20) % c->period_ns;
+	return 1 + (x >> 20) % period_ns;
 }
 
 static void arm(struct pa_control *c, struct pa_slot *slot, u32 index)
@@ -19,15 +34,12 @@ static void arm(struct pa_control *c, struct pa_slot *slot, u32 index)
 	i32 timer = -1;
 	i64 err = sys3(SYS_timer_create, thread_cpu_clock(slot->tid), &event, &timer);
 	if (!err) {
-		u64 first = phase_ns(c, slot->tid);
-		struct itimerspec spec = {
-			.interval = {(i64)(c->period_ns / 1000000000UL), (i64)(c->period_ns % 1000000000UL)},
-			.value = {(i64)(first / 1000000000UL), (i64)(first % 1000000000UL)},
-		};
+		slot->factor = rate_factor(c);
+		u64 period_ns = c->period_ns * slot->factor;
 		slot->timer_plus_1 = timer + 1;
 		/* ARMED before the first shot can come. */
 		__atomic_store_n(&slot->state, PA_SLOT_ARMED, __ATOMIC_RELEASE);
-		err = sys4(SYS_timer_settime, timer, 0, &spec, 0);
+		err = set_timer(timer, phase_ns(period_ns, c, slot->tid), period_ns);
 		if (!err)
 			return;
 		slot->timer_plus_1 = 0;
@@ -70,6 +82,18 @@ void timers_serve(struct pa_control *c, u32 limit)
 	if (index == used)
 		__atomic_store_n(&c->seen_seq, seq, __ATOMIC_RELAXED);
 	__atomic_store_n(&c->arming, 0, __ATOMIC_RELEASE);
+}
+
+void timer_follow_rate(struct pa_control *c, struct pa_slot *slot)
+{
+	u32 factor = rate_factor(c);
+	i32 timer = __atomic_load_n(&slot->timer_plus_1, __ATOMIC_RELAXED);
+	if (factor == slot->factor || !timer)
+		return;
+	/* Should it have been deleted since, the number names nothing: the kernel counts them up. */
+	u64 period_ns = c->period_ns * factor;
+	if (!set_timer(timer - 1, period_ns, period_ns))
+		slot->factor = factor;
 }
 
 void timer_disarm(struct pa_slot *slot, u32 state)
