@@ -76,6 +76,7 @@ class _Chase:
 
     def _next(self) -> Outcome | None:
         """The next program's session; None, with the reason in ``_ended_by``, where there is none."""
+        failure = ""
         while not self._over():
             elapsed_s = time.monotonic() - self._began
             options = self._options
@@ -83,12 +84,15 @@ class _Chase:
                 options = dataclasses.replace(options, duration_s=options.duration_s - elapsed_s)
             try:
                 return session.attach(self._pid, options, self._should_stop, self._later_by(elapsed_s))
-            except _PASSING:
+            except _PASSING as error:
+                failure = error.what
                 time.sleep(_PAUSE_S)
             except PyattachError as error:
                 self._ended_by = "the target replaced itself (exec)"
                 self._notes.append(f"it could not be followed: {error.what}")
                 return None
+        if failure:
+            self._notes.append(f"the program it ran at the end was not sampled: {failure}")
         return None
 
     def _over(self) -> bool:

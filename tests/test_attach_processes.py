@@ -76,6 +76,23 @@ def test_a_program_that_cant_be_followed_ends_the_run(spawn: Spawn, tmp_path: Pa
     assert "replaced itself (exec)" in out
 
 
+def test_a_program_without_a_chosen_thread_is_waited_for_in_vain(spawn: Spawn, tmp_path: Path) -> None:
+    split = build_target("split")
+    with spawn([sys.executable, "-c", BECOMES_ANOTHER, split]) as target:
+        arguments = ("--thread", str(Path(sys.executable).name) + "*", "-o", tmp_path / "o.svg", "-o", "-")
+        with pyattach(target.pid, *arguments) as run:
+            run.wait_sampling(target.pid)
+            target.tell()
+            target.expect("ready")
+            begin = cpu_time_s(target.pid)
+            wait_for("it has worked", lambda: cpu_time_s(target.pid) > begin + 0.3)
+            run.tell(signal.SIGINT)
+            out = run.finish(0)
+        target.finish()
+    assert "the program it ran at the end was not sampled: no thread of process" in out
+    assert "stopped by the user" in out
+
+
 def test_execs_in_a_row_kill_nobody(spawn: Spawn, tmp_path: Path) -> None:
     """Whatever pyattach is at just then: sampling, injecting, leaving."""
     folded = tmp_path / "o.folded"
