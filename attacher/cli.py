@@ -22,8 +22,11 @@ from ..render.live import LiveHeader, LiveView, PlainView
 from ..render.names import printable
 from ..render.profile import Profile
 from ..render.text import summary_lines
+from .choosing import ThreadChoice
 from .clock import NAMES as CLOCKS
-from .session import HOW_LOADED, Options, Outcome, Progress, attach
+from .family import attach as attach_family
+from .following import attach
+from .session import HOW_LOADED, Options, Outcome, Progress
 
 RATE_RANGE_HZ = (10.0, 1000.0)
 
@@ -55,14 +58,40 @@ def rate_hz(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of Hz") from None
-    if not math.isfinite(value) or value < RATE_RANGE_HZ[0]:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of Hz: take 10 to 1000")
+    if value < RATE_RANGE_HZ[0]:
         raise argparse.ArgumentTypeError(
             f"{text} Hz is too slow: take {RATE_RANGE_HZ[0]:.0f} to {RATE_RANGE_HZ[1]:.0f}"
         )
     if value > 100_000:
         raise argparse.ArgumentTypeError(f"{text} Hz is out of any timer's reach: take 10 to 1000")
     return value
+
+
+def interval_hz(text: str) -> float:
+    """The rate in Hz that goes with an interval: ``10ms``, ``2.5ms``, ``500us``, ``0.01s``.  Raises
+    ArgumentTypeError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(us|ms|s)", text.strip())
+    interval_s = float(found[1]) * {"us": 1e-6, "ms": 1e-3, "s": 1.0}[found[2]] if found else 0.0
+    if not interval_s:
+        raise argparse.ArgumentTypeError(f"{text!r} is no interval: say 10ms, 2.5ms or 1000us")
+    value = round(1 / interval_s, 6)
+    if value < RATE_RANGE_HZ[0]:
+        raise argparse.ArgumentTypeError(f"{text} is too long: take 1ms to 100ms")
+    if value > 100_000:
+        raise argparse.ArgumentTypeError(f"{text} is out of any timer's reach: take 1ms to 100ms")
+    return value
+
+
+def overhead_share(text: str) -> float:
+    """A share from a percentage: 0.01 for ``1%``.  Raises ArgumentTypeError."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*%", text.strip())
+    share = float(found[1]) / 100 if found else 0.0
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share of CPU time: say 1% or 0.5%")
+    return share
 
 
 def parser() -> argparse.ArgumentParser:
@@ -75,9 +104,18 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("pid_word", nargs="?", metavar="PID", help="the process to attach to")
     p.add_argument("-p", "--pid", dest="pid_option", metavar="PID", help="the same")
-    p.add_argument(
+    pace = p.add_mutually_exclusive_group()
+    pace.add_argument(
         "--hz", "-r", "--rate", "-F", dest="rate", type=rate_hz, default=99.0, metavar="HZ",
         help="samples per second of CPU time, 10 to 1000 (default 99)",
+    )  # fmt: skip
+    pace.add_argument(
+        "-i", "--interval", dest="rate", type=interval_hz, default=99.0, metavar="TIME",
+        help="the same as CPU time between two samples: 10ms, 1000us",
+    )  # fmt: skip
+    p.add_argument(
+        "--max-overhead", type=overhead_share, metavar="SHARE",
+        help="1%%: lower the rate by itself where sampling costs more of the CPU time",
     )  # fmt: skip
     p.add_argument(
         "-d", "--duration", type=duration_s, metavar="TIME", help="30, 500ms, 2m (default: until Ctrl-C)"
@@ -87,6 +125,18 @@ def parser() -> argparse.ArgumentParser:
         help=".svg, .folded or .txt by its ending; - for a summary on stdout; may be repeated",
     )  # fmt: skip
     p.add_argument("-t", "--threads", action="store_true", help="split the output by thread")
+    p.add_argument(
+        "--thread", action="append", default=[], metavar="NAME|TID", dest="only",
+        help="only threads of this name ('worker-*') or id; may be repeated",
+    )  # fmt: skip
+    p.add_argument(
+        "-s", "--subprocesses", action="store_true",
+        help="sample child processes too, those that come as well; one picture, processes as roots",
+    )  # fmt: skip
+    p.add_argument(
+        "--no-follow-exec", dest="follow_exec", action="store_false",
+        help="end when the process executes another program",
+    )  # fmt: skip
     p.add_argument("--no-live", action="store_true", help="no live table")
     p.add_argument(
         "--max-depth", type=int, default=512, metavar="N", help="frames of a stack at most (default 512)"
@@ -238,6 +288,10 @@ def run(arguments: argparse.Namespace, err: TextIO) -> ExitCode:
         allow_seccomp=arguments.allow_seccomp,
         clock=arguments.clock,
         jitter=not arguments.no_jitter,
+        threads=ThreadChoice(tuple(arguments.only)),
+        follow_exec=arguments.follow_exec,
+        subprocesses=arguments.subprocesses,
+        max_overhead=arguments.max_overhead,
     )
     with StopSignals() as stop:
         outcome = _attach(pid, options, stop, _view(arguments))
@@ -251,10 +305,11 @@ def run(arguments: argparse.Namespace, err: TextIO) -> ExitCode:
 def _attach(pid: int, options: Options, stop: StopSignals, view: LiveView | PlainView | None) -> Outcome:
     from .procfs import command_line
 
+    session = attach_family if options.subprocesses else attach
     if view is None:
-        return attach(pid, options, stop.stopped, lambda _progress: None)
+        return session(pid, options, stop.stopped, lambda _progress: None)
     with view:
-        return attach(pid, options, stop.stopped, LiveTable(view, pid, command_line(pid), options))
+        return session(pid, options, stop.stopped, LiveTable(view, pid, command_line(pid), options))
 
 
 def _report(

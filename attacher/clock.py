@@ -32,7 +32,7 @@ NAMES = ("auto", "timer", "perf")
 _SYS_PERF_EVENT_OPEN = 298  # x86_64
 _PERF_TYPE_SOFTWARE, _PERF_COUNT_SW_TASK_CLOCK = 1, 1
 _PERF_FLAG_FD_CLOEXEC = 8
-_IOC_ENABLE = 0x2400
+_IOC_ENABLE, _IOC_PERIOD = 0x2400, 0x40082404
 _F_SETOWN_EX, _F_OWNER_TID = 15, 0  # asm-generic/fcntl.h
 _DISABLED, _REMOVE_ON_EXEC = 1 << 0, 1 << 36  # bits of struct perf_event_attr
 _ATTR = struct.Struct("=IIQQQQQIIQQQQIiQIHHIIQ")  # its first 128 bytes, linux/perf_event.h
@@ -59,6 +59,9 @@ class Clock(Protocol):
     def start(self, slots: ctypes.Array[Slot]) -> None:
         """The stub is there: from now on ticks may come."""
 
+    def slow_down(self, factor: int) -> None:
+        """From now on ticks come at periods so many times the first, as far as that is done from here."""
+
     def stop(self) -> None:
         """No new tick comes after this, as far as that is done from here."""
 
@@ -84,6 +87,9 @@ class TimerClock:
     def start(self, slots: ctypes.Array[Slot]) -> None:
         pass
 
+    def slow_down(self, factor: int) -> None:
+        pass
+
     def stop(self) -> None:
         pass
 
@@ -99,6 +105,7 @@ class EventClock:
         self._pid = pid
         self._period_ns = round(1e9 / rate_hz)
         self._events: dict[int, int] = {}
+        self._factor = 1
         self._started = False
 
     def add(self, tid: int, index: int, slot: Slot) -> bool:
@@ -151,7 +158,17 @@ class EventClock:
         # The first tick comes a period from now; a period of the account begins half of one before it.
         used_ns = procfs.thread_cpu_ns(self._pid, int(slot.tid)) or 0
         slot.cpu_ns = used_ns + self._period_ns // 2
+        if self._factor > 1:
+            self._set_period(self._events[index])
         fcntl.ioctl(self._events[index], _IOC_ENABLE, 0)
+
+    def slow_down(self, factor: int) -> None:
+        self._factor = factor
+        for event in self._events.values():
+            self._set_period(event)
+
+    def _set_period(self, event: int) -> None:
+        fcntl.ioctl(event, _IOC_PERIOD, struct.pack("=Q", self._period_ns * self._factor))
 
     def stop(self) -> None:
         """Close all events; the kernel waits for those that are just being handled."""

@@ -10,6 +10,7 @@ from ..errors import InjectionFailed, TargetDied
 from ..inject.loader import LoadedStub, Loading
 from ..inject.locks import LoaderCalls, LockZones
 from ..inject.region import RegionPlan
+from .choosing import ThreadChoice
 from .clock import Clock
 from .hold import hold_any, hold_clean
 from .shared import LEASE_NS
@@ -44,9 +45,10 @@ class StubLoader:
         modules: tuple[bytes, bytes],
         way: str,
         clock: Clock,
+        choice: ThreadChoice,
     ) -> None:
         self._target, self._plan, self._modules, self._way = target, plan, modules, way
-        self._clock = clock
+        self._clock, self._choice = clock, choice
         self._zones, self._calls = survey
 
     def load(self) -> Loaded:
@@ -88,7 +90,7 @@ class StubLoader:
     def _prepare(self, *, by_dlopen: bool) -> tuple[Loading, ThreadTable]:
         """All that can be done before a thread is stopped."""
         self._clock.stop()  # of a try before
-        threads = ThreadTable(self._target.pid, self._plan, self._clock)
+        threads = ThreadTable(self._target.pid, self._plan, self._clock, self._choice)
         slots = threads.first_slots()
         # An exact lease follows when the offset of the target's clock is known.
         control = self._plan.control(secrets.randbits(64), time.monotonic_ns() + LEASE_NS)

@@ -248,6 +248,11 @@ class Tracee:
 _late: list[Tracee] = []
 
 
+def forget_late_stops() -> None:
+    """For a fork of this process: what was seized by the other is none of its business."""
+    _late.clear()
+
+
 def let_go_of_late_stops() -> None:
     """Let go of threads that were asked to stop, could not, and have stopped since.
 

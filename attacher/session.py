@@ -15,7 +15,9 @@ from ..inject.locks import survey
 from ..inject.region import RegionPlan
 from ..render.profile import Meta, Profile
 from ..symbols.resolver import Resolver, proc_opener
+from .choosing import ALL_THREADS, ThreadChoice
 from .clock import Clock, choose, jitter_ns
+from .governor import RateGovernor
 from .hold import hold_any
 from .leaving import stop_ticks, unload
 from .loading import Loaded, StubLoader
@@ -50,6 +52,7 @@ _FEW_THREADS = 32
 class Options:
     """What to sample and for how long; ``duration_s`` None: until told to stop.
 
+    ``max_overhead``: the handlers' share of CPU time (0.01 is 1%) above which the rate is lowered.
     ``loader``: "auto" (dlopen where that is shown to be safe, else mapping), "dlopen", or "map".
     ``clock``: "auto", "timer" or "perf" (``attacher.clock``).
     """
@@ -62,6 +65,10 @@ class Options:
     allow_seccomp: bool = False
     clock: str = "auto"
     jitter: bool = True
+    threads: ThreadChoice = ALL_THREADS
+    follow_exec: bool = True
+    subprocesses: bool = False
+    max_overhead: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,11 +86,13 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """A finished session: the profile, and what of ours remained in the target (nothing, if empty)."""
+    """A finished session: the profile, and what of ours remained in the target (nothing, if empty).
+    ``replaced``: the target ended by executing another program."""
 
     profile: Profile
     residue: tuple[str, ...]
     target_ended: bool
+    replaced: bool = False
 
     @property
     def exit_code(self) -> ExitCode:
@@ -108,7 +117,7 @@ def attach(
         finally:
             session.detach()
         residue = session.verify()
-        return Outcome(session.profile(), residue, session.target_ended)
+        return Outcome(session.profile(), residue, session.target_ended, session.replaced)
 
 
 @contextlib.contextmanager
@@ -119,6 +128,7 @@ def _loaded(pid: int, options: Options) -> Iterator[Session]:
             target = undo.enter_context(TargetProcess(pid))
             if not options.allow_seccomp:
                 check_seccomp(pid)
+            options.threads.check(pid)
             try:
                 session = Session(target, options)
                 undo.callback(session.close)
@@ -151,7 +161,13 @@ class Session:
         self.zones, calls = survey(maps, opener, target.read)
         self.modules = ModuleTable(target, self.resolver, self.plan)
         self._loader = StubLoader(
-            target, self.plan, (self.zones, calls), self.modules.first(maps), options.loader, self.clock
+            target,
+            self.plan,
+            (self.zones, calls),
+            self.modules.first(maps),
+            options.loader,
+            self.clock,
+            options.threads,
         )
         self.notes = [said] if said else []
         self.ended_by = ""
@@ -169,6 +185,7 @@ class Session:
         self.clock.start(self.shared.slots)
         self.reader = RingReader(self.plan, self.shared.read)
         self.cost = HandlerCost(self.shared)
+        self.governor = RateGovernor(self.options.max_overhead)
         self.started = self.ended = time.monotonic()
         self.cpu_s = 0.0
         self._process_cpu_s = self._process_cpu_at_start_s = self._read_process_cpu()
@@ -186,6 +203,11 @@ class Session:
     def target_ended(self) -> bool:
         """The target has exited, or replaced itself by another program."""
         return self.shared.target_gone or not self.target.alive()
+
+    @property
+    def replaced(self) -> bool:
+        """The target has ended as the program it was, but its process lives."""
+        return self.target_ended and self.target.alive()
 
     # Sampling: no ptrace is held meanwhile.
 
@@ -235,6 +257,9 @@ class Session:
         if sweep:
             # Names now, while the libraries are still there.
             self.store.update_totals()
+            if self.governor.lowers(self.cost.total_ns(self.threads.used(self.shared.slots)), self.cpu_s):
+                self.shared.set_rate_factor(self.governor.factor)
+                self.clock.slow_down(self.governor.factor)
             if self.threads.unarmed_and_running(self.shared.slots):
                 self._arm_by_borrowing()
 
@@ -257,8 +282,8 @@ class Session:
     def _follow_maps(self) -> None:
         """Libraries that came and went: for the unwinder in the target, and for names here."""
         maps = self.target.maps()
-        if maps == self.resolver.maps:
-            return
+        if maps == self.resolver.maps or not self.target.memory_is_current():
+            return  # another program's maps name nothing that was sampled
         self.store.update_totals()  # names now, while the libraries are still known
         self.resolver.update(maps)
         if self.modules.refresh(maps, self.shared.bytes, self.shared.control.modules_seq):
@@ -275,7 +300,7 @@ class Session:
             borrowing = self.stub.prepare_call("pa_arm")
             with hold_any(self.target) as held:
                 self.stub.run(borrowing, held)
-        except (PyattachError, ProcessLookupError) as error:
+        except (PyattachError, OSError) as error:  # OSError: it has just executed another program
             self.notes.append(f"some threads were found late: {error}")
 
     def _progress(self, elapsed_s: float) -> Progress:
@@ -303,8 +328,9 @@ class Session:
                 unload(self.target, self.stub, self.shared, self.zones)
         except ProcessLookupError:
             self.ended_by = self.ended_by or "the target ended"
-        except PyattachError as error:
-            self.notes.append(f"detach: {error.what}")
+        except (PyattachError, OSError) as error:
+            if self.target.memory_is_current():  # else execve has taken all away
+                self.notes.append(f"detach: {getattr(error, 'what', error)}")
         if self.target_ended:
             self.shared.target_gone = True
         if self.shared.target_gone or not self.reader.finished:
@@ -312,7 +338,7 @@ class Session:
 
     def verify(self) -> tuple[str, ...]:
         """What of ours remains in the target; nothing, where it has ended."""
-        if self.target_ended:
+        if self.target_ended or not self.target.memory_is_current():
             return ()
         try:
             return tuple(remains(self._before, snapshot(self.target), self.plan.signal))
@@ -325,7 +351,7 @@ class Session:
         """The profile with everything that was measured about it."""
         slots = self.threads.used(self.shared.slots)
         handler_ns = self.cost.total_ns(slots)
-        samples, ticks = self.store.samples, self._ticks()
+        ticks = self._ticks()
         meta = Meta(
             command=self.target.command,
             pid=self.target.pid,
@@ -335,7 +361,7 @@ class Session:
             started_at_unix_s=self.started_at_unix_s,
             duration_s=self.ended - self.started,
             cpu_time_s=self.cpu_s,
-            samples=samples,
+            samples=self.store.samples,
             dropped=sum(int(slot.dropped) for slot in slots),
             truncated=self.store.truncated,
             truncated_by=self.store.truncated_by(),
@@ -378,6 +404,8 @@ class Session:
         unseen_s = self._unseen_cpu_s()
         if unseen_s > max(_CPU_TO_SPEAK_OF_S, _CPU_UNSEEN * self.cpu_s):
             notes.append(f"{unseen_s:.2f} s of CPU time are not in it: of threads that ended too soon")
+        notes += self.governor.notes(self.options.rate_hz, self._ticks(), self.cpu_s)
+        notes += self.options.threads.note(self.threads.left_out.values())
         failed = self.threads.failed(self.shared.slots)
         if failed:
             error = os.strerror(-int(self.shared.control.last_error))

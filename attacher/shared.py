@@ -41,6 +41,10 @@ class SharedMemory:
         """Tell handlers to use the other module table."""
         self.control.modules_seq = (self.control.modules_seq + 1) & 0xFFFFFFFF
 
+    def set_rate_factor(self, factor: int) -> None:
+        """Tell handlers to make the period so many times longer than ``period_ns``."""
+        self.control.rate_factor = factor
+
     def set_tail(self, words: int) -> None:
         """Tell handlers how far the ring was read."""
         self.control.tail = words

@@ -9,6 +9,7 @@ from ..inject.layout import Slot, SlotState
 from ..inject.region import RegionPlan
 from ..render.profile import Thread
 from . import procfs
+from .choosing import ALL_THREADS, ThreadChoice
 from .clock import Clock
 
 
@@ -24,13 +25,16 @@ class ThreadTable:
     """Which thread has which slot; posts new threads to the stub and retires those that are gone.
 
     ``slots`` is the table in the shared memory (or, before the stub is loaded, the bytes it will start
-    from).  CPU times are in seconds, counted from when the thread was first seen here.
+    from).  CPU times are in seconds, counted from when the thread was first seen here.  Threads that are
+    not in ``choice`` get no slot; ``left_out`` has them by tid.
     """
 
-    def __init__(self, pid: int, plan: RegionPlan, clock: Clock) -> None:
+    def __init__(self, pid: int, plan: RegionPlan, clock: Clock, choice: ThreadChoice = ALL_THREADS) -> None:
         self._pid = pid
         self._clock = clock
         self._plan = plan
+        self._choice = choice
+        self.left_out: dict[int, Thread] = {}
         self._known: dict[int, _Known] = {}
         self._free = list(range(plan.slot_count - 1, -1, -1))
         self._never_used = plan.slot_count
@@ -47,15 +51,16 @@ class ThreadTable:
 
     def refresh(self, slots: ctypes.Array[Slot], *, thorough: bool) -> bool:
         """Post threads that came, retire those that went.  ``thorough`` also looks whether a tid has
-        been used again.  Returns whether anything was posted."""
+        been used again, and whether a thread has got another name.  Returns whether anything was posted."""
         self._collect_retired(slots)
         now = procfs.thread_ids(self._pid)
         gone = set(self._known) - set(now)
         if thorough:
-            gone |= {tid for tid in now if tid in self._known and self._was_reused(tid)}
+            gone |= {tid for tid in now if tid in self._known and self._is_another(tid)}
         for tid in gone:
             self._retire(slots, tid)
-        return self._post(slots, [tid for tid in now if tid not in self._known]) or bool(gone)
+        seen = self._known.keys() if thorough else self._known.keys() | self.left_out.keys()
+        return self._post(slots, [tid for tid in now if tid not in seen]) or bool(gone)
 
     def _collect_retired(self, slots: ctypes.Array[Slot]) -> None:
         for index in list(self._retiring):
@@ -67,13 +72,14 @@ class ThreadTable:
                 # A tick was arming it while it was retired: say it again.
                 slots[index].state = SlotState.RETIRE
 
-    def _was_reused(self, tid: int) -> bool:
+    def _is_another(self, tid: int) -> bool:
+        """Whether the tid was used again, or the thread has taken a name that was not chosen."""
         stat = procfs.read_stat(self._pid, tid)
         if stat is None:
             return False
         known = self._known[tid]
         known.cpu_s = stat.cpu_s if stat.start_time == known.start_time else known.cpu_s
-        return stat.start_time != known.start_time
+        return stat.start_time != known.start_time or not self._choice.takes(tid, stat.name)
 
     def _retire(self, slots: ctypes.Array[Slot], tid: int) -> None:
         known = self._known.pop(tid)
@@ -88,6 +94,10 @@ class ThreadTable:
         stats.sort(key=lambda item: item[1].state != "R")
         posted = False
         for tid, stat in stats:
+            if not self._choice.takes(tid, stat.name):
+                self.left_out[tid] = Thread(tid, stat.name)
+                continue
+            self.left_out.pop(tid, None)
             self.names[tid] = Thread(tid, stat.name)
             if not self._free:
                 self._without_slot.add(tid)

@@ -104,7 +104,8 @@ class Control(ctypes.Structure):
         ("post_seq", _u32),
         ("modules_seq", _u32),
         ("slots_used", _u32),
-        ("pad2", _u32 * 8),
+        ("rate_factor", _u32),
+        ("pad2", _u32 * 7),
         ("head", _u64),
         ("pad3", _u64 * 7),
         ("inside", _u32),
@@ -144,7 +145,9 @@ class Slot(ctypes.Structure):
         ("hits", _u64),
         ("misses", _u64),
         ("cpu_ns", _u64),
-        ("pad", _u64 * 5),
+        ("factor", _u32),
+        ("pad0", _u32),
+        ("pad", _u64 * 4),
     )
 
 

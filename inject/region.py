@@ -93,4 +93,5 @@ class RegionPlan:
             tick_tag=self.tick_tag,
             lease_until_ns=lease_until_ns,
             state=State.RUN,
+            rate_factor=1,
         )

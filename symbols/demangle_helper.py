@@ -84,6 +84,10 @@ class _Helper:
         with contextlib.suppress(OSError):
             process.communicate()
 
+    def forget(self) -> None:
+        """In a fork of this process: the helper is the other's."""
+        self._process = None
+
     def _exchange(self, name: bytes) -> bytes | None:
         process = self._process = self._process or _start()
         assert process.stdin is not None and process.stdout is not None
@@ -119,3 +123,4 @@ def _read_line(fd: int, deadline: float) -> bytes | None:
 
 
 _helper = _Helper()
+os.register_at_fork(after_in_child=_helper.forget)

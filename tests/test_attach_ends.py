@@ -187,7 +187,8 @@ while not select.select([sys.stdin], [], [], 0)[0]:
     sum(range(1000))
 os.execvp("sh", ["sh", "-c", "read line; echo $line; read line; echo $line"])
 """
-    with spawn([sys.executable, "-c", script]) as target, pyattach(target.pid, *files.arguments) as run:
+    arguments = ("--no-follow-exec", *files.arguments)
+    with spawn([sys.executable, "-c", script]) as target, pyattach(target.pid, *arguments) as run:
         run.wait_sampling(target.pid)
         target.tell("first")
         target.expect("first")

@@ -226,6 +226,25 @@ def test_split_by_threads(spawn: Spawn, tmp_path: Path) -> None:
     assert busy <= {f"busy-{n}-{tid}" for n in (0, 1) for tid in tids}
 
 
+def test_only_the_chosen_threads_are_sampled(spawn: Spawn, tmp_path: Path) -> None:
+    folded = tmp_path / "o.folded"
+    with spawn("threads", 3, 1) as target:
+        run = attach(target.pid, "-v", "-d", "1", "-t", "--thread", "busy-[01]", "-o", folded)
+        target.finish()
+    names = {stack[0].rpartition("-")[0] for stack in Folded(folded).stacks}
+    assert names == {"busy-0", "busy-1"}
+    assert "3 threads were left out by --thread: busy-2, futex-0, threads" in run.err
+
+
+def test_no_thread_of_that_name_is_said_before_attaching(spawn: Spawn, tmp_path: Path) -> None:
+    with spawn("threads", 1, 1) as target:
+        before = maps_text(target.pid)
+        run = attach(target.pid, "--thread", "worker-*", "-o", tmp_path / "o.svg", exit_code=2)
+        assert maps_text(target.pid) == before
+        target.finish()
+    assert "called worker-*" in run.err and "busy-0, futex-0, threads" in run.err
+
+
 def test_a_target_that_does_nothing_has_no_samples(spawn: Spawn, tmp_path: Path) -> None:
     with spawn("quiet") as target:
         run = attach(target.pid, "-d", "300ms", "-o", tmp_path / "o.svg", exit_code=5)

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyattach.attacher import cli
+from pyattach.attacher.choosing import ThreadChoice
 from pyattach.attacher.session import Options, Outcome, Progress
 from pyattach.errors import (
     ExitCode,
@@ -77,6 +78,31 @@ def test_no_rates(text: str) -> None:
     with pytest.raises(cli.argparse.ArgumentTypeError) as raised:
         cli.rate_hz(text)
     assert "Hz" in str(raised.value)
+    assert ("too slow" in str(raised.value)) == (text in ("9.99", "0", "-99"))
+
+
+@pytest.mark.parametrize(
+    ("text", "hz"), [("10ms", 100), ("100 ms", 10), ("2.5ms", 400), ("1000us", 1000), ("0.02s", 50)]
+)
+def test_intervals(text: str, hz: float) -> None:
+    assert cli.interval_hz(text) == hz
+
+
+@pytest.mark.parametrize("text", ["", "10", "0ms", "-1ms", "101ms", "2s", "1us", "nan", "10 m", "1e-3s"])
+def test_no_intervals(text: str) -> None:
+    with pytest.raises(cli.argparse.ArgumentTypeError, match=r"\d+ms"):
+        cli.interval_hz(text)
+
+
+@pytest.mark.parametrize(("text", "share"), [("1%", 0.01), ("0.5 %", 0.005), ("100%", 1)])
+def test_shares_of_cpu_time(text: str, share: float) -> None:
+    assert cli.overhead_share(text) == share
+
+
+@pytest.mark.parametrize("text", ["", "1", "0%", "101%", "-1%", "nan%", "%"])
+def test_no_shares_of_cpu_time(text: str) -> None:
+    with pytest.raises(cli.argparse.ArgumentTypeError, match="say 1%"):
+        cli.overhead_share(text)
 
 
 def parsed_pid(*words: str) -> int:
@@ -173,6 +199,37 @@ def test_the_rate_has_the_names_that_other_tools_give_it(run: Run, flag: str) ->
     assert run.options is not None and run.options.rate_hz == 200
 
 
+@pytest.mark.parametrize("flag", ["-i", "--interval"])
+def test_the_interval_is_another_way_to_say_the_rate(run: Run, flag: str) -> None:
+    run(flag, "5ms", "-o", "-")
+    assert run.options is not None and run.options.rate_hz == 200
+
+
+def test_children_are_sampled_where_asked_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "attach_family", run._attach)
+    monkeypatch.setattr(cli, "attach", None)
+    for flag in ("-s", "--subprocesses"):
+        assert run(flag, "-o", "-") == ExitCode.OK
+        assert run.options is not None and run.options.subprocesses
+
+
+def test_a_limit_of_overhead_arrives(run: Run) -> None:
+    run("--max-overhead", "0.5%", "-o", "-")
+    assert run.options is not None and run.options.max_overhead == 0.005
+
+
+def test_execs_are_followed_unless_told_otherwise(run: Run) -> None:
+    run("-o", "-")
+    assert run.options is not None and run.options.follow_exec
+    run("--no-follow-exec", "-o", "-")
+    assert not run.options.follow_exec
+
+
+def test_threads_are_chosen_by_any_number_of_words(run: Run) -> None:
+    run("--thread", "worker-*", "--thread=4712", "-o", "-")
+    assert run.options is not None and run.options.threads == ThreadChoice(("worker-*", "4712"))
+
+
 @pytest.mark.parametrize(("asked", "taken"), [("0", 1), ("-5", 1), ("4096", 4096), ("1000000", 4096)])
 def test_depth_stays_within_what_a_record_holds(run: Run, asked: str, taken: int) -> None:
     run(f"--max-depth={asked}", "-o", "-")
@@ -189,7 +246,8 @@ def test_a_high_rate_is_taken_with_a_warning(run: Run) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ["--hz", "5"], ["--hz", "x"], ["-d", "0"], ["-d", "soon"], ["--loader", "magic"],
+        ["--hz", "5"], ["--hz", "x"], ["--hz", "nan"], ["-i", "10"], ["--hz", "99", "-i", "10ms"],
+        ["--thread"], ["-d", "0"], ["-d", "soon"], ["--loader", "magic"],
         ["--unwind", "guess"], ["--max-depth", "deep"], ["--no-such-option"], ["17", "18"], ["-o"],
     ],
 )  # fmt: skip

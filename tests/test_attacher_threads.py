@@ -8,11 +8,14 @@ import dataclasses
 import pytest
 
 from pyattach.attacher import procfs
+from pyattach.attacher.choosing import ThreadChoice, names_of
 from pyattach.attacher.clock import TimerClock
 from pyattach.attacher.procfs import Stat
 from pyattach.attacher.threads import ThreadTable
+from pyattach.errors import UsageError
 from pyattach.inject.layout import Slot, SlotState
 from pyattach.inject.region import RegionPlan
+from pyattach.render.profile import Thread
 
 PID = 100
 
@@ -61,9 +64,9 @@ def proc(monkeypatch: pytest.MonkeyPatch) -> FakeProc:
 class Table:
     """A ThreadTable with its slots, and a stub that does what it is told."""
 
-    def __init__(self, slot_count: int = 4) -> None:
+    def __init__(self, slot_count: int = 4, *patterns: str) -> None:
         plan = RegionPlan(period_ns=1, slot_count=slot_count, max_depth=1, ring_words=1, signal=27)
-        self.table = ThreadTable(PID, plan, TimerClock())
+        self.table = ThreadTable(PID, plan, TimerClock(), ThreadChoice(patterns))
         self.slots = (Slot * slot_count)()
         first = self.table.first_slots()
         assert len(first) % ctypes.sizeof(Slot) == 0
@@ -268,3 +271,47 @@ def test_used_slots_are_those_ever_given_away(proc: FakeProc) -> None:
     table.refresh()
     assert [s.tid for s in table.table.used(table.slots)] == [100, 103, 102]
     assert len(Table(4).table.used((Slot * 4)())) == 3
+
+
+def test_only_chosen_threads_are_posted(proc: FakeProc) -> None:
+    proc.threads = {100: FakeThread("main"), 101: FakeThread("io-1"), 102: FakeThread("gc")}
+    table = Table(3, "io-*", "102")
+    assert table.shown() == [(101, WANTED), (102, WANTED), EMPTY]
+    assert table.table.left_out == {100: Thread(100, "main")}
+    proc.threads[103] = FakeThread("main")
+    proc.threads[104] = FakeThread("io-2")
+    assert table.refresh()
+    assert table.of(104).state == WANTED
+    assert not table.refresh()
+    assert sorted(table.table.left_out) == [100, 103]
+
+
+def test_a_thread_that_takes_another_name_is_looked_at_again(proc: FakeProc) -> None:
+    """A new thread has its parent's name until it has given itself one."""
+    proc.threads = {100: FakeThread("main"), 101: FakeThread("worker", cpu_ns=1_000_000_000)}
+    table = Table(2, "worker")
+    table.tick()
+    proc.threads[100].name, proc.threads[101].name = "worker", "idle"
+    proc.threads[101].cpu_ns += 2_000_000_000
+    assert not table.refresh()
+    assert table.refresh(thorough=True)
+    assert table.shown() == [(101, RETIRE), (100, WANTED)]
+    assert sorted(table.table.left_out) == [101]
+    assert table.table.cpu_s() == pytest.approx(2), "what it used under its old name counts"
+
+
+def test_no_thread_of_that_name_is_an_error_that_lists_the_names(proc: FakeProc) -> None:
+    proc.threads = {100: FakeThread("main"), 101: FakeThread("io"), 102: FakeThread("io")}
+    for patterns in ((), ("i?",), ("101",), ("nothing", "ma*")):
+        ThreadChoice(patterns).check(PID)
+    with pytest.raises(UsageError, match=r"(?s)called 10 or I\*.*io \(2\), main"):
+        ThreadChoice(("10", "I*")).check(PID)
+
+
+def test_left_out_threads_are_named_and_counted() -> None:
+    choice = ThreadChoice(("a",))
+    assert choice.note([]) == []
+    assert choice.note([Thread(1, "b"), Thread(2, "c"), Thread(3, "b")]) == [
+        "3 threads were left out by --thread: b (2), c"
+    ]
+    assert names_of(Thread(n, f"t{n:02}") for n in range(42)).endswith("t39, and 2 more")

@@ -98,7 +98,8 @@ struct pa_control {
 	u32 post_seq;       /* moved on after slots were set to WANTED or RETIRE */
 	u32 modules_seq;    /* its lowest bit says which module table is in use */
 	u32 slots_used;     /* slots from this one on have never been given to a thread */
-	u32 pad2[8];
+	u32 rate_factor;    /* ticks come every period_ns times this; only ever made greater */
+	u32 pad2[7];
 
 	/* Written by handlers. */
 	u64 head; /* words reserved */
@@ -167,7 +168,9 @@ struct pa_slot {
 	u64 hits; /* of the rule cache */
 	u64 misses;
 	u64 cpu_ns; /* the thread's CPU time at which the next period begins that has no sample yet */
-	u64 pad[5];
+	u32 factor; /* the rate_factor its timer was armed with */
+	u32 pad0;
+	u64 pad[4];
 };
 
 /* What follows a record's first word.  frames[0] is where the tick hit, then return addresses. */

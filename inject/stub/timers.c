@@ -1,11 +1,10 @@
 /* One POSIX timer on each thread's CPU clock.  Any thread of the process can create them. */
 #include "stub.h"
 
-static u64 phase_ns(struct pa_control *c, u32 tid)
+static u32 rate_factor(const struct pa_control *c)
 {
-	/* Threads that start together must not tick together: spread the first shots over the period. */
-	u64 x = (c->nonce ^ tid) * 0x9e3779b97f4a7c15UL;
-	return 1 + (x >> 20) % c->period_ns;
+	u32 factor = __atomic_load_n(&c->rate_factor, __ATOMIC_RELAXED);
+	return factor ? factor : 1;
 }
 
 static struct timespec in_ns(u64 ns)
@@ -13,15 +12,35 @@ static struct timespec in_ns(u64 ns)
 	return (struct timespec){(i64)(ns / 1000000000UL), (i64)(ns % 1000000000UL)};
 }
 
-/* With jitter each tick sets the next, to a moment by chance in the next period: one in each, and no work that
- * goes by a beat of its own is in step with them. */
-void timer_again(const struct pa_control *c, const struct pa_slot *slot, u64 random)
+/* First at `first_ns` (from now, or with TIMER_ABSTIME of the thread's CPU time), then every `period_ns`. */
+static i64 set_timer(i32 timer, u32 how, u64 first_ns, u64 period_ns)
 {
-	if (!c->jitter_ns || !slot->timer_plus_1)
+	struct itimerspec spec = {.interval = in_ns(period_ns), .value = in_ns(first_ns)};
+	return sys4(SYS_timer_settime, timer, how, &spec, 0);
+}
+
+static u64 phase_ns(u64 period_ns, struct pa_control *c, u32 tid)
+{
+	/* Threads that start together must not tick together: spread the first shots over the period. */
+	u64 x = (c->nonce ^ tid) * 0x9e3779b97f4a7c15UL;
+	return 1 + (x >> 20) % period_ns;
+}
+
+/* With jitter each tick sets the next, to a moment by chance in the next period: one in each, and no work that
+ * goes by a beat of its own is in step with them.  Without, the timer goes on until the rate changes. */
+void timer_again(struct pa_control *c, struct pa_slot *slot, u64 random)
+{
+	i32 timer = __atomic_load_n(&slot->timer_plus_1, __ATOMIC_RELAXED);
+	u32 factor = rate_factor(c);
+	u64 period_ns = c->period_ns * factor, x = (random ^ slot->tid ^ c->nonce) * 0x9e3779b97f4a7c15UL;
+	if (!timer)
 		return;
-	u64 x = (random ^ slot->tid ^ c->nonce) * 0x9e3779b97f4a7c15UL;
-	struct itimerspec spec = {.value = in_ns(slot->cpu_ns + (x >> 20) % c->jitter_ns)};
-	sys4(SYS_timer_settime, slot->timer_plus_1 - 1, TIMER_ABSTIME, &spec, 0);
+	/* Should it have been deleted since, the number names nothing: the kernel counts them up. */
+	if (c->jitter_ns)
+		set_timer(timer - 1, TIMER_ABSTIME, slot->cpu_ns + (x >> 20) % (period_ns - c->period_ns + c->jitter_ns), 0);
+	else if (factor != slot->factor)
+		set_timer(timer - 1, 0, period_ns, period_ns);
+	slot->factor = factor;
 }
 
 static void arm(struct pa_control *c, struct pa_slot *slot, u32 index)
@@ -35,15 +54,13 @@ static void arm(struct pa_control *c, struct pa_slot *slot, u32 index)
 	i32 timer = -1;
 	i64 err = sys3(SYS_timer_create, thread_cpu_clock(slot->tid), &event, &timer);
 	if (!err) {
-		u64 first = phase_ns(c, slot->tid);
-		struct itimerspec spec = {.value = in_ns(first)};
-		if (!c->jitter_ns)
-			spec.interval = in_ns(c->period_ns);
+		slot->factor = rate_factor(c);
+		u64 period_ns = c->period_ns * slot->factor;
 		slot->cpu_ns = read_clock_ns(thread_cpu_clock(slot->tid));
 		slot->timer_plus_1 = timer + 1;
 		/* ARMED before the first shot can come. */
 		__atomic_store_n(&slot->state, PA_SLOT_ARMED, __ATOMIC_RELEASE);
-		err = sys4(SYS_timer_settime, timer, 0, &spec, 0);
+		err = set_timer(timer, 0, phase_ns(period_ns, c, slot->tid), c->jitter_ns ? 0 : period_ns);
 		if (!err)
 			return;
 		slot->timer_plus_1 = 0;

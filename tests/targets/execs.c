@@ -1,23 +1,62 @@
-/* Executes itself again and again, each time after some work: execs TIMES [milliseconds of work].
+/* Becomes itself again and again, and forks.
  *
- * Prints "ready" before the first, and "done" at the end of the last image. */
+ *     execs <execs> [milliseconds]   so many times execve, working for so long (default 2) in between
+ *     execs -f <forks>               so many times fork; each child works a little and exits
+ *
+ * Begins with a line on stdin; prints "done" at the end of all, or "died <status>" of a child.
+ */
 #include "target.h"
 
-NAMED static uint64_t work_between_execs(uint64_t x) { return burn(x, 10000); }
+#include <sys/wait.h>
 
-int main(int count, char **words) {
-    long left = count > 1 ? atol(words[1]) : 0;
-    uint64_t end_ns = now_ns() + (count > 2 ? (uint64_t)atol(words[2]) * 1000000u : 1000000u), x = 1;
-    char text[32];
-    if (count < 4)
-        ready();
+static volatile uint64_t sink;
+
+NAMED static uint64_t work_between(uint64_t x) { return burn(x, 20000); }
+
+static void work_ms(int milliseconds) {
+    uint64_t end_ns = now_ns() + (uint64_t)milliseconds * 1000000u;
     while (now_ns() < end_ns)
-        x = work_between_execs(x);
-    if (left <= 0) {
-        puts("done");
-        return x == 0;
+        sink = work_between(sink);
+}
+
+static void forks(int count) {
+    for (int i = 0; i < count; i++) {
+        int status;
+        pid_t child = fork();
+        if (child < 0)
+            die("fork");
+        if (!child) {
+            sink = work_between(sink);
+            _exit(0);
+        }
+        if (waitpid(child, &status, 0) != child || status) {
+            printf("died %x\n", (unsigned)status);
+            exit(1);
+        }
     }
-    snprintf(text, sizeof text, "%ld", left - 1);
-    execl("/proc/self/exe", words[0], text, count > 2 ? words[2] : "1", "again", (char *)NULL);
-    die("execl");
+}
+
+int main(int argc, char **argv) {
+    char left[16], line[8];
+    if (argc < 2)
+        return 2;
+    if (argc < 4) {
+        ready();
+        read_line(line, sizeof line, NULL);
+    }
+    if (!strcmp(argv[1], "-f")) {
+        forks(atoi(argv[2]));
+    } else if (atoi(argv[1]) > 0) {
+        char *pause = argc > 2 ? argv[2] : "2";
+        work_ms(atoi(pause));
+        snprintf(left, sizeof left, "%d", atoi(argv[1]) - 1);
+        char *next[] = {argv[0], left, pause, "again", NULL};
+        execv("/proc/self/exe", next);
+        die("execv");
+    }
+    puts("done");
+    fflush(stdout);
+    if (argc >= 4)
+        wait_for_end_of_stdin();
+    return 0;
 }

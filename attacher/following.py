@@ -1,0 +1,113 @@
+"""Following a process through execve: each program is a session of its own, all make one profile."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+
+from ..errors import InjectionFailed, NoSuchTarget, PyattachError, TargetDied, UsageError
+from ..render.combine import combined
+from . import procfs, session
+from .session import Options, Outcome, Progress
+
+_PAUSE_S = 0.05
+"""Between two tries: a process that executes one program after the other is given its time."""
+
+_MOST_COMMANDS = 5
+
+_PASSING = (InjectionFailed, NoSuchTarget, TargetDied, UsageError)
+"""What may be otherwise a moment later: it was just executing, or has no thread of the chosen name yet."""
+
+
+def attach(
+    pid: int, options: Options, should_stop: Callable[[], bool], on_progress: Callable[[Progress], None]
+) -> Outcome:
+    """As ``session.attach``; with ``follow_exec`` also the programs that the process executes after."""
+    stat = procfs.read_stat(pid)
+    outcome = session.attach(pid, options, should_stop, on_progress)
+    if not (options.follow_exec and outcome.replaced and stat is not None):
+        return outcome
+    return _Chase(pid, stat.start_time, options, should_stop, on_progress).after(outcome)
+
+
+class _Chase:
+    def __init__(
+        self,
+        pid: int,
+        start_time: int,
+        options: Options,
+        should_stop: Callable[[], bool],
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        self._pid, self._start_time, self._options = pid, start_time, options
+        self._should_stop, self._on_progress = should_stop, on_progress
+        self._began = 0.0
+        self._ended_by = ""
+        self._notes: list[str] = []
+
+    def after(self, first: Outcome) -> Outcome:
+        """Go on from the first program's end; the outcome of all."""
+        self._began = time.monotonic() - first.profile.meta.duration_s
+        outcomes = [first]
+        while outcomes[-1].replaced:
+            following = self._next()
+            if following is None:
+                break
+            outcomes.append(following)
+        profile = combined([outcome.profile for outcome in outcomes])
+        execs = sum(outcome.replaced for outcome in outcomes)
+        commands = list(dict.fromkeys(outcome.profile.meta.command for outcome in outcomes[1:]))
+        notes = [f"the target executed another program ({execs} times seen)", *self._notes]
+        notes += [f"it went on as: {command}" for command in commands[:_MOST_COMMANDS]]
+        if len(commands) > _MOST_COMMANDS:
+            notes.append(f"and as {len(commands) - _MOST_COMMANDS} other commands")
+        meta = dataclasses.replace(
+            profile.meta,
+            ended_by=self._ended_by or profile.meta.ended_by,
+            notes=(*notes, *profile.meta.notes),
+        )
+        last = outcomes[-1]
+        return Outcome(
+            dataclasses.replace(profile, meta=meta),
+            last.residue,
+            last.target_ended or self._ended_by == "the target ended",
+        )
+
+    def _next(self) -> Outcome | None:
+        """The next program's session; None, with the reason in ``_ended_by``, where there is none."""
+        failure = ""
+        while not self._over():
+            elapsed_s = time.monotonic() - self._began
+            options = self._options
+            if options.duration_s is not None:
+                options = dataclasses.replace(options, duration_s=options.duration_s - elapsed_s)
+            try:
+                return session.attach(self._pid, options, self._should_stop, self._later_by(elapsed_s))
+            except _PASSING as error:
+                failure = error.what
+                time.sleep(_PAUSE_S)
+            except PyattachError as error:
+                self._ended_by = "the target replaced itself (exec)"
+                self._notes.append(f"it could not be followed: {error.what}")
+                return None
+        if failure:
+            self._notes.append(f"the program it ran at the end was not sampled: {failure}")
+        return None
+
+    def _over(self) -> bool:
+        stat = procfs.read_stat(self._pid)
+        duration_s = self._options.duration_s
+        if stat is None or stat.start_time != self._start_time or stat.state in "ZX":
+            self._ended_by = "the target ended"
+        elif self._should_stop():
+            self._ended_by = "stopped by the user"
+        elif duration_s is not None and time.monotonic() - self._began >= duration_s:
+            self._ended_by = "duration reached"
+        return bool(self._ended_by)
+
+    def _later_by(self, elapsed_s: float) -> Callable[[Progress], None]:
+        def on_progress(progress: Progress) -> None:
+            self._on_progress(dataclasses.replace(progress, elapsed_s=progress.elapsed_s + elapsed_s))
+
+        return on_progress

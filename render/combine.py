@@ -1,0 +1,83 @@
+"""Several profiles as one: of the programs a process ran one after the other, or of several processes."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+
+from ..symbols.frame import Frame
+from .profile import Meta, Profile, Stack, Thread
+
+_MOST_NOTES = 20
+
+
+def combined(profiles: Sequence[Profile]) -> Profile:
+    """Weights and counts are added up; shares and rates are means, weighted by what they are shares of
+    and over the profiles where they were measured.  All else is of the first, ``ended_by`` of the last.
+    Raises ValueError where there is none."""
+    if not profiles:
+        raise ValueError("nothing to combine")
+    threads: dict[int, Thread] = {}
+    weights: collections.Counter[tuple[int, Stack]] = collections.Counter()
+    for profile in profiles:
+        threads.update(profile.threads)
+        weights.update(profile.weights)
+    return Profile(_combined_meta([profile.meta for profile in profiles]), threads, dict(weights))
+
+
+def below(profile: Profile, root: Frame) -> Profile:
+    """The same with ``root`` as the outermost frame of every stack."""
+    weights = {(tid, (root, *stack)): ticks for (tid, stack), ticks in profile.weights.items()}
+    return dataclasses.replace(profile, weights=weights)
+
+
+def _combined_meta(metas: list[Meta]) -> Meta:
+    cpu = [meta.cpu_time_s for meta in metas if meta.cpu_time_s is not None]
+    held = [meta.held_us for meta in metas if meta.held_us is not None]
+    reasons: collections.Counter[str] = collections.Counter()
+    for meta in metas:
+        reasons.update(dict(meta.truncated_by))
+    return dataclasses.replace(
+        metas[0],
+        rate_reached_hz=_mean((meta.rate_reached_hz, meta.cpu_time_s) for meta in metas),
+        duration_s=_duration_s(metas),
+        cpu_time_s=sum(cpu) if cpu else None,
+        samples=_sum(metas, lambda meta: meta.samples),
+        dropped=_sum(metas, lambda meta: meta.dropped),
+        truncated=_sum(metas, lambda meta: meta.truncated),
+        unresolved=_sum(metas, lambda meta: meta.unresolved),
+        handler_share=_mean((meta.handler_share, meta.cpu_time_s) for meta in metas),
+        handler_ns_per_sample=_mean((meta.handler_ns_per_sample, meta.samples) for meta in metas),
+        held_us=max(held, default=None),
+        ended_by=metas[-1].ended_by,
+        notes=_notes(metas),
+        delivery_share=_mean((meta.delivery_share, meta.cpu_time_s) for meta in metas),
+        truncated_by=tuple(reasons.most_common()),
+    )
+
+
+def _sum(metas: list[Meta], count: Callable[[Meta], int]) -> int:
+    return sum(map(count, metas))
+
+
+def _notes(metas: list[Meta]) -> tuple[str, ...]:
+    notes = tuple(dict.fromkeys(note for meta in metas for note in meta.notes))
+    more = (f"{len(notes) - _MOST_NOTES} more notes are left out",) if len(notes) > _MOST_NOTES else ()
+    return notes[:_MOST_NOTES] + more
+
+
+def _mean(values: Iterable[tuple[float | None, float | None]]) -> float | None:
+    """The mean of (value, weight) pairs where both are known; None where none are."""
+    known = [(value, weight) for value, weight in values if value is not None and weight]
+    whole = sum(weight for _, weight in known)
+    return sum(value * weight for value, weight in known) / whole if whole else None
+
+
+def _duration_s(metas: list[Meta]) -> float:
+    """From the first begin to the last end, where the begins are known."""
+    spans = [(m.started_at_unix_s, m.duration_s) for m in metas]
+    begins = [start for start, _ in spans if start is not None]
+    if len(begins) < len(spans):
+        return sum(meta.duration_s for meta in metas)
+    return max(start + length for start, length in spans if start is not None) - min(begins)

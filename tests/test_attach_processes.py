@@ -1,0 +1,259 @@
+"""What a process does with processes while it is sampled: it executes other programs, and forks."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from support import build_target
+from test_attach_clock import CLOCKS
+from test_attach_run import (
+    MARK,
+    Folded,
+    Pyattach,
+    Spawn,
+    cpu_time_s,
+    maps_text,
+    pyattach,
+    thread_ids,
+    timers_text,
+    wait_for,
+)
+
+from pyattach.attacher import children
+from pyattach.attacher.children import descendants, share_memory
+
+BECOMES_ANOTHER = """\
+import os, select, sys
+print("ready", flush=True)
+while not select.select([sys.stdin], [], [], 0)[0]:
+    sum(range(1000))
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+def test_the_program_that_comes_after_is_followed(spawn: Spawn, tmp_path: Path) -> None:
+    folded = tmp_path / "o.folded"
+    split = build_target("split")
+    with spawn([sys.executable, "-c", BECOMES_ANOTHER, split]) as target:
+        with pyattach(target.pid, "-o", folded, "-o", "-") as run:
+            run.wait_sampling(target.pid)
+            target.tell()
+            target.expect("ready")
+            run.wait_sampling(target.pid, cpu_s=0.5)
+            run.tell(signal.SIGINT)
+            out = run.finish(0)
+        assert MARK not in maps_text(target.pid) and not timers_text(target.pid)
+        assert target.finish().splitlines()[-1].startswith("done ")
+    seen = Folded(folded).inclusive()
+    assert seen["work_70"] >= 20, "the second program"
+    assert seen.total() and any("Py" in name for name in seen), "the first"
+    assert "the target executed another program (1 times seen)" in out
+    assert f"it went on as: {split}" in out
+    assert "stopped by the user" in out
+
+
+def test_the_duration_is_that_of_all_programs(spawn: Spawn, tmp_path: Path) -> None:
+    with spawn([sys.executable, "-c", BECOMES_ANOTHER, build_target("split")]) as target:
+        with pyattach(target.pid, "-d", "2", "-o", tmp_path / "o.svg", "-o", "-") as run:
+            run.wait_sampling(target.pid)
+            target.tell()
+            out = run.finish(0)
+        target.finish()
+    assert "duration reached" in out
+
+
+def test_a_program_that_cant_be_followed_ends_the_run(spawn: Spawn, tmp_path: Path) -> None:
+    other = build_target("quiet", "-m32")
+    with spawn([sys.executable, "-c", BECOMES_ANOTHER, other]) as target:
+        with pyattach(target.pid, "-o", tmp_path / "o.svg", "-o", "-") as run:
+            run.wait_sampling(target.pid)
+            target.tell()
+            out = run.finish(0)
+        target.finish()
+    assert "it could not be followed" in out and "32-bit" in out
+    assert "replaced itself (exec)" in out
+
+
+def test_a_program_without_a_chosen_thread_is_waited_for_in_vain(spawn: Spawn, tmp_path: Path) -> None:
+    split = build_target("split")
+    with spawn([sys.executable, "-c", BECOMES_ANOTHER, split]) as target:
+        arguments = ("--thread", str(Path(sys.executable).name) + "*", "-o", tmp_path / "o.svg", "-o", "-")
+        with pyattach(target.pid, *arguments) as run:
+            run.wait_sampling(target.pid)
+            target.tell()
+            target.expect("ready")
+            begin = cpu_time_s(target.pid)
+            wait_for("it has worked", lambda: cpu_time_s(target.pid) > begin + 0.3)
+            run.tell(signal.SIGINT)
+            out = run.finish(0)
+        target.finish()
+    assert "the program it ran at the end was not sampled: no thread of process" in out
+    assert "stopped by the user" in out
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_execs_in_a_row_kill_nobody(spawn: Spawn, tmp_path: Path, clock: str) -> None:
+    """Whatever pyattach is at just then: sampling, injecting, leaving."""
+    folded = tmp_path / "o.folded"
+    with spawn("execs", 60, 20) as target:
+        with pyattach(target.pid, "--hz", "997", "--clock", clock, "-o", folded) as run:
+            run.wait_until("the stub is in", lambda: MARK in maps_text(target.pid))
+            target.tell()
+            target.expect("done")
+            run.tell(signal.SIGINT)
+            run.finish(0)
+        assert MARK not in maps_text(target.pid) and not timers_text(target.pid)
+        target.finish(0)
+    assert Folded(folded).inclusive()["work_between"] > 0
+
+
+def test_forks_in_a_row_hurt_neither_child_nor_parent(spawn: Spawn, tmp_path: Path) -> None:
+    """A child has the handler, but no timer and nothing to write to."""
+    folded = tmp_path / "o.folded"
+    with spawn("execs", "-f", 500) as target:
+        with pyattach(target.pid, "--hz", "997", "-o", folded) as run:
+            run.wait_until("the stub is in", lambda: MARK in maps_text(target.pid))
+            target.tell()
+            target.expect("done")
+            run.finish(None)
+        target.finish(0)
+    assert run.process.returncode == 0, run.err
+
+
+def test_children_write_nothing_to_the_shared_memory(spawn: Spawn, tmp_path: Path) -> None:
+    """The parent sleeps while its children work: hardly a sample."""
+    script = """\
+import os, sys, time
+print("ready", flush=True)
+sys.stdin.readline()
+for _ in range(4):
+    if not os.fork():
+        end = time.process_time() + 0.3
+        while time.process_time() < end:
+            sum(range(1000))
+        os.kill(os.getpid(), 27)
+        os._exit(0)
+print([os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(4)], flush=True)
+sys.stdin.read()
+"""
+    folded = tmp_path / "o.folded"
+    with spawn([sys.executable, "-c", script]) as target:
+        with pyattach(target.pid, "--hz", "250", "-o", folded) as run:
+            run.wait_until("the stub is in", lambda: MARK in maps_text(target.pid))
+            begin = cpu_time_s(target.pid)
+            target.tell()
+            assert target.expect("[") == "[0, 0, 0, 0]"
+            own_s = cpu_time_s(target.pid) - begin
+            run.tell(signal.SIGINT)
+            run.finish(None)
+        target.finish()
+    assert Folded(folded).total <= 250 * (own_s + 0.05)
+
+
+# Children are sampled too.
+
+
+def children_of(pid: int) -> list[int]:
+    return [
+        int(word)
+        for tid in thread_ids(pid)
+        for word in Path(f"/proc/{pid}/task/{tid}/children").read_text().split()
+    ]
+
+
+def wait_ticking(run: Pyattach, pid: int, cpu_s: float = 0.4) -> None:
+    run.wait_until(f"process {pid} has timers", lambda: timers_text(pid))
+    begin = cpu_time_s(pid)
+    run.wait_until(f"process {pid} has worked", lambda: cpu_time_s(pid) >= begin + cpu_s)
+
+
+def test_children_are_sampled_too(spawn: Spawn, tmp_path: Path) -> None:
+    """Those that are there, theirs, and those that come; each process is the root of its stacks."""
+    folded = tmp_path / "o.folded"
+    with spawn("family") as target:
+        (child,) = children_of(target.pid)
+        wait_for("a grandchild", lambda: children_of(child))
+        (grandchild,) = children_of(child)
+        with pyattach(target.pid, "-s", "-o", folded, "-o", "-") as run:
+            run.wait_until("the stub is in", lambda: timers_text(child) and timers_text(grandchild))
+            target.tell("late")
+            late = int(target.expect("late").split()[1])
+            for pid in (late, child, grandchild):
+                wait_ticking(run, pid)
+            run.tell(signal.SIGTERM)
+            out = run.finish(0)
+        for pid in (target.pid, child, grandchild, late):
+            assert not timers_text(pid)
+        for pid in (target.pid, child, grandchild):
+            assert MARK not in maps_text(pid)
+        assert target.finish().splitlines()[-1] == "done"
+    seen = {(stack[0].split()[0], name) for stack in Folded(folded).stacks for name in stack[1:]}
+    expected = {
+        (str(child), "child_work"), (str(grandchild), "grandchild_work"), (str(late), "late_work")
+    }  # fmt: skip
+    assert expected <= seen
+    names = {"child_work", "grandchild_work", "late_work"}
+    assert {(pid, name) for pid, name in seen if name in names} == expected
+    assert "3 child processes were sampled too" in out
+    assert "stopped by the user" in out
+
+
+def test_children_that_end_at_once_disturb_nobody(spawn: Spawn, tmp_path: Path) -> None:
+    with spawn("family") as target:
+        (child,) = children_of(target.pid)
+        with pyattach(target.pid, "-s", "-o", tmp_path / "o.svg", "-o", "-") as run:
+            run.wait_until("the child is sampled", lambda: timers_text(child))
+            for _ in range(10):
+                target.tell("short")
+                target.expect("ended")
+            run.tell(signal.SIGINT)
+            run.finish(0)
+        assert target.finish().splitlines()[-1] == "done"
+
+
+def test_a_child_with_its_parents_memory_is_left_alone(spawn: Spawn, tmp_path: Path) -> None:
+    with spawn("family") as target:
+        (child,) = children_of(target.pid)
+        with pyattach(target.pid, "-s", "-o", tmp_path / "o.svg", "-o", "-") as run:
+            run.wait_until("the child is sampled", lambda: timers_text(child))
+            target.tell("vfork")
+            waiting = int(target.expect("waits").split()[1])
+            wait_ticking(run, child)
+            assert share_memory(waiting, target.pid) and not share_memory(child, target.pid)
+            assert not timers_text(waiting)
+            # Its parent can't be stopped before, not even to leave it.
+            target.tell("x")
+            target.expect("waited")
+            run.tell(signal.SIGINT)
+            run.finish(0)
+        assert target.finish().splitlines()[-1] == "done"
+
+
+def test_kill_9_of_pyattach_frees_the_children(spawn: Spawn, tmp_path: Path) -> None:
+    with spawn("family") as target:
+        (child,) = children_of(target.pid)
+        with pyattach(target.pid, "-s", "-o", tmp_path / "o.svg") as run:
+            run.wait_until("the child is sampled", lambda: timers_text(child))
+            run.process.kill()
+            run.process.wait()
+            wait_for("the child is detached from", lambda: MARK not in maps_text(child))
+        assert target.finish().splitlines()[-1] == "done"
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_descendants(spawn: Spawn, monkeypatch: pytest.MonkeyPatch, kept: bool) -> None:
+    """By the kernel's own list, and by everybody's parents where it keeps none."""
+    with spawn("family") as target:
+        (child,) = children_of(target.pid)
+        wait_for("a grandchild", lambda: children_of(child))
+        (grandchild,) = children_of(child)
+        if not kept:
+            monkeypatch.setattr(children.Path, "exists", lambda _path: False)
+        both = [(child, target.pid), (grandchild, child)]
+        assert descendants([target.pid]) == sorted(both)
+        assert descendants([target.pid, child]) == [(grandchild, child)]
+        assert descendants([target.pid], but=child) == []
+        target.finish()
