@@ -5,9 +5,6 @@
 #include "modules.h"
 #include "unwind.h"
 
-/* Work for the whole process is done in small bites, so that no tick takes long. */
-#define SERVE_LIMIT 16
-
 /* A signal that is not one of our ticks goes to whom it went before. */
 static void hand_on(int signo, struct siginfo *info, void *ucontext)
 {
@@ -20,9 +17,9 @@ static void hand_on(int signo, struct siginfo *info, void *ucontext)
 		((void (*)(int))handler)(signo);
 }
 
-static int is_tick(const struct pa_control *c, const struct siginfo *info)
+static int is_ours(const struct pa_control *c, const struct siginfo *info)
 {
-	return info->code == SI_TIMER && (u32)(info->value >> 32) == c->tick_tag && (u32)info->value < c->slot_count;
+	return info->code == SI_TIMER && (u32)(info->value >> 32) == c->tick_tag;
 }
 
 static u32 unwind(struct pa_control *c, struct pa_slot *slot, const void *ucontext, u64 *frames, enum pa_end *end)
@@ -79,8 +76,11 @@ static void tick(struct pa_control *c, const struct siginfo *info, const void *u
 {
 	u64 start = cycles_now(), now = clock_ns();
 	struct pa_slot *slot = slot_at(c, (u32)info->value);
+	u32 state = __atomic_load_n(&c->state, __ATOMIC_RELAXED);
 
-	if (__atomic_load_n(&c->state, __ATOMIC_RELAXED) != PA_STATE_RUN)
+	if (state == PA_STATE_QUIT)
+		timer_disarm(slot, PA_SLOT_FREE);
+	if (state != PA_STATE_RUN)
 		return;
 	if (now > __atomic_load_n(&c->lease_until_ns, __ATOMIC_RELAXED)) {
 		/* Nobody reads any more.  Go quiet; pyattach, should it live, arms anew. */
@@ -103,8 +103,10 @@ void pa_handler(int signo, struct siginfo *info, void *ucontext)
 		return;
 	}
 	__atomic_fetch_add(&c->inside, 1, __ATOMIC_ACQ_REL);
-	if (is_tick(c, info)) {
+	if (is_ours(c, info) && (u32)info->value < c->slot_count) {
 		tick(c, info, ucontext);
+	} else if (is_ours(c, info) && (u32)info->value == PA_WAKE) {
+		wake_tick(c, info->timer);
 	} else {
 		__atomic_fetch_add(&c->foreign, 1, __ATOMIC_RELAXED);
 		hand_on(signo, info, ucontext);

@@ -25,6 +25,8 @@
 #define MADV_WIPEONFORK 18
 
 #define CLOCK_MONOTONIC 1
+#define CLOCK_PROCESS_CPUTIME_ID 2
+#define SIGEV_SIGNAL 0
 #define SIGEV_THREAD_ID 4
 #define SI_TIMER (-2)
 

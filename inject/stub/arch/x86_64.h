@@ -18,6 +18,8 @@
 #define SYS_clock_gettime 228
 #define SYS_process_vm_readv 310
 #define SYS_getpid 39
+#define SYS_pread64 17
+#define SYS_nanosleep 35
 
 static inline i64 sys6(i64 n, u64 a, u64 b, u64 c, u64 d, u64 e, u64 f)
 {
