@@ -32,6 +32,7 @@ examples:
   pyattach 1234                      until Ctrl-C; live table; then 1234-TIME.svg
   pyattach -p 1234 -d 30 -o out.svg  thirty seconds
   pyattach 1234 -o out.folded -o -   folded stacks into a file, a summary on stdout
+  pyattach run -o out.svg -- make    start a program, sample all of it (pyattach run --help)
 
 exit codes: 0 ok, 1 error, 2 usage, 3 permission, 4 unsupported target, 5 no samples,
             6 target died, 7 detach incomplete
@@ -74,6 +75,12 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("pid_word", nargs="?", metavar="PID", help="the process to attach to")
     p.add_argument("-p", "--pid", dest="pid_option", metavar="PID", help="the same")
+    add_options(p)
+    return p
+
+
+def add_options(p: argparse.ArgumentParser) -> None:
+    """What attaching to a process and starting one have in common."""
     p.add_argument(
         "--hz", "-r", "--rate", "-F", dest="rate", type=rate_hz, default=99.0, metavar="HZ",
         help="samples per second of CPU time, 10 to 1000 (default 99)",
@@ -102,7 +109,6 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("-v", "--verbose", action="store_true", help="tell what is done, and tracebacks of errors")
     p.add_argument("-q", "--quiet", action="store_true", help="errors only")
     p.add_argument("--version", action="version", version=f"pyattach {__version__}")
-    return p
 
 
 def chosen_pid(arguments: argparse.Namespace) -> int:
@@ -211,6 +217,18 @@ def _view(arguments: argparse.Namespace) -> LiveView | PlainView | None:
     return LiveView() if sys.stderr.isatty() and sys.stdout.isatty() else PlainView(sys.stderr)
 
 
+def session_options(arguments: argparse.Namespace) -> Options:
+    """What the session needs of the command line."""
+    return Options(
+        rate_hz=arguments.rate,
+        duration_s=arguments.duration,
+        max_depth=max(1, min(arguments.max_depth, 4096)),
+        unwind=Unwind[arguments.unwind.upper()],
+        loader=arguments.loader,
+        allow_seccomp=arguments.allow_seccomp,
+    )
+
+
 def run(arguments: argparse.Namespace, err: TextIO) -> ExitCode:
     """Do what the command line asks for; the exit code.  Raises PyattachError."""
 
@@ -223,14 +241,7 @@ def run(arguments: argparse.Namespace, err: TextIO) -> ExitCode:
     check_outputs(outputs)
     if arguments.rate > RATE_RANGE_HZ[1]:
         say(f"warning: {arguments.rate:g} Hz costs the target more than a few percent of its time")
-    options = Options(
-        rate_hz=arguments.rate,
-        duration_s=arguments.duration,
-        max_depth=max(1, min(arguments.max_depth, 4096)),
-        unwind=Unwind[arguments.unwind.upper()],
-        loader=arguments.loader,
-        allow_seccomp=arguments.allow_seccomp,
-    )
+    options = session_options(arguments)
     with StopSignals() as stop:
         outcome = _attach(pid, options, stop, _view(arguments))
         if stop.count < 2:

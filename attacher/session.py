@@ -71,6 +71,8 @@ class Outcome:
     profile: Profile
     residue: tuple[str, ...]
     target_ended: bool
+    warning: str = ""
+    """What the user must be told of, whatever else is said; it is one of the profile's notes, too."""
 
     @property
     def exit_code(self) -> ExitCode:

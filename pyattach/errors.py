@@ -21,6 +21,9 @@ class ExitCode(enum.IntEnum):
     NO_SAMPLES = 5
     TARGET_DIED = 6
     DETACH_INCOMPLETE = 7
+    NOT_EXECUTABLE = 126
+    """As shells say it of a command that was found, and can't be run."""
+    NOT_FOUND = 127
 
 
 class PyattachError(Exception):
@@ -62,6 +65,18 @@ class UnsupportedTarget(PyattachError):
     """The target is of a kind pyattach can't profile (kernel thread, zombie, 32-bit, ...)."""
 
     exit_code = ExitCode.UNSUPPORTED
+
+
+class CommandNotFound(PyattachError, FileNotFoundError):
+    """There is no such command to run."""
+
+    exit_code = ExitCode.NOT_FOUND
+
+
+class CommandNotExecutable(PyattachError, PermissionError):
+    """The command is there, and the kernel does not run it."""
+
+    exit_code = ExitCode.NOT_EXECUTABLE
 
 
 class AlreadyTraced(UnsupportedTarget):
