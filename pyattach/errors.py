@@ -21,8 +21,12 @@ class ExitCode(enum.IntEnum):
     NO_SAMPLES = 5
     TARGET_DIED = 6
     DETACH_INCOMPLETE = 7
+
+
+class ShellStatus(enum.IntEnum):
+    """What ``pyattach run`` returns, as shells do, for a command that can't be run."""
+
     NOT_EXECUTABLE = 126
-    """As shells say it of a command that was found, and can't be run."""
     NOT_FOUND = 127
 
 
@@ -32,7 +36,7 @@ class PyattachError(Exception):
     ``what`` says what happened and to whom; ``way_out`` what the user can try next (may be empty).
     """
 
-    exit_code = ExitCode.ERROR
+    exit_code: enum.IntEnum = ExitCode.ERROR
 
     def __init__(self, what: str, way_out: str = "") -> None:
         super().__init__(what)
@@ -70,13 +74,13 @@ class UnsupportedTarget(PyattachError):
 class CommandNotFound(PyattachError, FileNotFoundError):
     """There is no such command to run."""
 
-    exit_code = ExitCode.NOT_FOUND
+    exit_code = ShellStatus.NOT_FOUND
 
 
 class CommandNotExecutable(PyattachError, PermissionError):
     """The command is there, and the kernel does not run it."""
 
-    exit_code = ExitCode.NOT_EXECUTABLE
+    exit_code = ShellStatus.NOT_EXECUTABLE
 
 
 class AlreadyTraced(UnsupportedTarget):
