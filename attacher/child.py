@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NoReturn
 
 from ..errors import CommandNotExecutable, CommandNotFound
@@ -18,6 +19,9 @@ from ..symbols.maps import Maps
 from . import procfs
 from .program import Program
 from .target import TargetProcess
+
+_PROC_ENVIRON = Path("/proc/self/environ")
+"""As it was when this process began; a forked one shows its parent's."""
 
 
 def start(program: Program, stub: PreloadedStub, restore_signals: Callable[[], None]) -> ChildProcess:
@@ -49,7 +53,7 @@ def _become(
         restore_signals()
         for number in (signal.SIGPIPE, signal.SIGXFSZ):  # which Python ignores
             signal.signal(number, signal.SIG_DFL)
-        environment = dict(os.environb)
+        environment = _environment()
         if not program.refusal:
             environment = stub.environment(environment)
             stub.enter()
@@ -58,6 +62,14 @@ def _become(
         os.write(tell, str(error.errno or errno.EIO).encode())
     finally:
         os._exit(127)
+
+
+def _environment() -> dict[bytes, bytes]:
+    """The user's.  Python adds LC_CTYPE where the locale is C (PEP 538)."""
+    environment = dict(os.environb)
+    if not any(entry.startswith(b"LC_CTYPE=") for entry in _PROC_ENVIRON.read_bytes().split(b"\0")):
+        environment.pop(b"LC_CTYPE", None)
+    return environment
 
 
 def _execute(program: Program, environment: dict[bytes, bytes]) -> None:

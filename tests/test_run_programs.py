@@ -152,6 +152,13 @@ def test_the_environment_and_the_open_files_are_as_without(tmp_path: Path, what:
     assert run(tmp_path, program, what).out == by_itself(program, what)
 
 
+def test_the_environment_may_be_empty(tmp_path: Path) -> None:
+    """Python adds to one that names no locale; the program must not see it."""
+    argv = ["env", "-i", f"PYTHONPATH={ROOT}", *COMMAND, "run", "-o", str(tmp_path / "o.folded"), "--", "env"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout == f"PYTHONPATH={ROOT}\n"
+
+
 def test_proc_shows_no_trace_in_the_environment(tmp_path: Path) -> None:
     assert "fd" not in run(tmp_path, "sh", "-c", "tr '\\0' '\\n' </proc/$$/environ | grep ^LD_").out
 

@@ -14,6 +14,8 @@
 #define EBUSY 16
 #define EINVAL 22
 
+#define O_RDONLY 0
+
 #define PROT_READ 1
 #define PROT_WRITE 2
 #define PROT_EXEC 4

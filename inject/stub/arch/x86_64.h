@@ -18,6 +18,8 @@
 #define SYS_clock_gettime 228
 #define SYS_process_vm_readv 310
 #define SYS_getpid 39
+#define SYS_read 0
+#define SYS_open 2
 #define SYS_pread64 17
 #define SYS_nanosleep 35
 

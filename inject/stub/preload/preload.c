@@ -16,15 +16,38 @@
 static const char ours[] = "LD_PRELOAD=/proc/self/fd/";
 #define VALUE_OFFSET (sizeof("LD_PRELOAD=") - 1)
 
-void pa_preload(long argc, char **argv, char **envp) HIDDEN;
+void pa_preload(void) HIDDEN;
 
-/* Whether the C library has handed over what glibc does: musl calls without arguments. */
-static int arguments_are_there(long argc, char **argv, char **envp)
+/* The environment on the stack, as the kernel laid it out and the C library goes on to use it: strings'
+ * addresses, zero, then the auxiliary vector, which /proc shows and which is like nothing else on the stack.
+ * glibc would hand the address over, musl does not.  0 where it is not found. */
+#define AUXV_WORDS 8
+#define MOST_WORDS (1U << 20)
+
+static char **find_environment(void)
 {
-	u64 end = (u64)(argv + argc);
-	if (argc < 0 || argc > 1 << 22 || !argv || ((u64)argv & 7) || envp != argv + argc + 1)
+	u64 auxv[AUXV_WORDS] = {0};
+	u64 *at = __builtin_frame_address(0);
+	i64 fd = sys3(SYS_open, "/proc/self/auxv", O_RDONLY, 0);
+	i64 got = fd < 0 ? fd : sys3(SYS_read, fd, auxv, sizeof(auxv));
+	if (fd >= 0)
+		sys1(SYS_close, fd);
+	if (got != (i64)sizeof(auxv))
 		return 0;
-	return page_readable(0, end) && !argv[argc];
+	for (u32 i = 0; i < MOST_WORDS; i++, at++) {
+		u32 same = 0;
+		if (!((u64)at & (PAGE - 1)) && !page_readable(0, (u64)at))
+			return 0;
+		while (same < AUXV_WORDS && at[same] == auxv[same])
+			same++;
+		if (same == AUXV_WORDS)
+			break;
+		if (i == MOST_WORDS - 1)
+			return 0;
+	}
+	for (at--; at[-1]; at--) /* ends at the zero behind the arguments */
+		;
+	return (char **)at;
 }
 
 /* The number behind `ours`, or -1 where the string begins otherwise; *rest is what follows it. */
@@ -99,14 +122,13 @@ static void begin(struct pa_control *c)
 		wake_begin(c);
 }
 
-void pa_preload(long argc, char **argv, char **envp)
+void pa_preload(void)
 {
+	char **envp = find_environment();
 	struct pa_control *c = 0;
 	char *rest = 0;
 	i32 fd = -1;
-	if (!arguments_are_there(argc, argv, envp))
-		return;
-	for (; *envp && (fd = our_fd(*envp, &rest)) < 0; envp++)
+	for (; envp && *envp && (fd = our_fd(*envp, &rest)) < 0; envp++)
 		;
 	if (fd < 0)
 		return;
