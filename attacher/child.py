@@ -82,6 +82,12 @@ def _execute(program: Program, environment: dict[bytes, bytes]) -> None:
     os.execve("/bin/sh", ("/bin/sh", program.path, *program.argv[1:]), environment)
 
 
+def _seccomp(pid: int) -> tuple[str | None, ...]:
+    """Mode and number of filters (man proc_pid_status)."""
+    status = procfs.read_status(pid)
+    return status.get("Seccomp"), status.get("Seccomp_filters")
+
+
 class ChildProcess(TargetProcess):
     """The started program.  It is not waited for before ``wait``, so what /proc tells of its end stays."""
 
@@ -94,6 +100,7 @@ class ChildProcess(TargetProcess):
         self._file = os.fstat(stub.memfd).st_ino
         self._maps = Maps()
         self._cpu_before_s = 0.0
+        self._seccomp = _seccomp(os.getpid())
         self._status: int | None = None
         self._memory = self._pidfd = -1
         with contextlib.suppress(OSError):
@@ -115,6 +122,10 @@ class ChildProcess(TargetProcess):
         if self._status is not None:
             return False
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+    def filtered(self) -> bool:
+        """Whether it is under a seccomp filter of its own, beyond what it has from pyattach."""
+        return self._seccomp != _seccomp(self.pid) and self.alive()
 
     def maps(self) -> Maps:
         """The mappings as they are now, or as they last were: before its end, or before it replaced
@@ -142,6 +153,11 @@ class ChildProcess(TargetProcess):
         stat = None if self.replaced or self.alive() else procfs.read_stat(self.pid)
         return stat.cpu_s - self._cpu_before_s if stat else None
 
+    def children_cpu_s(self) -> float:
+        """CPU time of the programs it has started and waited for, seconds."""
+        stat = procfs.read_stat(self.pid)
+        return stat.children_cpu_s if stat else 0.0
+
     def wait(self) -> int:
         """Its exit status as shells show it: 128 and the signal's number where one has ended it."""
         if self._status is None:
@@ -152,4 +168,5 @@ class ChildProcess(TargetProcess):
     def hand_on(self, number: int) -> None:
         """Send it a signal that has come here."""
         if self._status is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(self.pid, number)

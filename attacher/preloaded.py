@@ -55,7 +55,10 @@ class Preloaded:
         """Nothing to do: the clock of the whole process ticks for that."""
 
     def leave(self, shared: SharedMemory, take_rest: Callable[[], None]) -> None:
-        shared.quit()
+        if self._child.filtered():
+            shared.stop()  # to delete its timer, a tick would need a system call
+        else:
+            shared.quit()
         deadline = time.monotonic() + _INSIDE_S
         while shared.control.inside and time.monotonic() < deadline:
             self._child.pause(0.001)

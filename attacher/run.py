@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from .. import __version__
 from ..inject.preload import PreloadedStub
+from ..render.facts import seconds
 from ..render.profile import Meta, Profile
 from .child import ChildProcess
 from .preloaded import Preloaded
@@ -18,12 +19,19 @@ from .shared import SharedMemory
 _LOOK_S = 0.001
 _LATER_LOOK_S = 0.02
 _EAGER_S = 1.0
+_TO_SPEAK_OF_S = 0.05
 
 _NOT_LOADED = (
     "the program did not load what was preloaded: nothing was sampled; attach by pid instead: pyattach PID"
 )
 _STOPPED_EARLY = "stopped before the program had loaded its libraries: nothing was sampled"
 _REPLACED = "the program replaced itself by {} (exec), which is not sampled: run that one directly"
+
+_LIBSECCOMP = (
+    "the program may forbid itself the system calls that sampling needs, under pain of death (it has loaded "
+    "libseccomp): nothing was sampled; --allow-seccomp, where its filter answers with an error instead"
+)
+_FILTERED = "the program has put itself under a seccomp filter: the sampling was ended; see --allow-seccomp"
 
 OnProgress = Callable[[Progress], None]
 
@@ -43,6 +51,9 @@ def profile_child(
     """
     begin_unix_s, begin = time.time(), time.monotonic()
     why_not = program.refusal or _reach(child, stub, should_stop)
+    if not why_not and not options.allow_seccomp and any("/libseccomp.so" in m.path for m in child.maps()):
+        why_not = _LIBSECCOMP
+        _say_no(stub)
     if why_not:
         while child.alive() and not should_stop():
             child.pause(_LATER_LOOK_S)
@@ -79,6 +90,12 @@ def _reach(child: ChildProcess, stub: PreloadedStub, should_stop: Callable[[], b
         shared.close()
 
 
+def _say_no(stub: PreloadedStub) -> None:
+    shared = SharedMemory(stub)
+    shared.quit()
+    shared.close()
+
+
 def _sample(
     child: ChildProcess,
     stub: PreloadedStub,
@@ -91,10 +108,21 @@ def _sample(
         session = Session(child, options, Preloaded(child, stub))
         undo.callback(session.close)
         session.load()
+        warning = ""
+
+        def filtered() -> bool:
+            return not options.allow_seccomp and child.filtered()
+
         try:
-            session.sample(should_stop, on_progress)
+            session.sample(lambda: should_stop() or filtered(), on_progress)
+            if filtered():
+                session.ended_by = warning = _FILTERED
         finally:
             session.detach()
-        warning = _REPLACED.format(child.exe_path() or "another one") if child.replaced else ""
+        if child.replaced:
+            warning = _REPLACED.format(child.exe_path() or "another one")
+        others_s = child.children_cpu_s()
+        if not warning and others_s > session.cpu_s and others_s >= _TO_SPEAK_OF_S:
+            warning = f"programs that it started used {seconds(others_s)} of CPU time; they are not sampled"
         session.notes += [warning] if warning else []
         return Outcome(session.profile(), (), session.target_ended, warning)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import os
 import signal
 import sys
@@ -19,11 +20,12 @@ from ..render.formats import RenderOptions
 from ..render.live import LiveView, PlainView
 from ..render.names import printable
 from ..render.text import summary_lines
+from . import procfs
 from .child import ChildProcess, start
 from .cli import LiveTable, StopSignals, add_options, check_outputs, session_options, write_outputs
 from .program import Program, find_program
 from .run import profile_child
-from .session import Outcome, plan_region
+from .session import Options, Outcome, plan_region
 
 _DESCRIPTION = "Start a program with the sampler preloaded, and see where its CPU time goes, start to end."
 _EPILOG = """\
@@ -59,13 +61,28 @@ class RunSignals(StopSignals):
 
     def __init__(self) -> None:
         super().__init__()
-        self.child: ChildProcess | None = None
+        self._child: ChildProcess | None = None
+        self._early: list[int] = []
 
     def _on_signal(self, number: int, frame: object) -> None:
         super()._on_signal(number, frame)
-        if number != signal.SIGINT and self.child is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                self.child.hand_on(number)
+        if self._child is None:
+            self._early.append(number)
+        elif number != signal.SIGINT:
+            self._child.hand_on(number)
+
+    def become(self) -> None:
+        """In the process that will be the program: handling as it was, and what came here meanwhile."""
+        self.__exit__()
+        for number in self._early:
+            os.kill(os.getpid(), number)
+
+    def adopt(self, child: ChildProcess) -> None:
+        """Hand on to ``child``, also what came before there was one."""
+        self._child = child
+        for number in self._early:
+            if number != signal.SIGINT:
+                child.hand_on(number)
 
 
 def run(arguments: argparse.Namespace, err: TextIO) -> int:
@@ -83,13 +100,13 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
     program = find_program(words)
     options = session_options(arguments)
     with contextlib.ExitStack() as undo:
-        stub = PreloadedStub.create(plan_region(options, 1))
+        stub = PreloadedStub.create(plan_region(_with_inherited_filter(options), 1))
         undo.callback(stub.close)
         signals = RunSignals()
         undo.enter_context(signals)
-        child = start(program, stub, lambda: signals.__exit__())
+        child = start(program, stub, signals.become)
         undo.enter_context(child)
-        signals.child = child
+        signals.adopt(child)
         try:
             outcome = _profiled(child, program, stub, signals, arguments)
             _report(outcome, outputs, arguments, say)
@@ -98,6 +115,12 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
             say(str(error))
             failed = int(error.exit_code)
         return child.wait() or failed
+
+
+def _with_inherited_filter(options: Options) -> Options:
+    """Under a filter that pyattach hands down (a container's), no system call is tried that it may deny."""
+    inherited = procfs.read_status(os.getpid()).get("Seccomp", "0") != "0"
+    return dataclasses.replace(options, allow_seccomp=options.allow_seccomp or inherited)
 
 
 def _profiled(

@@ -112,6 +112,25 @@ def test_scripts_for_env(tmp_path: Path, line: str, argv: list[str]) -> None:
     assert list(found.argv) == [word.format(script=script) for word in argv]
 
 
+def test_a_program_that_puts_itself_under_a_filter(tmp_path: Path) -> None:
+    """This one's filter kills; found in time, the ticks that go on make no system call."""
+    ran = run(tmp_path, build_target("filtered"), 300, 1500, options=("--hz", 20))
+    assert "seccomp" in ran.err
+    assert (ran.status, ran.out) == (0, "ready\ndone\n")
+
+
+def test_a_program_that_has_loaded_libseccomp(tmp_path: Path) -> None:
+    """It may be about to: it is left alone from the start."""
+    (tmp_path / "empty.c").write_text("")
+    library = tmp_path / "libseccomp.so.2"
+    subprocess.run(["cc", "-shared", "-o", library, tmp_path / "empty.c"], check=True)
+    words, env = (build_target("filtered"), 200, 200), {"LD_PRELOAD": str(library)}
+    ran = run(tmp_path, *words, options=("--hz", 1000), env=env)
+    assert "libseccomp" in ran.err
+    assert (ran.status, ran.out) == (0, "ready\ndone\n")
+    assert not ran.profile.total
+
+
 # How it ends.
 
 

@@ -178,6 +178,7 @@ def test_children_are_neither_sampled_nor_disturbed(tmp_path: Path) -> None:
     assert [line.split()[0] for line in lines] == ["ready", "done", "status", "done"]
     assert lines[2] == "status 0"
     assert not SHARES.keys() & ran.profile.leaves().keys()
+    assert "programs that it started used" in ran.err
 
 
 def test_a_program_that_becomes_another_one(tmp_path: Path) -> None:

@@ -74,14 +74,15 @@ static void record(struct pa_control *c, struct pa_slot *slot, const struct sigi
 
 static void tick(struct pa_control *c, const struct siginfo *info, const void *ucontext)
 {
-	u64 start = cycles_now(), now = clock_ns();
+	u64 start = cycles_now(), now;
 	struct pa_slot *slot = slot_at(c, (u32)info->value);
 	u32 state = __atomic_load_n(&c->state, __ATOMIC_RELAXED);
 
 	if (state == PA_STATE_QUIT)
 		timer_disarm(slot, PA_SLOT_FREE);
 	if (state != PA_STATE_RUN)
-		return;
+		return; /* before any system call: STOP may have been said because a filter kills for them */
+	now = clock_ns();
 	if (now > __atomic_load_n(&c->lease_until_ns, __ATOMIC_RELAXED)) {
 		/* Nobody reads any more.  Go quiet; pyattach, should it live, arms anew. */
 		__atomic_fetch_add(&c->expired, 1, __ATOMIC_RELAXED);

@@ -120,6 +120,8 @@ void wake_tick(struct pa_control *c, i32 timer)
 {
 	u32 state = __atomic_load_n(&c->state, __ATOMIC_RELAXED);
 	u32 idle = 0;
+	if (state == PA_STATE_STOP)
+		return;
 	if (clock_ns() > __atomic_load_n(&c->lease_until_ns, __ATOMIC_RELAXED))
 		idle = __atomic_add_fetch(&c->idle_wakes, 1, __ATOMIC_RELAXED);
 	else

@@ -97,18 +97,20 @@ static struct pa_control *map_region(i32 fd)
 	return (u64)c > -4096UL ? 0 : c;
 }
 
-static void wait_for_tables(struct pa_control *c)
+/* Whether sampling is to begin: pyattach may say no. */
+static int wait_for_tables(struct pa_control *c)
 {
 	struct timespec pause = {0, LOOK_NS};
 	u64 begin = clock_ns(), waited = 0;
 	u32 idle = PA_STATE_IDLE;
 	while (waited < (__atomic_load_n(&c->preparing, __ATOMIC_RELAXED) ? PREPARING_NS : UNSEEN_NS)) {
 		if (__atomic_load_n(&c->state, __ATOMIC_ACQUIRE) != PA_STATE_IDLE)
-			return;
+			break;
 		sys2(SYS_nanosleep, &pause, 0);
 		waited = clock_ns() - begin;
 	}
 	__atomic_compare_exchange_n(&c->state, &idle, PA_STATE_RUN, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+	return __atomic_load_n(&c->state, __ATOMIC_ACQUIRE) == PA_STATE_RUN;
 }
 
 static void begin(struct pa_control *c)
@@ -117,8 +119,7 @@ static void begin(struct pa_control *c)
 	slot->tid = c->preload_pid;
 	slot->state = PA_SLOT_WANTED;
 	__atomic_store_n(&c->here, 1, __ATOMIC_RELEASE);
-	wait_for_tables(c);
-	if (!pa_init(c, c->region_size))
+	if (wait_for_tables(c) && !pa_init(c, c->region_size))
 		wake_begin(c);
 }
 
