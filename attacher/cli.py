@@ -26,7 +26,8 @@ from .choosing import ThreadChoice
 from .clock import NAMES as CLOCKS
 from .family import attach as attach_family
 from .following import attach
-from .session import HOW_LOADED, Options, Outcome, Progress
+from .session import Options, Outcome, Progress
+from .stay import HOW_LOADED
 
 RATE_RANGE_HZ = (10.0, 1000.0)
 
@@ -36,6 +37,7 @@ examples:
   pyattach 1234                      until Ctrl-C; live table; then 1234-TIME.svg
   pyattach -p 1234 -d 30 -o out.svg  thirty seconds
   pyattach 1234 -o out.folded -o -   folded stacks into a file, a summary on stdout
+  pyattach run -o out.svg -- make    start a program, sample all of it (pyattach run --help)
 
 exit codes: 0 ok, 1 error, 2 usage, 3 permission, 4 unsupported target, 5 no samples,
             6 target died, 7 detach incomplete
@@ -104,6 +106,13 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("pid_word", nargs="?", metavar="PID", help="the process to attach to")
     p.add_argument("-p", "--pid", dest="pid_option", metavar="PID", help="the same")
+    add_options(p)
+    add_attach_options(p)
+    return p
+
+
+def add_options(p: argparse.ArgumentParser) -> None:
+    """What attaching to a process and starting one have in common."""
     pace = p.add_mutually_exclusive_group()
     pace.add_argument(
         "--hz", "-r", "--rate", "-F", dest="rate", type=rate_hz, default=99.0, metavar="HZ",
@@ -125,6 +134,23 @@ def parser() -> argparse.ArgumentParser:
         help=".svg, .folded or .txt by its ending; - for a summary on stdout; may be repeated",
     )  # fmt: skip
     p.add_argument("-t", "--threads", action="store_true", help="split the output by thread")
+    p.add_argument("--no-live", action="store_true", help="no live table")
+    p.add_argument(
+        "--max-depth", type=int, default=512, metavar="N", help="frames of a stack at most (default 512)"
+    )
+    p.add_argument(
+        "--unwind", choices=("auto", "fp", "cfi"), default="auto",
+        help="call frame information, frame pointers where there is none (auto), or one of them alone",
+    )  # fmt: skip
+    p.add_argument("--no-jitter", action="store_true", help="ticks at even distances")
+    p.add_argument("--allow-seccomp", action="store_true", help="attach to targets with a seccomp filter too")
+    p.add_argument("-v", "--verbose", action="store_true", help="tell what is done, and tracebacks of errors")
+    p.add_argument("-q", "--quiet", action="store_true", help="errors only")
+    p.add_argument("--version", action="version", version=f"pyattach {__version__}")
+
+
+def add_attach_options(p: argparse.ArgumentParser) -> None:
+    """What makes sense for a process that is running already."""
     p.add_argument(
         "--thread", action="append", default=[], metavar="NAME|TID", dest="only",
         help="only threads of this name ('worker-*') or id; may be repeated",
@@ -137,28 +163,14 @@ def parser() -> argparse.ArgumentParser:
         "--no-follow-exec", dest="follow_exec", action="store_false",
         help="end when the process executes another program",
     )  # fmt: skip
-    p.add_argument("--no-live", action="store_true", help="no live table")
-    p.add_argument(
-        "--max-depth", type=int, default=512, metavar="N", help="frames of a stack at most (default 512)"
-    )
     p.add_argument(
         "--loader", choices=("auto", "dlopen", "map"), default="auto",
         help="how the stub gets in (default: dlopen where that is shown to be safe, else mapped)",
     )  # fmt: skip
     p.add_argument(
-        "--unwind", choices=("auto", "fp", "cfi"), default="auto",
-        help="call frame information, frame pointers where there is none (auto), or one of them alone",
-    )  # fmt: skip
-    p.add_argument(
         "--clock", choices=CLOCKS, default="auto",
         help="what ticks: timers, or perf events where the rate is above what timers can do",
     )  # fmt: skip
-    p.add_argument("--no-jitter", action="store_true", help="ticks at even distances")
-    p.add_argument("--allow-seccomp", action="store_true", help="attach to targets with a seccomp filter too")
-    p.add_argument("-v", "--verbose", action="store_true", help="tell what is done, and tracebacks of errors")
-    p.add_argument("-q", "--quiet", action="store_true", help="errors only")
-    p.add_argument("--version", action="version", version=f"pyattach {__version__}")
-    return p
 
 
 def chosen_pid(arguments: argparse.Namespace) -> int:
@@ -267,19 +279,9 @@ def _view(arguments: argparse.Namespace) -> LiveView | PlainView | None:
     return LiveView() if sys.stderr.isatty() and sys.stdout.isatty() else PlainView(sys.stderr)
 
 
-def run(arguments: argparse.Namespace, err: TextIO) -> ExitCode:
-    """Do what the command line asks for; the exit code.  Raises PyattachError."""
-
-    def say(line: str) -> None:
-        if not arguments.quiet:
-            print(line, file=err)
-
-    pid = chosen_pid(arguments)
-    outputs = arguments.output or [default_output(pid)]
-    check_outputs(outputs)
-    if arguments.rate > RATE_RANGE_HZ[1]:
-        say(f"warning: {arguments.rate:g} Hz costs the target more than a few percent of its time")
-    options = Options(
+def session_options(arguments: argparse.Namespace) -> Options:
+    """What the session needs of the command line."""
+    return Options(
         rate_hz=arguments.rate,
         duration_s=arguments.duration,
         max_depth=max(1, min(arguments.max_depth, 4096)),
@@ -293,6 +295,21 @@ def run(arguments: argparse.Namespace, err: TextIO) -> ExitCode:
         subprocesses=arguments.subprocesses,
         max_overhead=arguments.max_overhead,
     )
+
+
+def run(arguments: argparse.Namespace, err: TextIO) -> ExitCode:
+    """Do what the command line asks for; the exit code.  Raises PyattachError."""
+
+    def say(line: str) -> None:
+        if not arguments.quiet:
+            print(line, file=err)
+
+    pid = chosen_pid(arguments)
+    outputs = arguments.output or [default_output(pid)]
+    check_outputs(outputs)
+    if arguments.rate > RATE_RANGE_HZ[1]:
+        say(f"warning: {arguments.rate:g} Hz costs the target more than a few percent of its time")
+    options = session_options(arguments)
     with StopSignals() as stop:
         outcome = _attach(pid, options, stop, _view(arguments))
         if stop.count < 2:

@@ -20,6 +20,8 @@ class Stat:
     flags: int
     start_time: int
     cpu_s: float
+    children_cpu_s: float = 0.0
+    """Of children that have ended and were waited for, and of theirs."""
 
 
 def parse_stat(text: bytes) -> Stat:
@@ -33,6 +35,7 @@ def parse_stat(text: bytes) -> Stat:
         flags=int(fields[6]),
         start_time=int(fields[19]),
         cpu_s=(int(fields[11]) + int(fields[12])) / _TICKS_PER_S,
+        children_cpu_s=(int(fields[13]) + int(fields[14])) / _TICKS_PER_S,
     )
 
 

@@ -11,30 +11,22 @@ from collections.abc import Callable, Iterator
 from .. import __version__
 from ..errors import ExitCode, InjectionFailed, NoPermission, PyattachError, TargetDied
 from ..inject.layout import NO_VM_READ, Unwind
-from ..inject.locks import survey
 from ..inject.region import RegionPlan
 from ..render.profile import Meta, Profile
 from ..symbols.resolver import Resolver, proc_opener
 from .choosing import ALL_THREADS, ThreadChoice
 from .clock import Clock, choose, jitter_ns
 from .governor import RateGovernor
-from .hold import hold_any
-from .leaving import stop_ticks, unload
-from .loading import Loaded, StubLoader
 from .modules import ModuleTable
 from .overhead import HandlerCost
 from .procfs import read_stat
 from .ptrace import let_go_of_late_stops
 from .ring import RingReader
 from .samples import SampleStore
-from .shared import SharedMemory
+from .shared import SharedMemory, SharedRegion
+from .stay import Injected, Stay
 from .target import TargetProcess, check_seccomp
-from .verify import remains, snapshot
 
-HOW_LOADED = "loaded by"
-"""How the note begins that is of interest only to those who ask for more."""
-
-DRAIN_S = 0.1
 PROGRESS_S = 0.5
 SWEEP_S = 1.0
 _RING_SECONDS = 4.0
@@ -93,6 +85,8 @@ class Outcome:
     residue: tuple[str, ...]
     target_ended: bool
     replaced: bool = False
+    warning: str = ""
+    """What the user must be told of, whatever else is said; it is one of the profile's notes, too."""
 
     @property
     def exit_code(self) -> ExitCode:
@@ -148,38 +142,34 @@ def _loaded(pid: int, options: Options) -> Iterator[Session]:
 
 
 class Session:
-    """The parts of one session and what they share.  ``load`` comes first, ``close`` last."""
+    """The parts of one session and what they share.  ``load`` comes first, ``close`` last.
 
-    def __init__(self, target: TargetProcess, options: Options) -> None:
+    ``stay``: how the stub gets in and out; by a borrowed thread, if not given.
+    """
+
+    def __init__(self, target: TargetProcess, options: Options, stay: Stay | None = None) -> None:
         self.target, self.options = target, options
-        self._before = snapshot(target)
-        self.clock, said = choose(options.clock, target.pid, options.rate_hz)
-        self.plan = plan_region(options, len(target.threads()), self.clock)
-        maps, opener = target.maps(), proc_opener(target.pid)
-        self.resolver = Resolver(maps, opener, exe_path=target.exe_path())
+        self.notes: list[str] = []
+        if stay is None:
+            clock, said = choose(options.clock, target.pid, options.rate_hz)
+            self.notes += [said] if said else []
+            plan = plan_region(options, len(target.threads()), clock)
+            stay = Injected(target, plan, options.loader, clock, options.threads)
+        self._stay, self.clock = stay, stay.clock
+        self.plan = self._stay.plan
+        self.resolver = Resolver(target.maps(), proc_opener(target.pid), exe_path=target.exe_path())
         self.store = SampleStore(self.resolver)
-        self.zones, calls = survey(maps, opener, target.read)
         self.modules = ModuleTable(target, self.resolver, self.plan)
-        self._loader = StubLoader(
-            target,
-            self.plan,
-            (self.zones, calls),
-            self.modules.first(maps),
-            options.loader,
-            self.clock,
-            options.threads,
-        )
-        self.notes = [said] if said else []
         self.ended_by = ""
         self.started_at_unix_s = time.time()
         self._sweep_at = self._progress_at = 0.0
         self._expired_seen = 0
-        self._loaded: Loaded | None = None
+        self._stub: SharedRegion | None = None
 
     def load(self) -> None:
         """Bring the stub in; sampling begins with it."""
-        self._loaded = self._loader.load()
-        self.stub, self.threads = self._loaded.stub, self._loaded.threads
+        self.stub, self.threads = self._stay.load(self.resolver.maps, self.modules)
+        self._stub = self.stub
         self.shared = SharedMemory(self.stub)
         self.shared.renew_lease()
         self.clock.start(self.shared.slots)
@@ -195,9 +185,9 @@ class Session:
         """Close what is open here; the target is not touched."""
         self.resolver.close()
         self.clock.stop()
-        if self._loaded is not None:
+        if self._stub is not None:
             self.shared.close()
-            self.stub.close()
+            self._stub.close()
 
     @property
     def target_ended(self) -> bool:
@@ -221,7 +211,7 @@ class Session:
                 on_progress(self._progress(elapsed_s))
             self.ended_by = self._reason_to_end(elapsed_s, should_stop)
             if not self.ended_by:
-                time.sleep(self._pause_s(elapsed_s))
+                self.target.pause(self._pause_s(elapsed_s))
         self.ended = time.monotonic()
 
     def _reason_to_end(self, elapsed_s: float, should_stop: Callable[[], bool]) -> str:
@@ -234,7 +224,8 @@ class Session:
 
     def _pause_s(self, elapsed_s: float) -> float:
         duration_s = self.options.duration_s
-        return DRAIN_S if duration_s is None else max(0.0, min(DRAIN_S, duration_s - elapsed_s))
+        drain_s = self._stay.drain_s(elapsed_s)
+        return drain_s if duration_s is None else max(0.0, min(drain_s, duration_s - elapsed_s))
 
     def _drain(self) -> None:
         let_go_of_late_stops()
@@ -265,9 +256,10 @@ class Session:
 
     def _measure_cpu(self) -> None:
         """The clock of a thread that has ended is gone: what was read last has to do."""
-        self.cpu_s = max(self.cpu_s, self.threads.cpu_s())
+        at_end_s = self.target.cpu_s_at_end()
+        self.cpu_s = max(self.cpu_s, self.threads.cpu_s(), at_end_s or 0.0)
         self._process_cpu_s = max(self._process_cpu_s, self._read_process_cpu())
-        if not self.target_ended:
+        if not self.target_ended or at_end_s is not None:
             self._cpu_measured_at = time.monotonic()
 
     def _read_process_cpu(self) -> float:
@@ -297,9 +289,7 @@ class Session:
     def _arm_by_borrowing(self) -> None:
         """A thread runs that no tick of another one could arm: borrow one for it."""
         try:
-            borrowing = self.stub.prepare_call("pa_arm")
-            with hold_any(self.target) as held:
-                self.stub.run(borrowing, held)
+            self._stay.arm()
         except (PyattachError, OSError) as error:  # OSError: it has just executed another program
             self.notes.append(f"some threads were found late: {error}")
 
@@ -323,9 +313,7 @@ class Session:
         self._measure_cpu()
         try:
             if not self.target_ended:
-                stop_ticks(self.target, self.stub, self.shared, self.clock)
-                self._read_ring(final=True)
-                unload(self.target, self.stub, self.shared, self.zones)
+                self._stay.leave(self.shared, lambda: self._read_ring(final=True))
         except ProcessLookupError:
             self.ended_by = self.ended_by or "the target ended"
         except (PyattachError, OSError) as error:
@@ -341,7 +329,7 @@ class Session:
         if self.target_ended or not self.target.memory_is_current():
             return ()
         try:
-            return tuple(remains(self._before, snapshot(self.target), self.plan.signal))
+            return self._stay.remains()
         except (FileNotFoundError, ProcessLookupError):  # it ended just now
             return ()
 
@@ -369,7 +357,7 @@ class Session:
             handler_ns_per_sample=handler_ns / ticks if handler_ns is not None and ticks else None,
             ticks=ticks,
             clock=self.clock.name,
-            held_us=self.stub.held_ns[0] / 1e3,
+            held_us=self.stub.held_ns[0] / 1e3 if self.stub.held_ns else None,
             ended_by=self.ended_by,
             version=__version__,
             notes=tuple(self._all_notes()),
@@ -395,10 +383,7 @@ class Session:
         return handler_ns / 1e9 / self.cpu_s
 
     def _all_notes(self) -> list[str]:
-        notes = list(dict.fromkeys(self.notes))
-        held = ", ".join(f"{ns / 1e3:.0f}" for ns in self.stub.held_ns)
-        how = "dlopen" if self.stub.by_dlopen else "direct mapping"
-        notes.append(f"{HOW_LOADED} {how}; one thread at a time was held, for {held} us")
+        notes = list(dict.fromkeys(self.notes)) + self._stay.notes()
         if self.threads.without_slot:
             notes.append(f"{self.threads.without_slot} threads had no room in the table and were not sampled")
         unseen_s = self._unseen_cpu_s()

@@ -3,22 +3,48 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import time
+from typing import Protocol
 
 from ..inject.layout import Control, Slot, State
-from ..inject.loader import LoadedStub
+from ..inject.region import RegionPlan
 
 LEASE_NS = 900_000_000
 """How long the stub goes on by itself.  It is renewed many times in this span; once pyattach is gone,
 the last tick comes within it."""
 
 
+class SharedRegion(Protocol):
+    """Where the shared memory is: mapped here (``region``), and from ``region_offset`` of ``memfd`` on.
+    ``held_ns``: how long threads of the target were stopped for it, one entry for each time."""
+
+    @property
+    def plan(self) -> RegionPlan: ...
+    @property
+    def memfd(self) -> int: ...
+    @property
+    def region_offset(self) -> int: ...
+    @property
+    def region(self) -> mmap.mmap: ...
+    @property
+    def clock_offset_ns(self) -> int: ...
+    @property
+    def held_ns(self) -> list[int]: ...
+
+    def read_in_target(self, offset: int, size: int) -> bytes:
+        """Bytes of the region as the target has them; OSError once it is gone or another program."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class SharedMemory:
     """Words are written through a local mapping of the memfd (one aligned store each, never torn), and
     read through /proc/PID/mem while the target lives, through the memfd after that."""
 
-    def __init__(self, stub: LoadedStub) -> None:
+    def __init__(self, stub: SharedRegion) -> None:
         self._stub = stub
         self.control = Control.from_buffer(stub.region)
         self.slots = (Slot * stub.plan.slot_count).from_buffer(stub.region, stub.plan.slots_offset)
@@ -53,11 +79,15 @@ class SharedMemory:
         """No more samples, even where ticks still come."""
         self.control.state = State.STOP
 
+    def quit(self) -> None:
+        """No more samples, and each timer is deleted by its next tick."""
+        self.control.state = State.QUIT
+
     def read(self, offset: int, size: int) -> bytes:
         """Bytes of the region; from the target while it is there, else from the memfd."""
         if not self.target_gone:
             try:
-                return self._stub.target.read(self._stub.shared_address + offset, size)
+                return self._stub.read_in_target(offset, size)
             except OSError:  # it has exited or replaced itself by another program
                 self.target_gone = True
         return os.pread(self._stub.memfd, size, self._stub.region_offset + offset)

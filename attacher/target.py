@@ -44,6 +44,15 @@ class TargetProcess:
         stat = procfs.read_stat(self.pid)
         return stat is not None and stat.start_time == self.start_time and stat.state not in "ZX"
 
+    def pause(self, seconds: float) -> None:
+        """Let time pass; less of it where the end of the target can be seen to come."""
+        time.sleep(seconds)
+
+    def cpu_s_at_end(self) -> float | None:
+        """CPU time of all threads, those that have ended too, once the process has ended; seconds.  None
+        where nobody can tell: only a parent finds more than the process's absence."""
+        return None
+
     def threads(self) -> list[int]:
         return procfs.thread_ids(self.pid)
 

@@ -49,6 +49,10 @@ class ThreadTable:
         self._post(slots, procfs.thread_ids(self._pid))
         return bytes(slots)[: len(self._known) * ctypes.sizeof(Slot)]  # the rest of the memfd is zero
 
+    def adopt(self, tid: int) -> None:
+        """Count in a thread that has posted itself: it is the only one, in the first slot."""
+        self._post((Slot * self._plan.slot_count)(), [tid])
+
     def refresh(self, slots: ctypes.Array[Slot], *, thorough: bool) -> bool:
         """Post threads that came, retire those that went.  ``thorough`` also looks whether a tid has
         been used again, and whether a thread has got another name.  Returns whether anything was posted."""

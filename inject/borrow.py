@@ -74,7 +74,7 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None)
 
 
-def _memfd_flags() -> int:
+def memfd_flags() -> int:
     """MFD_EXEC must be said from kernel 6.3 on and is unknown before (man memfd_create)."""
     found = re.match(r"(\d+)\.(\d+)", platform.release())
     version = (int(found[1]), int(found[2])) if found else (0, 0)
@@ -150,7 +150,7 @@ class Borrowing:
             file_size=self._file_size,
             boot_offset=self.boot_offset,
             limit_ns=LIMIT_NS,
-            memfd_flags=_memfd_flags(),
+            memfd_flags=memfd_flags(),
             name=self._name,
         )
         _sleep_precisely()

@@ -1,6 +1,7 @@
-"""Compiles what runs in the target, from ``stub/`` into three files beside this one.
+"""Compiles what runs in the target, from ``stub/`` into four files beside this one.
 
 ``_stub.so``     the shared object that samples there, from ``stub/*.c``
+``_preload.so``  the same, and a constructor from ``stub/preload/``, to start a program with
 ``_boot.bin``    the bootstrap, position-independent bytes without headers, from ``stub/boot/boot.S``
 ``_loader.bin``  the loader, the same kind of bytes, from ``stub/boot/loader.c``
 
@@ -20,7 +21,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-ARTIFACTS = ("_stub.so", "_boot.bin", "_loader.bin")
+ARTIFACTS = ("_stub.so", "_preload.so", "_boot.bin", "_loader.bin")
 
 SOURCE_SUFFIXES = {".c", ".h", ".S", ".ld"}
 
@@ -40,6 +41,9 @@ SHARED_OBJECT = shlex.split("""
     -Wl,--build-id=none -Wl,--hash-style=gnu
 """)
 
+# No symbol for the program to find in place of its own, and a constructor before all others.
+PRELOADED = shlex.split("-DEXPORT=HIDDEN -Wl,-init=pa_preload -Wl,-z,initfirst")
+
 # A jump table would be data with addresses in it, which nobody relocates in a flat binary; unwind
 # tables would have no headers to be found by.
 FLAT_CODE = shlex.split("-fno-jump-tables -fno-asynchronous-unwind-tables")
@@ -54,7 +58,7 @@ class BuildError(RuntimeError):
 
 
 def build(source_dir: Path, output_dir: Path) -> None:
-    """Compile ``source_dir`` (``inject/stub``) into the three ARTIFACTS in ``output_dir``.
+    """Compile ``source_dir`` (``inject/stub``) into the ARTIFACTS in ``output_dir``.
 
     Each file appears whole or not at all, so that builds may race and a stub in use is never written
     to.  The files take the time of the newest source they were built from: a source saved while the
@@ -91,6 +95,8 @@ def _commands(compiler: list[str], linker: str, source_dir: Path, scratch: Path)
         raise BuildError(f"{source_dir} holds no *.c file\n  take a complete checkout or sdist")
     shared_object = scratch / "_stub.so"
     yield [*compiler, *FREESTANDING, "-I.", *sources, *SHARED_OBJECT, "-o", str(shared_object)]
+    preloaded = [*sources, "preload/preload.c", *SHARED_OBJECT, *PRELOADED]
+    yield [*compiler, *FREESTANDING, "-I.", *preloaded, "-o", str(scratch / "_preload.so")]
     for source, artifact in (("boot/boot.S", "_boot.bin"), ("boot/loader.c", "_loader.bin")):
         compiled = str(scratch / artifact) + ".o"
         yield [*compiler, *FREESTANDING, *FLAT_CODE, "-I.", "-c", source, "-o", compiled]

@@ -9,7 +9,17 @@ from pathlib import Path
 
 from ..errors import PyattachError
 from ..symbols.elf import ElfImage
-from .layout import BOOT_DATA_SIZE, LOADER_SIZE, MAGIC, VERSION, Abi, Control, RecordHead, Slot
+from .layout import (
+    BOOT_DATA_SIZE,
+    LOADER_SIZE,
+    MAGIC,
+    PRELOAD_REGION,
+    VERSION,
+    Abi,
+    Control,
+    RecordHead,
+    Slot,
+)
 
 _HERE = Path(__file__).parent
 _PAGE = 4096
@@ -71,6 +81,15 @@ def loader_code() -> bytes:
     if len(code) > LOADER_SIZE:
         raise PyattachError(f"_loader.bin has {len(code)} bytes, more than the {LOADER_SIZE} mapped for it")
     return code
+
+
+@functools.cache
+def preload_image() -> bytes:
+    """``_preload.so``, which checks the layout itself when it meets the shared memory."""
+    data = _artifact("_preload.so")
+    if len(data) > PRELOAD_REGION:
+        raise PyattachError(f"_preload.so has {len(data)} bytes, more than the {PRELOAD_REGION} left for it")
+    return data
 
 
 @functools.cache

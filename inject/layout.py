@@ -11,6 +11,8 @@ import enum
 MAGIC = 0x68636174746179F0
 VERSION = 1
 TICK_TAG = 0x70790000
+WAKE = 0xFFFFFFFF
+PRELOAD_REGION = 0x40000
 
 MAIL_SIZE = 4096
 BOOT_SIZE = 131072
@@ -33,6 +35,7 @@ class State(enum.IntEnum):
     IDLE = 0
     RUN = 1
     STOP = 2
+    QUIT = 3
 
 
 class SlotState(enum.IntEnum):
@@ -105,13 +108,15 @@ class Control(ctypes.Structure):
         ("modules_seq", _u32),
         ("slots_used", _u32),
         ("rate_factor", _u32),
-        ("pad2", _u32 * 7),
+        ("preload_pid", _u32),
+        ("preparing", _u32),
+        ("pad2", _u32 * 5),
         ("head", _u64),
         ("pad3", _u64 * 7),
         ("inside", _u32),
         ("seen_seq", _u32),
         ("arming", _u32),
-        ("pad4", _u32),
+        ("idle_wakes", _u32),
         ("foreign", _u64),
         ("expired", _u64),
         ("pad5", _u64 * 4),
@@ -124,7 +129,7 @@ class Control(ctypes.Structure):
         ("timers_deleted", _u32),
         ("last_error", _i32),
         ("signal_given_back", _u32),
-        ("pad6", _u32),
+        ("here", _u32),
     )
 
 

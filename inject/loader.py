@@ -63,6 +63,10 @@ class LoadedStub:
     def image_range(self) -> tuple[int, int]:
         return self.base, self.base + self.image.span
 
+    def read_in_target(self, offset: int, size: int) -> bytes:
+        """Bytes of the shared memory through the target's own mapping; OSError where it is gone."""
+        return self.target.read(self.shared_address + offset, size)
+
     def prepare_call(self, entry: str) -> Borrowing:
         """A borrowing that calls ``pa_arm`` or ``pa_stop``."""
         return Borrowing(

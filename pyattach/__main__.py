@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from .attacher.cli import main
+from .attacher.main import main
 
 sys.exit(main())

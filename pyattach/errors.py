@@ -23,13 +23,20 @@ class ExitCode(enum.IntEnum):
     DETACH_INCOMPLETE = 7
 
 
+class ShellStatus(enum.IntEnum):
+    """What ``pyattach run`` returns, as shells do, for a command that can't be run."""
+
+    NOT_EXECUTABLE = 126
+    NOT_FOUND = 127
+
+
 class PyattachError(Exception):
     """Base of all errors pyattach raises on purpose.
 
     ``what`` says what happened and to whom; ``way_out`` what the user can try next (may be empty).
     """
 
-    exit_code = ExitCode.ERROR
+    exit_code: enum.IntEnum = ExitCode.ERROR
 
     def __init__(self, what: str, way_out: str = "") -> None:
         super().__init__(what)
@@ -62,6 +69,18 @@ class UnsupportedTarget(PyattachError):
     """The target is of a kind pyattach can't profile (kernel thread, zombie, 32-bit, ...)."""
 
     exit_code = ExitCode.UNSUPPORTED
+
+
+class CommandNotFound(PyattachError, FileNotFoundError):
+    """There is no such command to run."""
+
+    exit_code = ShellStatus.NOT_FOUND
+
+
+class CommandNotExecutable(PyattachError, PermissionError):
+    """The command is there, and the kernel does not run it."""
+
+    exit_code = ShellStatus.NOT_EXECUTABLE
 
 
 class AlreadyTraced(UnsupportedTarget):

@@ -30,7 +30,9 @@ def stat_line(name: bytes, state: bytes = b"S") -> bytes:
 
 @pytest.mark.parametrize("name", [b"sh", b"", b"a) S 1 (", b")", b"((", b") R 0 0", b"a b c", b"(sd-pam)"])
 def test_a_name_ends_at_the_last_parenthesis(name: bytes) -> None:
-    assert parse_stat(stat_line(name)) == Stat(name.decode(), "S", 4, 9, 22, 1000 / TICKS_PER_S)
+    assert parse_stat(stat_line(name)) == Stat(
+        name.decode(), "S", 4, 9, 22, 1000 / TICKS_PER_S, (16 + 17) / TICKS_PER_S
+    )
 
 
 @given(st.binary(max_size=15).filter(lambda name: b"\0" not in name), st.sampled_from([b"R", b"Z", b"t"]))

@@ -37,6 +37,8 @@ CONSTANTS = {
     "PA_MAGIC": layout.MAGIC,
     "PA_VERSION": layout.VERSION,
     "PA_TICK_TAG": layout.TICK_TAG,
+    "PA_WAKE": layout.WAKE,
+    "PA_PRELOAD_REGION": layout.PRELOAD_REGION,
     "PA_MODULES": layout.MODULES,
     "PA_NO_VM_READ": layout.NO_VM_READ,
     "PA_MODULE_OWN_INDEX": layout.MODULE_OWN_INDEX,

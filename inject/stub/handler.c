@@ -5,9 +5,6 @@
 #include "modules.h"
 #include "unwind.h"
 
-/* Work for the whole process is done in small bites, so that no tick takes long. */
-#define SERVE_LIMIT 16
-
 /* No sample stands for more: a thread that could not be ticked for hours says nothing of what it did. */
 #define MOST_PERIODS 60000
 
@@ -37,6 +34,11 @@ static u32 slot_of_tick(struct pa_control *c, const struct siginfo *info)
 	index -= c->event_base;
 	return slot_at(c, index)->state == PA_SLOT_EVENT && slot_at(c, index)->tid == (u32)sys0(SYS_gettid) ? index
 													    : NO_SLOT;
+}
+
+static int is_wake_tick(const struct pa_control *c, const struct siginfo *info)
+{
+	return info->code == SI_TIMER && (u32)(info->value >> 32) == c->tick_tag && (u32)info->value == PA_WAKE;
 }
 
 static u32 unwind(struct pa_control *c, struct pa_slot *slot, const void *ucontext, u64 *frames, enum pa_end *end)
@@ -102,12 +104,16 @@ static void record(struct pa_control *c, struct pa_slot *slot, u32 index, u32 we
 
 static void tick(struct pa_control *c, u32 index, const void *ucontext)
 {
-	u64 start = cycles_now(), now = clock_ns();
+	u64 start = cycles_now(), now;
 	u32 weight;
 	struct pa_slot *slot = slot_at(c, index);
+	u32 state = __atomic_load_n(&c->state, __ATOMIC_RELAXED);
 
-	if (__atomic_load_n(&c->state, __ATOMIC_RELAXED) != PA_STATE_RUN)
-		return;
+	if (state == PA_STATE_QUIT)
+		timer_disarm(slot, PA_SLOT_FREE);
+	if (state != PA_STATE_RUN)
+		return; /* before any system call: STOP may have been said because a filter kills for them */
+	now = clock_ns();
 	if (now > __atomic_load_n(&c->lease_until_ns, __ATOMIC_RELAXED)) {
 		/* Nobody reads any more.  Go quiet; pyattach, should it live, arms anew. */
 		__atomic_fetch_add(&c->expired, 1, __ATOMIC_RELAXED);
@@ -136,6 +142,8 @@ void pa_handler(int signo, struct siginfo *info, void *ucontext)
 	u32 index = slot_of_tick(c, info);
 	if (index != NO_SLOT) {
 		tick(c, index, ucontext);
+	} else if (is_wake_tick(c, info)) {
+		wake_tick(c, info->timer);
 	} else {
 		__atomic_fetch_add(&c->foreign, 1, __ATOMIC_RELAXED);
 		hand_on(signo, info, ucontext);

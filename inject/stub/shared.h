@@ -34,7 +34,19 @@ typedef long i64;
  * lower.  The tag is this with 16 random bits: the timers of a session that was killed may still tick. */
 #define PA_TICK_TAG 0x70790000U
 
-enum pa_state { PA_STATE_IDLE = 0, PA_STATE_RUN = 1, PA_STATE_STOP = 2 };
+enum pa_state {
+	PA_STATE_IDLE = 0,
+	PA_STATE_RUN = 1,
+	PA_STATE_STOP = 2, /* nothing is recorded any more; the timers are deleted by a borrowed thread */
+	PA_STATE_QUIT = 3, /* nobody comes to do that: each timer is deleted by its own next tick */
+};
+
+/* A tick of the whole process's clock, in a program started with the stub preloaded: it serves threads
+ * that no other tick could.  In the lower half of si_value, where others have the slot's number. */
+#define PA_WAKE 0xffffffffU
+
+/* Where the shared memory begins in the file that is preloaded; the stub's image lies in front of it. */
+#define PA_PRELOAD_REGION 0x40000UL
 
 /* A slot's life: pyattach writes tid, then WANTED; a handler takes it through ARMING to ARMED (or
  * FAILED, with the error); pyattach sets RETIRE once the thread is gone; a handler frees it.  Or pyattach
@@ -99,7 +111,9 @@ struct pa_control {
 	u32 modules_seq;    /* its lowest bit says which module table is in use */
 	u32 slots_used;     /* slots from this one on have never been given to a thread */
 	u32 rate_factor;    /* ticks come every period_ns times this; only ever made greater */
-	u32 pad2[7];
+	u32 preload_pid;    /* the process to be sampled, where the stub is preloaded */
+	u32 preparing;      /* pyattach has seen `here` and makes the tables: worth to be waited for */
+	u32 pad2[5];
 
 	/* Written by handlers. */
 	u64 head; /* words reserved */
@@ -108,7 +122,7 @@ struct pa_control {
 	u32 inside;   /* handlers that run now */
 	u32 seen_seq; /* the post_seq up to which slots were looked at */
 	u32 arming;   /* taken by trying, never waited for */
-	u32 pad4;
+	u32 idle_wakes; /* wake ticks in a row that found no lease */
 	u64 foreign;  /* signals that were not ours, handed on */
 	u64 expired;  /* ticks that found no lease */
 	u64 pad5[4];
@@ -123,7 +137,7 @@ struct pa_control {
 	u32 timers_deleted;
 	i32 last_error;        /* of the last timer that could not be made */
 	u32 signal_given_back; /* 0: the target has changed the signal since, it was left alone */
-	u32 pad6;
+	u32 here;              /* the preloaded stub was reached: the main thread is posted, in slot 0 */
 };
 
 #define PA_NO_VM_READ 1 /* don't try process_vm_readv, a filter may kill for it */

@@ -5,7 +5,9 @@
 #include "shared.h"
 #include "sys.h"
 
+#ifndef EXPORT
 #define EXPORT __attribute__((visibility("default")))
+#endif
 #ifndef HIDDEN
 #define HIDDEN __attribute__((visibility("hidden")))
 #endif
@@ -33,12 +35,20 @@ static inline u64 cycles_now(void)
 	return pa.counts_cycles ? cycle_counter() : 0;
 }
 
+/* Work for the whole process is done in small bites, so that no tick takes long. */
+#define SERVE_LIMIT 16
+
 /* timers.c: look at the slots pyattach posted; arm or free at most `limit` of them. */
 void timers_serve(struct pa_control *c, u32 limit) HIDDEN;
 /* Called by the slot's own thread after each tick: set the next, or take a rate_factor that has changed. */
 void timer_again(struct pa_control *c, struct pa_slot *slot, u64 random) HIDDEN;
 void timer_disarm(struct pa_slot *slot, u32 state) HIDDEN;
 u32 timers_delete_all(struct pa_control *c) HIDDEN;
+void wake_begin(struct pa_control *c) HIDDEN;
+void wake_tick(struct pa_control *c, i32 timer) HIDDEN;
+
+/* stub.c */
+i64 pa_init(struct pa_control *c, u64 region_size);
 
 /* handler.c */
 void pa_handler(int signo, struct siginfo *info, void *ucontext) HIDDEN;

@@ -14,6 +14,8 @@
 #define EBUSY 16
 #define EINVAL 22
 
+#define O_RDONLY 0
+
 #define PROT_READ 1
 #define PROT_WRITE 2
 #define PROT_EXEC 4
@@ -26,6 +28,8 @@
 
 #define CLOCK_MONOTONIC 1
 #define CLOCK_THREAD_CPUTIME_ID 3
+#define CLOCK_PROCESS_CPUTIME_ID 2
+#define SIGEV_SIGNAL 0
 #define SIGEV_THREAD_ID 4
 #define SI_TIMER (-2)
 #define TIMER_ABSTIME 1

@@ -32,12 +32,13 @@ void timer_again(struct pa_control *c, struct pa_slot *slot, u64 random)
 {
 	i32 timer = __atomic_load_n(&slot->timer_plus_1, __ATOMIC_RELAXED);
 	u32 factor = rate_factor(c);
-	u64 period_ns = c->period_ns * factor, x = (random ^ slot->tid ^ c->nonce) * 0x9e3779b97f4a7c15UL;
+	u64 period_ns = c->period_ns * factor, longer = period_ns - c->period_ns;
+	u64 x = (random ^ slot->tid ^ c->nonce) * 0x9e3779b97f4a7c15UL;
 	if (!timer)
 		return;
 	/* Should it have been deleted since, the number names nothing: the kernel counts them up. */
 	if (c->jitter_ns)
-		set_timer(timer - 1, TIMER_ABSTIME, slot->cpu_ns + (x >> 20) % (period_ns - c->period_ns + c->jitter_ns), 0);
+		set_timer(timer - 1, TIMER_ABSTIME, slot->cpu_ns + longer / 2 + (x >> 20) % (longer + c->jitter_ns), 0);
 	else if (factor != slot->factor)
 		set_timer(timer - 1, 0, period_ns, period_ns);
 	slot->factor = factor;
@@ -123,4 +124,44 @@ u32 timers_delete_all(struct pa_control *c)
 		timer_disarm(slot, PA_SLOT_FREE);
 	}
 	return count;
+}
+
+/* CPU time of the whole process between two wake ticks. */
+#define WAKE_PERIOD_NS 50000000L
+
+/* How many wake ticks may find no lease: pyattach may only be held up (job control stops both). */
+#define IDLE_WAKES 64
+
+/* One timer on the clock of all threads together, whose signal goes to the thread that runs (to the main
+ * thread, before Linux 6.4).  It arms threads while none is armed, or those that are sleep. */
+void wake_begin(struct pa_control *c)
+{
+	struct sigevent event = {
+		.value = ((u64)c->tick_tag << 32) | PA_WAKE,
+		.signo = (i32)c->signal,
+		.notify = SIGEV_SIGNAL,
+	};
+	struct itimerspec spec = {.interval = {0, WAKE_PERIOD_NS}, .value = {0, WAKE_PERIOD_NS}};
+	i32 timer = -1;
+	i64 err = sys3(SYS_timer_create, CLOCK_PROCESS_CPUTIME_ID, &event, &timer);
+	if (!err)
+		err = sys4(SYS_timer_settime, timer, 0, &spec, 0);
+	if (err)
+		c->last_error = (i32)err;
+}
+
+void wake_tick(struct pa_control *c, i32 timer)
+{
+	u32 state = __atomic_load_n(&c->state, __ATOMIC_RELAXED);
+	u32 idle = 0;
+	if (state == PA_STATE_STOP)
+		return;
+	if (clock_ns() > __atomic_load_n(&c->lease_until_ns, __ATOMIC_RELAXED))
+		idle = __atomic_add_fetch(&c->idle_wakes, 1, __ATOMIC_RELAXED);
+	else
+		__atomic_store_n(&c->idle_wakes, 0, __ATOMIC_RELAXED);
+	if (state != PA_STATE_RUN || idle > IDLE_WAKES)
+		sys1(SYS_timer_delete, timer);
+	else if (!idle)
+		timers_serve(c, SERVE_LIMIT);
 }

@@ -19,6 +19,10 @@
 #define SYS_process_vm_readv 310
 #define SYS_getpid 39
 #define SYS_gettid 186
+#define SYS_read 0
+#define SYS_open 2
+#define SYS_pread64 17
+#define SYS_nanosleep 35
 
 static inline i64 sys6(i64 n, u64 a, u64 b, u64 c, u64 d, u64 e, u64 f)
 {

@@ -1,0 +1,128 @@
+"""Starting a program and profiling it from its first instruction to its last."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+
+from .. import __version__
+from ..inject.preload import PreloadedStub
+from ..render.facts import seconds
+from ..render.profile import Meta, Profile
+from .child import ChildProcess
+from .preloaded import Preloaded
+from .program import Program
+from .session import Options, Outcome, Progress, Session
+from .shared import SharedMemory
+
+_LOOK_S = 0.001
+_LATER_LOOK_S = 0.02
+_EAGER_S = 1.0
+_TO_SPEAK_OF_S = 0.05
+
+_NOT_LOADED = (
+    "the program did not load what was preloaded: nothing was sampled; attach by pid instead: pyattach PID"
+)
+_STOPPED_EARLY = "stopped before the program had loaded its libraries: nothing was sampled"
+_REPLACED = "the program replaced itself by {} (exec), which is not sampled: run that one directly"
+
+_LIBSECCOMP = (
+    "the program may forbid itself the system calls that sampling needs, under pain of death (it has loaded "
+    "libseccomp): nothing was sampled; --allow-seccomp, where its filter answers with an error instead"
+)
+_FILTERED = "the program has put itself under a seccomp filter: the sampling was ended; see --allow-seccomp"
+
+OnProgress = Callable[[Progress], None]
+
+
+def profile_child(
+    child: ChildProcess,
+    program: Program,
+    stub: PreloadedStub,
+    options: Options,
+    should_stop: Callable[[], bool],
+    on_progress: OnProgress,
+) -> Outcome:
+    """Profile a program that was started with ``stub``, until it ends or is told to stop.
+
+    The program goes on after that; nothing in it is changed or taken out.  Where nothing could be
+    sampled, the profile is empty and its first note says why.  Raises PyattachError.
+    """
+    begin_unix_s, begin = time.time(), time.monotonic()
+    why_not = program.refusal or _reach(child, stub, should_stop)
+    if not why_not and not options.allow_seccomp and any("/libseccomp.so" in m.path for m in child.maps()):
+        why_not = _LIBSECCOMP
+        _say_no(stub)
+    if why_not:
+        while child.alive() and not should_stop():
+            child.pause(_LATER_LOOK_S)
+        meta = Meta(
+            command=child.command,
+            pid=child.pid,
+            rate_asked_hz=options.rate_hz,
+            started_at_unix_s=begin_unix_s,
+            duration_s=time.monotonic() - begin,
+            ended_by="stopped by the user" if child.alive() else "the target ended",
+            version=__version__,
+            notes=(why_not,),
+        )
+        return Outcome(Profile(meta, {}, {}), (), not child.alive(), warning=why_not)
+    return _sample(child, stub, options, should_stop, on_progress)
+
+
+def _reach(child: ChildProcess, stub: PreloadedStub, should_stop: Callable[[], bool]) -> str:
+    """Wait until the constructor is reached; why it was not, otherwise.  The dynamic linker may take its
+    time before: it loads all libraries first."""
+    shared = SharedMemory(stub)
+    begin = time.monotonic()
+    try:
+        while not shared.control.here:
+            if not child.alive():
+                return "" if shared.control.here else _NOT_LOADED
+            if should_stop():
+                return _STOPPED_EARLY
+            shared.renew_lease()
+            child.pause(_LOOK_S if time.monotonic() - begin < _EAGER_S else _LATER_LOOK_S)
+        shared.control.preparing = 1
+        return ""
+    finally:
+        shared.close()
+
+
+def _say_no(stub: PreloadedStub) -> None:
+    shared = SharedMemory(stub)
+    shared.quit()
+    shared.close()
+
+
+def _sample(
+    child: ChildProcess,
+    stub: PreloadedStub,
+    options: Options,
+    should_stop: Callable[[], bool],
+    on_progress: OnProgress,
+) -> Outcome:
+    with contextlib.ExitStack() as undo:
+        stub.is_there = lambda: not child.replaced
+        session = Session(child, options, Preloaded(child, stub))
+        undo.callback(session.close)
+        session.load()
+        warning = ""
+
+        def filtered() -> bool:
+            return not options.allow_seccomp and child.filtered()
+
+        try:
+            session.sample(lambda: should_stop() or filtered(), on_progress)
+            if filtered():
+                session.ended_by = warning = _FILTERED
+        finally:
+            session.detach()
+        if child.replaced:
+            warning = _REPLACED.format(child.exe_path() or "another one")
+        others_s = child.children_cpu_s()
+        if not warning and others_s > session.cpu_s and others_s >= _TO_SPEAK_OF_S:
+            warning = f"programs that it started used {seconds(others_s)} of CPU time; they are not sampled"
+        session.notes += [warning] if warning else []
+        return Outcome(session.profile(), (), session.target_ended, warning=warning)

@@ -1,0 +1,179 @@
+"""``pyattach run -- COMMAND``: the command line, the signals, and the child's exit status as our own."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import TextIO
+
+from ..errors import PyattachError, UsageError
+from ..inject.preload import PreloadedStub
+from ..render.facts import hertz, seconds
+from ..render.formats import RenderOptions
+from ..render.live import LiveView, PlainView
+from ..render.names import printable
+from ..render.text import summary_lines
+from . import procfs
+from .child import ChildProcess, start
+from .cli import LiveTable, StopSignals, add_options, check_outputs, session_options, write_outputs
+from .clock import TimerClock
+from .program import Program, find_program
+from .run import profile_child
+from .session import Options, Outcome, plan_region
+
+_DESCRIPTION = "Start a program with the sampler preloaded, and see where its CPU time goes, start to end."
+_EPILOG = """\
+The program keeps its terminal, its signals and its environment.  pyattach exits as it does: with its exit
+status, 128 and more where a signal has ended it, 126 or 127 where it could not be run.
+With -d or Ctrl-C the sampling ends and the program goes on, if it does.  Programs that it starts are not
+sampled; nor are static and setuid programs.
+
+examples:
+  pyattach run -- ./server --port 80         until it ends or Ctrl-C; then server-TIME.svg
+  pyattach run -d 30 -o out.svg -- python3 x.py
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of ``pyattach run``."""
+    p = argparse.ArgumentParser(
+        prog="pyattach run",
+        usage="pyattach run [options] -- COMMAND [ARGUMENT ...]",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_options(p)
+    p.set_defaults(only=[], subprocesses=False, follow_exec=False, loader="auto", clock="timer")
+    p.add_argument("--live", action="store_true", help="a live table, where stderr is a terminal")
+    p.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="the program to start")
+    return p
+
+
+class RunSignals(StopSignals):
+    """As for an attach; but SIGTERM and SIGHUP, which may have come to pyattach alone, are handed on to
+    the program.  SIGINT comes from the terminal, to both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._child: ChildProcess | None = None
+        self._early: list[int] = []
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        super()._on_signal(number, frame)
+        if self._child is None:
+            self._early.append(number)
+        elif number != signal.SIGINT:
+            self._child.hand_on(number)
+
+    def become(self) -> None:
+        """In the process that will be the program: handling as it was, and what came here meanwhile."""
+        self.__exit__()
+        for number in self._early:
+            os.kill(os.getpid(), number)
+
+    def adopt(self, child: ChildProcess) -> None:
+        """Hand on to ``child``, also what came before there was one."""
+        self._child = child
+        for number in self._early:
+            if number != signal.SIGINT:
+                child.hand_on(number)
+
+
+def run(arguments: argparse.Namespace, err: TextIO) -> int:
+    """Run the command and profile it; its exit status.  Raises PyattachError before it is started."""
+
+    def say(line: str) -> None:
+        if not arguments.quiet:
+            print(f"pyattach: {line}", file=err)
+
+    words = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
+    if not words:
+        raise UsageError("no command given", "try: pyattach run -- COMMAND")
+    outputs = arguments.output or [_default_output(words[0])]
+    check_outputs(outputs)
+    program = find_program(words)
+    options = session_options(arguments)
+    with contextlib.ExitStack() as undo:
+        stub = PreloadedStub.create(plan_region(_with_inherited_filter(options), 1, TimerClock()))
+        undo.callback(stub.close)
+        signals = RunSignals()
+        undo.enter_context(signals)
+        child = start(program, stub, signals.become)
+        undo.enter_context(child)
+        signals.adopt(child)
+        try:
+            outcome = _profiled(child, program, stub, signals, arguments)
+            _report(outcome, outputs, arguments, say)
+            failed = 0
+        except PyattachError as error:
+            say(str(error))
+            failed = int(error.exit_code)
+        return child.wait() or failed
+
+
+def _with_inherited_filter(options: Options) -> Options:
+    """Under a filter that pyattach hands down (a container's), no system call is tried that it may deny."""
+    inherited = procfs.read_status(os.getpid()).get("Seccomp", "0") != "0"
+    return dataclasses.replace(options, allow_seccomp=options.allow_seccomp or inherited)
+
+
+def _profiled(
+    child: ChildProcess,
+    program: Program,
+    stub: PreloadedStub,
+    signals: RunSignals,
+    arguments: argparse.Namespace,
+) -> Outcome:
+    options = session_options(arguments)
+    if not (arguments.live and sys.stderr.isatty()):
+        return profile_child(child, program, stub, options, signals.stopped, lambda _progress: None)
+    view: LiveView | PlainView = LiveView()
+    with view:
+        table = LiveTable(view, child.pid, child.command, options)
+        return profile_child(child, program, stub, options, signals.stopped, table)
+
+
+def _default_output(command: str) -> str:
+    """``NAME-TIME.svg`` in the current folder."""
+    name = os.path.basename(command.rstrip("/")) or "program"  # noqa: PTH119
+    return f"{name}-{time.strftime('%Y%m%dT%H%M%S')}.svg"
+
+
+def _report(
+    outcome: Outcome, outputs: Sequence[str], arguments: argparse.Namespace, say: Callable[[str], None]
+) -> None:
+    meta = outcome.profile.meta
+    written: list[str] = []
+    try:
+        write_outputs(outcome.profile, outputs, RenderOptions(threads=arguments.threads), written.append)
+    finally:
+        if arguments.verbose:
+            for line in [*summary_lines(outcome.profile), *meta.notes]:
+                say(printable(line))
+        reached = "" if meta.rate_reached_hz is None else f", {hertz(meta.rate_reached_hz)} reached"
+        cpu = "" if meta.cpu_time_s is None else f" in {seconds(meta.cpu_time_s)} of CPU time"
+        say("; ".join([f"{meta.samples:,} samples{cpu}{reached}", *written]))
+        if outcome.warning:
+            say(outcome.warning)
+        elif not meta.samples:
+            say("no samples: the program used no CPU time, or less than the time between two ticks")
+
+
+def main(argv: Sequence[str]) -> int:
+    """``pyattach run``; returns the exit status."""
+    arguments = parser().parse_args(argv)
+    try:
+        return run(arguments, sys.stderr)
+    except PyattachError as error:
+        if arguments.verbose:
+            traceback.print_exc()
+        print(f"pyattach: {error}", file=sys.stderr)  # noqa: T201
+        return int(error.exit_code)

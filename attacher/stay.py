@@ -1,0 +1,129 @@
+"""How the stub gets into the target and out of it: brought in by a borrowed thread, or preloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from ..errors import PyattachError
+from ..inject.loader import LoadedStub
+from ..inject.locks import survey
+from ..inject.region import RegionPlan
+from ..symbols.maps import Maps
+from ..symbols.resolver import proc_opener
+from .choosing import ThreadChoice
+from .clock import Clock
+from .hold import hold_any
+from .leaving import stop_ticks, unload
+from .loading import StubLoader
+from .modules import ModuleTable
+from .shared import SharedMemory, SharedRegion
+from .target import TargetProcess
+from .threads import ThreadTable
+from .verify import remains, snapshot
+
+HOW_LOADED = "loaded by"
+"""How the note begins that is of interest only to those who ask for more."""
+
+DRAIN_S = 0.1
+
+
+class Stay(Protocol):
+    """The stub's stay in one target, as a session needs it."""
+
+    @property
+    def plan(self) -> RegionPlan: ...
+
+    @property
+    def clock(self) -> Clock: ...
+
+    def load(self, maps: Maps, modules: ModuleTable) -> tuple[SharedRegion, ThreadTable]:
+        """Begin to sample: where the shared memory is, and the threads that were posted.
+
+        Raises InjectionFailed and TargetDied; the target is then as it was.
+        """
+        ...
+
+    def drain_s(self, elapsed_s: float) -> float:
+        """How long to wait between two looks at the target, ``elapsed_s`` after the begin."""
+        ...
+
+    def arm(self) -> None:
+        """See to it that posted threads are armed though no tick of another one could do it.
+
+        Raises PyattachError and ProcessLookupError.
+        """
+        ...
+
+    def leave(self, shared: SharedMemory, take_rest: Callable[[], None]) -> None:
+        """No sample after this; ``take_rest`` is called when the last one is written.
+
+        Raises PyattachError and ProcessLookupError.
+        """
+        ...
+
+    def remains(self) -> tuple[str, ...]:
+        """What is left in the target that should not be.  Raises OSError once the target is gone."""
+        ...
+
+    def notes(self) -> list[str]:
+        """What is to be said about it in the report."""
+        ...
+
+
+class Injected:
+    """Brought into a running process and taken out again, each time by a borrowed thread.
+
+    ``loader`` as in the session's options.  What is there now is what ``remains`` compares with.
+    """
+
+    def __init__(
+        self, target: TargetProcess, plan: RegionPlan, loader: str, clock: Clock, choice: ThreadChoice
+    ) -> None:
+        self._target, self.plan, self._way = target, plan, loader
+        self.clock, self._choice = clock, choice
+        self._before = snapshot(target)
+        self._stub: LoadedStub | None = None
+
+    def load(self, maps: Maps, modules: ModuleTable) -> tuple[SharedRegion, ThreadTable]:
+        target = self._target
+        self._zones, calls = survey(maps, proc_opener(target.pid), target.read)
+        loader = StubLoader(
+            target,
+            self.plan,
+            (self._zones, calls),
+            modules.first(maps),
+            self._way,
+            self.clock,
+            self._choice,
+        )
+        loaded = loader.load()
+        self._stub = loaded.stub
+        return loaded.stub, loaded.threads
+
+    @property
+    def stub(self) -> LoadedStub:
+        if self._stub is None:
+            raise PyattachError("the stub was not loaded")
+        return self._stub
+
+    def drain_s(self, elapsed_s: float) -> float:
+        return DRAIN_S
+
+    def arm(self) -> None:
+        borrowing = self.stub.prepare_call("pa_arm")
+        with hold_any(self._target) as held:
+            self.stub.run(borrowing, held)
+
+    def leave(self, shared: SharedMemory, take_rest: Callable[[], None]) -> None:
+        stop_ticks(self._target, self.stub, shared, self.clock)
+        take_rest()
+        unload(self._target, self.stub, shared, self._zones)
+
+    def remains(self) -> tuple[str, ...]:
+        return tuple(remains(self._before, snapshot(self._target), self.plan.signal))
+
+    def notes(self) -> list[str]:
+        held = ", ".join(f"{ns / 1e3:.0f}" for ns in self.stub.held_ns)
+        how = "dlopen" if self.stub.by_dlopen else "direct mapping"
+        return [f"{HOW_LOADED} {how}; one thread at a time was held, for {held} us"]

@@ -1,0 +1,212 @@
+"""``pyattach run``: what can't be run or sampled, and how a run ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support import build_target
+from test_attach_run import MARK, cpu_time_s, maps_text, pyattach, status_of, timers_text, wait_for
+from test_run_programs import run
+
+from pyattach.attacher import program
+from pyattach.errors import CommandNotExecutable, CommandNotFound
+
+
+def child_of(pid: int) -> int:
+    """The pid of its first child; 0 while there is none."""
+    return int((Path(f"/proc/{pid}/task/{pid}/children").read_text().split() or ["0"])[0])
+
+
+# What can't be run, or not be sampled.
+
+
+def test_no_command(tmp_path: Path) -> None:
+    with pyattach("run", "-o", tmp_path / "o.svg") as no_words:
+        no_words.finish(2)
+    assert "no command" in no_words.err
+
+
+def test_a_command_that_is_not_there(tmp_path: Path) -> None:
+    for name in ("no-such-command", "./no-such-command"):
+        ran = run(tmp_path, name)
+        assert ran.status == 127
+        assert name in ran.err
+
+
+def test_a_command_that_may_not_be_executed(tmp_path: Path) -> None:
+    (tmp_path / "text").write_text("text")
+    for path in (tmp_path / "text", tmp_path):
+        ran = run(tmp_path, path)
+        assert ran.status == 126
+        assert str(path) in ran.err
+
+
+def test_a_script_whose_interpreter_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "script").write_text("#!/no/such/interpreter\n")
+    (tmp_path / "script").chmod(0o755)
+    assert run(tmp_path, tmp_path / "script").status == 127
+
+
+def test_a_script_without_a_first_line(tmp_path: Path) -> None:
+    (tmp_path / "script").write_text("echo $1; exit 3\n")
+    (tmp_path / "script").chmod(0o755)
+    ran = run(tmp_path, tmp_path / "script", "word")
+    assert (ran.status, ran.out) == (3, "word\n")
+
+
+def test_a_static_program(tmp_path: Path) -> None:
+    ran = run(tmp_path, build_target("surroundings", "-static"), options=("-o", tmp_path / "o.txt"))
+    assert ran.status == 0
+    assert "LD_PRELOAD" not in ran.out
+    for text in (ran.err, (tmp_path / "o.txt").read_text()):
+        assert "static" in text
+        assert "attach by pid instead" in text
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root makes a program setuid of another user")
+def test_a_setuid_program(tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.write_bytes(build_target("surroundings").read_bytes())
+    os.chown(copy, 65534, 65534)
+    copy.chmod(0o4755)
+    tmp_path.chmod(0o755)
+    ran = run(tmp_path, copy)
+    assert ran.status == 0 or "fd" not in ran.out
+    assert "setuid" in ran.err
+    assert "ld.so" not in ran.err
+
+
+def test_commands_are_found_as_shells_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "tool").write_text("#!/bin/sh\n")
+    monkeypatch.setenv("PATH", f"{tmp_path}/a:{tmp_path}/b")
+    with pytest.raises(CommandNotExecutable, match="a/tool"):
+        program.find_program(["tool"])
+    (tmp_path / "b/tool").chmod(0o755)
+    assert program.find_program(["tool", "x"]) == program.Program(f"{tmp_path}/b/tool", ("tool", "x"))
+    with pytest.raises(CommandNotFound):
+        program.find_program(["other"])
+
+
+@pytest.mark.parametrize(
+    ("line", "argv"),
+    [
+        ("#!/usr/bin/env sh", ["sh", "{script}", "x"]),
+        ("#!/usr/bin/env -S sh -e", ["sh", "-e", "{script}", "x"]),
+        ("#!/usr/bin/env A=1 sh", ["{script}", "x"]),
+        ("#!/usr/bin/env -i", ["{script}", "x"]),
+        ("#!/bin/sh -e", ["{script}", "x"]),
+    ],
+)
+def test_scripts_for_env(tmp_path: Path, line: str, argv: list[str]) -> None:
+    script = tmp_path / "script"
+    script.write_text(line + "\n")
+    script.chmod(0o755)
+    found = program.find_program([str(script), "x"])
+    assert list(found.argv) == [word.format(script=script) for word in argv]
+
+
+def test_a_program_that_puts_itself_under_a_filter(tmp_path: Path) -> None:
+    """This one's filter kills; found in time, the ticks that go on make no system call."""
+    ran = run(tmp_path, build_target("filtered"), 300, 1500, options=("--hz", 20))
+    assert "seccomp" in ran.err
+    assert (ran.status, ran.out) == (0, "ready\ndone\n")
+
+
+def test_a_program_that_has_loaded_libseccomp(tmp_path: Path) -> None:
+    """It may be about to: it is left alone from the start."""
+    (tmp_path / "empty.c").write_text("")
+    library = tmp_path / "libseccomp.so.2"
+    subprocess.run(["cc", "-shared", "-o", library, tmp_path / "empty.c"], check=True)
+    words, env = (build_target("filtered"), 200, 200), {"LD_PRELOAD": str(library)}
+    ran = run(tmp_path, *words, options=("--hz", 1000), env=env)
+    assert "libseccomp" in ran.err
+    assert (ran.status, ran.out) == (0, "ready\ndone\n")
+    assert not ran.profile.total
+
+
+# How it ends.
+
+
+def test_a_duration_that_is_shorter_than_the_program(tmp_path: Path) -> None:
+    """The profile is written then, the ticks end by themselves, the program goes on."""
+    out = tmp_path / "o.folded"
+    with pyattach("run", "-d", "300ms", "-o", out, "--", build_target("split"), "3") as running:
+        running.wait_until("the profile is written", out.exists)
+        pid = child_of(running.pid)
+        assert status_of(pid)["State"][0] in "RS"
+        running.wait_until("no timer of ours is left", lambda: not timers_text(pid))
+        text = running.finish(0)
+    assert text.startswith("ready\ndone ")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 0)])
+def test_a_signal_to_both(tmp_path: Path, number: signal.Signals, status: int) -> None:
+    """From the terminal; the program of this test ends orderly."""
+    out = tmp_path / "o.folded"
+    with pyattach("run", "-o", out, "--", build_target("split"), "60") as running:
+        running.wait_until("there is a child", lambda: child_of(running.pid))
+        pid = child_of(running.pid)
+        running.wait_until("it has worked", lambda: MARK in maps_text(pid) and cpu_time_s(pid) > 0.3)
+        os.kill(pid, number)
+        running.tell(number)
+        running.finish(status)
+    assert out.read_text()
+
+
+def test_sigterm_is_handed_on(tmp_path: Path) -> None:
+    with pyattach("run", "-o", tmp_path / "o.folded", "--", "sleep", "60") as running:
+        running.wait_until("there is a child", lambda: child_of(running.pid))
+        pid = child_of(running.pid)
+        running.wait_until("it sleeps", lambda: MARK in maps_text(pid) and "sleep" in status_of(pid)["Name"])
+        running.tell(signal.SIGTERM)
+        running.finish(128 + signal.SIGTERM)
+
+
+def test_pyattach_is_killed(tmp_path: Path) -> None:
+    """The program goes on, and the ticks end."""
+    with pyattach("run", "-o", tmp_path / "o.folded", "--", build_target("split"), "8") as running:
+        running.wait_until("there is a child", lambda: child_of(running.pid))
+        pid = child_of(running.pid)
+        running.wait_until("it is sampled", lambda: timers_text(pid).count("signal:") == 2)
+        running.tell(signal.SIGKILL)
+        running.process.wait()
+        wait_for("no timer is left", lambda: not timers_text(pid))
+        assert status_of(pid)["State"][0] in "RS"
+        os.kill(pid, signal.SIGTERM)
+        wait_for("it has ended", lambda: not cpu_time_s(pid) or status_of(pid)["State"][0] == "Z")
+
+
+def test_job_control_stops_both_and_both_go_on(tmp_path: Path) -> None:
+    """While pyattach stands still its lease runs out; sampling goes on after."""
+    out = tmp_path / "o.folded"
+    with pyattach("run", "-o", out, "--", build_target("split"), "60") as running:
+        running.wait_until("there is a child", lambda: child_of(running.pid))
+        pid = child_of(running.pid)
+        running.wait_until("it is sampled", lambda: timers_text(pid).count("signal:") == 2)
+        running.tell(signal.SIGSTOP)
+        wait_for("it ticks no more", lambda: timers_text(pid).count("signal:") == 1)
+        running.tell(signal.SIGCONT)
+        running.wait_until("it is sampled again", lambda: timers_text(pid).count("signal:") == 2)
+        os.kill(pid, signal.SIGTERM)
+        running.finish(0)
+
+
+def test_an_output_that_fails_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "pyattach", "run", "-o", folder / "o.svg", "--", "rmdir", folder],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+    )
+    assert done.returncode == 1
+    assert "o.svg" in done.stderr
