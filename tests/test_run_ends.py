@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -10,7 +12,17 @@ from pathlib import Path
 
 import pytest
 from support import build_target
-from test_attach_run import MARK, cpu_time_s, maps_text, pyattach, status_of, timers_text, wait_for
+from test_attach_run import (
+    COMMAND,
+    MARK,
+    ROOT,
+    cpu_time_s,
+    maps_text,
+    pyattach,
+    status_of,
+    timers_text,
+    wait_for,
+)
 from test_run_programs import run
 
 from pyattach.attacher import program
@@ -158,6 +170,30 @@ def test_a_signal_to_both(tmp_path: Path, number: signal.Signals, status: int) -
         running.tell(number)
         running.finish(status)
     assert out.read_text()
+
+
+@pytest.mark.parametrize(("words", "status"), [(("split", "60"), 0), (("sleep", "60"), 130)])
+def test_ctrl_c_on_a_terminal(tmp_path: Path, words: tuple[str, ...], status: int) -> None:
+    """It comes to both at once; the profile is written whether the program ends by it or orderly."""
+    out = tmp_path / "o.folded"
+    name = str(build_target(words[0])) if words[0] == "split" else words[0]
+    pid, terminal = pty.fork()
+    if not pid:
+        os.chdir(ROOT)
+        os.execv(sys.executable, [*COMMAND, "run", "-o", str(out), "--", name, *words[1:]])
+    wait_for("there is a child", lambda: child_of(pid))
+    child = child_of(pid)
+    wait_for("it runs", lambda: MARK in maps_text(child) and words[0] in status_of(child)["Name"])
+    if status == 0:
+        wait_for("it handles SIGINT", lambda: int(status_of(child)["SigCgt"], 16) >> (signal.SIGINT - 1) & 1)
+    os.write(terminal, b"\x03")
+    said = b""
+    with contextlib.suppress(OSError):  # EIO: nobody has the terminal open any more
+        while chunk := os.read(terminal, 4096):
+            said += chunk
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == status, said.decode()
+    assert b"wrote" in said
+    assert out.exists()
 
 
 def test_sigterm_is_handed_on(tmp_path: Path) -> None:
