@@ -1,8 +1,10 @@
-"""Compiles what runs in the target, from ``stub/`` into three files beside this one.
+"""Compiles what runs in the target, from ``stub/`` into files beside this one, and the
+unwinder for pyattach's own side.
 
 ``_stub.so``     the shared object that samples there, from ``stub/*.c``
 ``_boot.bin``    the bootstrap, position-independent bytes without headers, from ``stub/boot/boot.S``
 ``_loader.bin``  the loader, the same kind of bytes, from ``stub/boot/loader.c``
+``_unwind.so``   the stub's unwinder as a library for pyattach itself, from ``stub/outside``
 
 Run as a script it builds in place.  It needs a C compiler (``$CC``, or ``cc``) and the linker that
 comes with it, and nothing but the standard library: setup.py and the tests' conftest call it too.
@@ -20,7 +22,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-ARTIFACTS = ("_stub.so", "_boot.bin", "_loader.bin")
+ARTIFACTS = ("_stub.so", "_boot.bin", "_loader.bin", "_unwind.so")
+
+UNWINDER = ("walk.c", "cfi.c", "expr.c", "string.c")
 
 SOURCE_SUFFIXES = {".c", ".h", ".S", ".ld"}
 
@@ -54,7 +58,7 @@ class BuildError(RuntimeError):
 
 
 def build(source_dir: Path, output_dir: Path) -> None:
-    """Compile ``source_dir`` (``inject/stub``) into the three ARTIFACTS in ``output_dir``.
+    """Compile ``source_dir`` (``inject/stub``) into the ARTIFACTS in ``output_dir``.
 
     Each file appears whole or not at all, so that builds may race and a stub in use is never written
     to.  The files take the time of the newest source they were built from: a source saved while the
@@ -91,6 +95,8 @@ def _commands(compiler: list[str], linker: str, source_dir: Path, scratch: Path)
         raise BuildError(f"{source_dir} holds no *.c file\n  take a complete checkout or sdist")
     shared_object = scratch / "_stub.so"
     yield [*compiler, *FREESTANDING, "-I.", *sources, *SHARED_OBJECT, "-o", str(shared_object)]
+    outside = [*UNWINDER, "outside/outside.c"]
+    yield [*compiler, *FREESTANDING, "-I.", *outside, *SHARED_OBJECT, "-o", str(scratch / "_unwind.so")]
     for source, artifact in (("boot/boot.S", "_boot.bin"), ("boot/loader.c", "_loader.bin")):
         compiled = str(scratch / artifact) + ".o"
         yield [*compiler, *FREESTANDING, *FLAT_CODE, "-I.", "-c", source, "-o", compiled]
