@@ -75,8 +75,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("pid_word", nargs="?", metavar="PID", help="the process to attach to")
     p.add_argument("-p", "--pid", dest="pid_option", metavar="PID", help="the same")
     p.add_argument(
+        "--mode", choices=("cpu", "wall"), default="cpu",
+        help="cpu: threads that run (default); wall: all threads, also where they wait",
+    )  # fmt: skip
+    p.add_argument(
         "--hz", "-r", "--rate", "-F", dest="rate", type=rate_hz, default=99.0, metavar="HZ",
-        help="samples per second of CPU time, 10 to 1000 (default 99)",
+        help="samples per second of CPU time, or of real time (wall), 10 to 1000 (default 99)",
     )  # fmt: skip
     p.add_argument(
         "-d", "--duration", type=duration_s, metavar="TIME", help="30, 500ms, 2m (default: until Ctrl-C)"
@@ -154,17 +158,17 @@ class LiveTable:
 
     def _header(self, progress: Progress) -> LiveHeader:
         duration = self._options.duration_s
-        reached = progress.store.samples / progress.cpu_s if progress.cpu_s > 0.05 else None
         return LiveHeader(
             pid=self._pid,
             command=self._command,
             rate_asked_hz=self._options.rate_hz,
-            rate_reached_hz=reached,
+            rate_reached_hz=progress.rate_reached_hz,
             threads=progress.threads,
             samples=progress.store.samples,
             dropped=progress.dropped,
             overhead_share=progress.handler_share,
             elapsed_s=progress.elapsed_s,
+            mode=self._options.mode,
             remaining_s=None if duration is None else max(0.0, duration - progress.elapsed_s),
         )
 
@@ -230,6 +234,7 @@ def run(arguments: argparse.Namespace, err: TextIO) -> ExitCode:
         unwind=Unwind[arguments.unwind.upper()],
         loader=arguments.loader,
         allow_seccomp=arguments.allow_seccomp,
+        mode=arguments.mode,
     )
     with StopSignals() as stop:
         outcome = _attach(pid, options, stop, _view(arguments))

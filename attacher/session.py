@@ -27,6 +27,7 @@ from .samples import SampleStore
 from .shared import SharedMemory
 from .target import TargetProcess, check_seccomp
 from .verify import remains, snapshot
+from .wall import WallClock, check_wall
 
 DRAIN_S = 0.1
 PROGRESS_S = 0.5
@@ -46,6 +47,7 @@ _FEW_THREADS = 32
 class Options:
     """What to sample and for how long; ``duration_s`` None: until told to stop.
 
+    ``mode``: "cpu" (threads that run) or "wall" (also where they wait, in real time).
     ``loader``: "auto" (dlopen where that is shown to be safe, else mapping), "dlopen", or "map".
     """
 
@@ -55,6 +57,7 @@ class Options:
     unwind: Unwind = Unwind.AUTO
     loader: str = "auto"
     allow_seccomp: bool = False
+    mode: str = "cpu"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Progress:
     threads: int
     dropped: int
     handler_share: float | None
+    rate_reached_hz: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +115,8 @@ def _loaded(pid: int, options: Options) -> Iterator[Session]:
             target = undo.enter_context(TargetProcess(pid))
             if not options.allow_seccomp:
                 check_seccomp(pid)
+            if options.mode == "wall":
+                check_wall(pid)
             try:
                 session = Session(target, options)
                 undo.callback(session.close)
@@ -148,6 +154,7 @@ class Session:
         self._sweep_at = self._progress_at = 0.0
         self._expired_seen = 0
         self._loaded: Loaded | None = None
+        self.wall: WallClock | None = None
 
     def load(self) -> None:
         """Bring the stub in; sampling begins with it."""
@@ -159,10 +166,21 @@ class Session:
         self.cost = HandlerCost(self.shared)
         self.started = self.ended = time.monotonic()
         self.cpu_s = 0.0
+        if self.options.mode == "wall":
+            self.wall = self._wall_clock()
         self._cpu_measured_at = self.started
+
+    def _wall_clock(self) -> WallClock:
+        options = self.options
+        return WallClock(
+            self.target, self.threads, self.modules, self.store, rate_hz=options.rate_hz,
+            region=self.stub.shared_address, max_depth=options.max_depth, unwind=options.unwind,
+        )  # fmt: skip
 
     def close(self) -> None:
         """Close what is open here; the target is not touched."""
+        if self.wall is not None:
+            self.wall.close()
         self.resolver.close()
         if self._loaded is not None:
             self.shared.close()
@@ -185,7 +203,7 @@ class Session:
                 on_progress(self._progress(elapsed_s))
             self.ended_by = self._reason_to_end(elapsed_s, should_stop)
             if not self.ended_by:
-                time.sleep(self._pause_s(elapsed_s))
+                (time.sleep if self.wall is None else self.wall.pause)(self._pause_s(elapsed_s))
         self.ended = time.monotonic()
 
     def _reason_to_end(self, elapsed_s: float, should_stop: Callable[[], bool]) -> str:
@@ -263,6 +281,7 @@ class Session:
             threads=self.threads.count,
             dropped=sum(int(slot.dropped) for slot in slots),
             handler_share=self._share(self.cost.total_ns(slots)),
+            rate_reached_hz=self._rate_reached(),
         )
 
     # Leaving.
@@ -301,10 +320,11 @@ class Session:
         slots = self.threads.used(self.shared.slots)
         handler_ns = self.cost.total_ns(slots)
         samples = self.store.samples
+        ticks = samples - (self.wall.waiting if self.wall is not None else 0)
         meta = Meta(
             command=self.target.command,
             pid=self.target.pid,
-            mode="cpu",
+            mode=self.options.mode,
             rate_asked_hz=self.options.rate_hz,
             rate_reached_hz=self._rate_reached(),
             started_at_unix_s=self.started_at_unix_s,
@@ -315,18 +335,22 @@ class Session:
             truncated=self.store.truncated,
             truncated_by=self.store.truncated_by(),
             handler_share=self._share(handler_ns),
-            handler_ns_per_sample=handler_ns / samples if handler_ns is not None and samples else None,
+            handler_ns_per_sample=handler_ns / ticks if handler_ns is not None and ticks else None,
             held_us=self.stub.held_ns[0] / 1e3,
             ended_by=self.ended_by,
             version=__version__,
             notes=tuple(self._all_notes()),
+            waiting=None if self.wall is None else self.wall.waiting,
         )
         weights = self.store.weights()
         meta = dataclasses.replace(meta, unresolved=self.store.unresolved())
         return Profile(meta, dict(self.threads.names), weights)
 
     def _rate_reached(self) -> float | None:
-        """Samples per second of CPU time; None where the CPU time is too short or too long ago to tell."""
+        """Samples per second of CPU time; None where the CPU time is too short or too long ago to tell.
+        In wall mode: looks per second."""
+        if self.wall is not None:
+            return self.wall.rate_reached_hz
         unseen_s = self.ended - self._cpu_measured_at if self.target_ended else 0.0
         if self.cpu_s < _CPU_TO_SPEAK_OF_S or unseen_s > _CPU_UNSEEN * self.cpu_s:
             return None
@@ -350,6 +374,8 @@ class Session:
             notes.append(f"{failed} threads could not be given a timer: {error}")
         if self.reader.lost_words:
             notes.append(f"{self.reader.lost_words} words of the ring were unreadable")
+        if self.wall is not None:
+            notes.extend(self.wall.notes())
         return notes + list(self.resolver.warnings)
 
 

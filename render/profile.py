@@ -28,6 +28,9 @@ class Meta:
     ``truncated_by`` splits them by reason.  ``rate_reached_hz`` is samples per second of CPU time that the
     sampled threads used.  Shares (0.01 = 1%) are of that CPU time: ``handler_share`` inside the signal
     handler, ``delivery_share`` the calibrated cost of the kernel's signal delivery.
+
+    ``mode`` is "cpu" or "wall".  A wall profile also holds ``waiting`` samples of threads that slept in the
+    kernel, and its ``rate_reached_hz`` is looks per second; a sample of either kind stands for a period.
     """
 
     command: str = ""
@@ -50,6 +53,7 @@ class Meta:
     notes: tuple[str, ...] = ()
     delivery_share: float | None = None
     truncated_by: tuple[tuple[str, int], ...] = ()
+    waiting: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
