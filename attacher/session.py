@@ -27,7 +27,7 @@ from .samples import SampleStore
 from .shared import SharedMemory
 from .target import TargetProcess, check_seccomp
 from .verify import remains, snapshot
-from .wall import WallClock, check_wall
+from .wall import WallClock, asleep_now, check_wall
 
 DRAIN_S = 0.1
 PROGRESS_S = 0.5
@@ -155,6 +155,7 @@ class Session:
         self._expired_seen = 0
         self._loaded: Loaded | None = None
         self.wall: WallClock | None = None
+        self._asleep_before = asleep_now(target.pid) if options.mode == "wall" else {}
 
     def load(self) -> None:
         """Bring the stub in; sampling begins with it."""
@@ -175,6 +176,7 @@ class Session:
         return WallClock(
             self.target, self.threads, self.modules, self.store, rate_hz=options.rate_hz,
             region=self.stub.shared_address, max_depth=options.max_depth, unwind=options.unwind,
+            before=self._asleep_before,
         )  # fmt: skip
 
     def close(self) -> None:

@@ -17,9 +17,9 @@ from pathlib import Path
 from ..errors import NoPermission, UnsupportedTarget
 from ..inject.layout import End, Unwind
 from ..inject.outside import OutsideUnwinder
-from ..symbols.syscalls import NO_SYSCALL, waiting_address
+from ..symbols.syscalls import NO_SYSCALL, RESTART, waiting_address
 from .modules import ModuleTable
-from .procfs import Blocked, parse_blocked
+from .procfs import Blocked, parse_blocked, read_blocked, thread_ids
 from .samples import SampleStore
 from .target import TargetProcess
 from .threads import ThreadTable
@@ -51,6 +51,17 @@ def check_wall(pid: int) -> None:
             ) from error
     except ProcessLookupError:
         pass
+
+
+def asleep_now(pid: int) -> dict[int, Blocked]:
+    """Where the threads wait now, by tid; those that run are left out."""
+    places = {}
+    for tid in thread_ids(pid):
+        with contextlib.suppress(OSError):
+            place = read_blocked(pid, tid)
+            if place is not None:
+                places[tid] = place
+    return places
 
 
 class _Watched:
@@ -108,16 +119,20 @@ class WallClock:
     """Looks at all threads of ``target`` at ``rate_hz`` of real time and adds those that wait to ``store``.
 
     ``pause`` takes the place of sleeping between two drains.  A look that comes late has the weight of all
-    periods since the last one.  ``close`` it; the target is never touched.
+    periods since the last one.  ``before`` is where threads waited before the stub was brought in: the one
+    that was borrowed for it goes on with its call under another number.  ``close`` it; the target is never
+    touched.
     """
 
     def __init__(
         self, target: TargetProcess, threads: ThreadTable, modules: ModuleTable, store: SampleStore, *,
         rate_hz: float, region: int, max_depth: int, unwind: Unwind,
+        before: dict[int, Blocked],
     ) -> None:  # fmt: skip
         self._target, self._threads, self._modules, self._store = target, threads, modules, store
         self._period_ns = round(1e9 / rate_hz)
         self._unwinder = OutsideUnwinder(target.memory_fd, region=region, max_depth=max_depth, mode=unwind)
+        self._before = before
         self._table = b""
         self._watched: dict[int, _Watched] = {}
         self._last_ns = self._rested_ns = self._started_ns = time.monotonic_ns()
@@ -175,7 +190,7 @@ class WallClock:
                 watched.asleep = b""
                 return False
             watched.end, frames = self._unwinder.walk(place.sp, place.ip)
-            watched.frames = _shown(place, frames)
+            watched.frames = _shown(self._as_called(watched.tid, place), frames)
             self.walks += 1
             after = watched.schedstat()
             kept = after != _NOT_KEPT
@@ -186,6 +201,12 @@ class WallClock:
         watched.asleep, watched.end = b"", _MOVED
         watched.frames = watched.frames[:2]
         return True
+
+    def _as_called(self, tid: int, place: Blocked) -> Blocked:
+        if place.syscall != RESTART:
+            return place
+        before = self._before.get(tid, place)
+        return before if (before.sp, before.ip) == (place.sp, place.ip) else place
 
     # Who is looked at.
 

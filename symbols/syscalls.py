@@ -25,6 +25,9 @@ _NAMES = {
     426: "io_uring_enter", 435: "clone3", 441: "epoll_pwait2", 449: "futex_waitv", 455: "futex_wait",
 }  # fmt: skip
 
+RESTART = 219
+"""restart_syscall: goes on with a call that was interrupted, under this number instead of its own."""
+
 WAITING = 0xFFFF_FFFF_0000_0000
 """Addresses from here on are no code in user space: WAITING + the number of a system call, 32 bits, stands
 for its wait where a stack is given as addresses."""

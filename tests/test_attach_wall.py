@@ -6,11 +6,14 @@ import re
 import socket
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support import Target, build_target
 from test_attach_run import Spawn, attach, wait_for
+
+from pyattach.attacher.procfs import read_blocked
 
 COMPLETE = 0.95
 
@@ -107,8 +110,8 @@ def test_running_and_waiting_add_up_to_the_time(spawn: Spawn, tmp_path: Path) ->
     assert re.search(r"^samples +[\d,]+, [\d,]+ \(\d+\.\d\d%\) waiting$", summary, re.MULTILINE)
 
 
-def test_redis_idle(spawn: Spawn, requires: object, tmp_path: Path) -> None:
-    server = requires("redis-server")  # type: ignore[operator]
+def test_redis_idle(spawn: Spawn, requires: Callable[[str], str], tmp_path: Path) -> None:
+    server = requires("redis-server")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -152,3 +155,14 @@ def test_cpu_mode_holds_no_waits(spawn: Spawn, tmp_path: Path) -> None:
         attach(target.pid, "-d", "1s", "-o", path)
         target.finish()
     assert "[waiting" not in path.read_text()
+
+
+def test_a_call_that_the_loading_interrupted_keeps_its_name(
+    spawn: Spawn, requires: Callable[[str], str], tmp_path: Path
+) -> None:
+    # Only one thread: it is the one that is borrowed.
+    with spawn([requires("sleep"), "60"], ready=None) as target:
+        wait_for("asleep", lambda: read_blocked(target.pid, target.pid))
+        found, _ = wall(target.pid, tmp_path, duration="1s")
+        target.kill()
+    assert found.share("sleep", "[waiting: clock_nanosleep]") >= COMPLETE, found.stacks

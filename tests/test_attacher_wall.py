@@ -38,7 +38,15 @@ def clock_on(pid: int, rate_hz: float) -> Iterator[tuple[WallClock, SampleStore]
         modules.first(target.maps())
         store = SampleStore(resolver)
         clock = WallClock(
-            target, threads, modules, store, rate_hz=rate_hz, region=0, max_depth=512, unwind=Unwind.AUTO
+            target,
+            threads,
+            modules,
+            store,
+            rate_hz=rate_hz,
+            region=0,
+            max_depth=512,
+            unwind=Unwind.AUTO,
+            before={},
         )
         with contextlib.closing(clock):
             yield clock, store

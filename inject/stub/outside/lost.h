@@ -1,9 +1,9 @@
 /* The frame pointer of a function that has one, where the register itself is not told.
  *
  * It points at two words of the stack: the caller's frame pointer, and the return address.  The stack is
- * searched upwards for a return address behind a call of this very function: that is a proof but for stale
- * words of an earlier call from the same place, which lie at the same depth.  A call through a register
- * names no function: then it is a guess, to be believed only if the walk from there reaches the root.
+ * searched upwards for a return address behind a call of this very function.  That proves it, unless room that
+ * the function has not written to yet still holds an older call of it.  A call through a register names no
+ * function: then it is a guess, to be believed only if the walk from there reaches the root.
  */
 #ifndef PA_LOST_H
 #define PA_LOST_H
