@@ -59,6 +59,10 @@ class SampleStore:
             if not raw[1]:
                 self.truncated += weight
 
+    def function_start(self, address: int) -> int:
+        """See ``Resolver.function_start``."""
+        return self._resolver.function_start(address)
+
     def truncated_by(self) -> tuple[tuple[str, int], ...]:
         """Ticks of incomplete stacks by reason, most first."""
         incomplete = [(end, count) for end, count in self.ends.most_common() if end != End.ROOT]

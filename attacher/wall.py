@@ -131,7 +131,9 @@ class WallClock:
     ) -> None:  # fmt: skip
         self._target, self._threads, self._modules, self._store = target, threads, modules, store
         self._period_ns = round(1e9 / rate_hz)
-        self._unwinder = OutsideUnwinder(target.memory_fd, region=region, max_depth=max_depth, mode=unwind)
+        self._unwinder = OutsideUnwinder(
+            target.memory_fd, region=region, max_depth=max_depth, mode=unwind, start_of=store.function_start
+        )
         self._before = before
         self._table = b""
         self._watched: dict[int, _Watched] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import PyattachError
@@ -11,6 +12,9 @@ from .layout import CacheLine, Modules, Unwind
 
 _LIBRARY = Path(__file__).parent / "_unwind.so"
 _CACHE_LINES = 1 << 12
+
+
+_START_OF = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_uint64)
 
 
 class _Outside(ctypes.Structure):
@@ -24,6 +28,7 @@ class _Outside(ctypes.Structure):
         ("modules", ctypes.c_void_p),
         ("region", ctypes.c_uint64),
         ("cache", ctypes.c_void_p),
+        ("start_of", _START_OF),
         ("window", ctypes.c_void_p),
     )
 
@@ -49,11 +54,15 @@ class OutsideUnwinder:
     """Walks stacks of another process from a stack pointer and an instruction pointer.
 
     ``memory_fd`` is an open /proc/PID/mem, ``region`` the address there that indexes of our own count from
-    (Tables.own); it writes nothing.  Walks are believable only while the thread does not run: that is for
+    (Tables.own); it writes nothing.  ``start_of`` says where the function at an address starts (0: unknown).
+    Walks are believable only while the thread does not run: that is for
     the caller to see to.  Raises PyattachError where the library is missing.
     """
 
-    def __init__(self, memory_fd: int, *, region: int, max_depth: int, mode: Unwind = Unwind.AUTO) -> None:
+    def __init__(
+        self, memory_fd: int, *, region: int, max_depth: int, mode: Unwind = Unwind.AUTO,
+        start_of: Callable[[int], int] = lambda _address: 0,
+    ) -> None:  # fmt: skip
         library = _library()
         self._walk = library.pa_outside_walk
         self._modules = Modules()
@@ -69,6 +78,7 @@ class OutsideUnwinder:
             modules=ctypes.addressof(self._modules),
             region=region,
             cache=ctypes.addressof(self._cache),
+            start_of=_START_OF(start_of),
             window=ctypes.addressof(self._window),
         )
         self._arguments = tuple(map(ctypes.addressof, (self._outside, self._addresses, self._depth)))

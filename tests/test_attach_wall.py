@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -85,14 +87,16 @@ def test_each_thread_is_seen_where_it_waits_and_none_is_woken(
     with spawn(build_target("waits", *flags)) as target:
         found, summary = wall(target.pid, tmp_path)
         counted = finished(target)
-    assert counted["eintr"] == 0 and counted["short"] == 0
+    assert (counted["eintr"], counted["short"]) == (0, 0)
     assert counted["sleeps"] > 20
     assert set(found.stacks) == set(PLACES)
     for name, (function, call) in PLACES.items():
         assert found.share(name, function, call) >= COMPLETE, found.stacks[name]
         assert all(stack[-1].startswith("[waiting: ") for stack in found.stacks[name] if function in stack)
-    totals = [found.total(name) for name in PLACES]
-    assert max(totals) - min(totals) <= 0.05 * max(totals), "all were looked at equally often"
+    totals = {name: found.total(name) for name in PLACES}
+    # The one that wakes up may be found waiting for a processor, which is neither running nor waiting.
+    assert totals.pop("sleep") >= 0.5 * max(totals.values())
+    assert min(totals.values()) >= 0.9 * max(totals.values()), "all were looked at equally often"
     assert "wall: share of the time of all threads, running and waiting" in summary
 
 
@@ -166,3 +170,34 @@ def test_a_call_that_the_loading_interrupted_keeps_its_name(
         found, _ = wall(target.pid, tmp_path, duration="1s")
         target.kill()
     assert found.share("sleep", "[waiting: clock_nanosleep]") >= COMPLETE, found.stacks
+
+
+GO = """
+package main
+
+import ("fmt"; "os"; "time")
+
+func nap() { for { time.Sleep(20 * time.Millisecond) } }
+
+func main() {
+	go nap()
+	fmt.Println("ready")
+	os.Stdin.Read(make([]byte, 1))
+}
+"""
+
+
+def test_go_s_threads_are_whole_without_tables(
+    spawn: Spawn, requires: Callable[[str], str], tmp_path: Path
+) -> None:
+    (tmp_path / "waits.go").write_text(GO)
+    command = [requires("go"), "build", "-o", "gowaits", "waits.go"]
+    environment = {**os.environ, "GOCACHE": str(tmp_path / "cache"), "GO111MODULE": "off"}
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=100)
+    with spawn(tmp_path / "gowaits") as target:
+        found, _ = wall(target.pid, tmp_path)
+        target.finish()
+    stacks = sum(found.stacks.values(), Counter())
+    whole = sum(count for stack, count in stacks.items() if "[truncated]" not in stack)
+    assert whole >= COMPLETE * stacks.total(), stacks
+    assert any({"main.main", "os.(*File).Read", "[waiting: read]"} <= set(stack) for stack in stacks)

@@ -123,4 +123,17 @@ static void find_lost(struct pa_unwinder *u, u64 address, u64 sp, struct lost *o
 	}
 }
 
+/* The word of the stack, from `sp` on, that is the return address behind a call of the function at `start`;
+ * 0 when there is none. */
+static u64 find_return(struct pa_unwinder *u, u64 start, u64 sp)
+{
+	struct pa_module module;
+	u64 ret, target;
+	for (u64 at = (sp + 7) & ~7UL; at < sp + SEARCH_FAR && stack_word(&u->stack, at, &ret); at += 8)
+		if (ret >= 4096 && u->find_module(u->modules, ret - 1, &module) &&
+		    call_before(&u->tables, ret, &target) == CALL_TO && target == start)
+			return at;
+	return 0;
+}
+
 #endif

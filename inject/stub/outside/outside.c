@@ -23,6 +23,7 @@ struct pa_outside {
 	const struct pa_modules *modules;
 	u64 region; /* where the shared memory lies in the target: indexes of our own are offsets into it */
 	struct pa_cache_line *cache;
+	u64 (*start_of)(u64 address); /* where the function that it lies in starts, for code without tables; 0: unknown */
 	u8 *window; /* pa_outside_window() bytes: the part of the stack that was copied */
 };
 
@@ -126,6 +127,24 @@ static enum pa_end find_and_go_on(struct pa_unwinder *u, const struct pa_frame *
 	return end;
 }
 
+/* Go's code has no tables, and its system calls are made by functions without a frame: the frame pointer is
+ * known once a function with one was passed, which keeps its caller's below the return address. */
+static int step_by_call(struct pa_unwinder *u, const struct pa_outside *o, u64 address, struct pa_frame *f)
+{
+	struct pa_module module;
+	u64 start, sp = f->r[PA_REG_SP], at;
+	if (!o->start_of || !find_module(u->modules, address, &module) || !(module.flags & PA_MODULE_CHANGES_STACKS))
+		return 0;
+	start = o->start_of(address);
+	at = start ? find_return(u, start, sp) : 0;
+	if (!at || !stack_word(&u->stack, at, &f->r[PA_REG_IP]))
+		return 0;
+	if (at != sp && stack_word(&u->stack, at - 8, &f->r[PA_REG_FP]))
+		f->known |= 1U << PA_REG_FP;
+	f->r[PA_REG_SP] = at + 8;
+	return 1;
+}
+
 /* Walk from (sp, ip), the only registers that are known; as pa_walk else.  Returns enum pa_end. */
 EXPORT u32 pa_outside_walk(struct pa_outside *o, u64 sp, u64 ip, u64 *addresses, u32 max, u32 *depth)
 {
@@ -148,5 +167,15 @@ EXPORT u32 pa_outside_walk(struct pa_outside *o, u64 sp, u64 ip, u64 *addresses,
 	end = pa_walk(&u, &frame, addresses, max, depth);
 	if (end == PA_END_BAD_CFI && !(frame.known >> PA_REG_FP & 1))
 		end = find_and_go_on(&u, &frame, end, addresses, max, depth);
+	while (end == PA_END_NO_CFI && !(frame.known >> PA_REG_FP & 1) && *depth < max) {
+		u32 first = *depth;
+		if (!step_by_call(&u, o, addresses[first - 1] - (first > 1), &frame))
+			break;
+		/* Looked up as it is, so one byte before: it is a return address. */
+		frame.r[PA_REG_IP]--;
+		end = pa_walk(&u, &frame, addresses + first, max - first, depth);
+		addresses[first]++;
+		*depth += first;
+	}
 	return (u32)end;
 }
