@@ -92,7 +92,6 @@ def test_each_thread_is_seen_where_it_waits_and_none_is_woken(
     assert set(found.stacks) == set(PLACES)
     for name, (function, call) in PLACES.items():
         assert found.share(name, function, call) >= COMPLETE, found.stacks[name]
-        assert all(stack[-1].startswith("[waiting: ") for stack in found.stacks[name] if function in stack)
     totals = {name: found.total(name) for name in PLACES}
     # The one that wakes up may be found waiting for a processor, which is neither running nor waiting.
     assert totals.pop("sleep") >= 0.5 * max(totals.values())
