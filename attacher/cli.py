@@ -116,7 +116,7 @@ def add_options(p: argparse.ArgumentParser) -> None:
     pace = p.add_mutually_exclusive_group()
     pace.add_argument(
         "--hz", "-r", "--rate", "-F", dest="rate", type=rate_hz, default=99.0, metavar="HZ",
-        help="samples per second of CPU time, 10 to 1000 (default 99)",
+        help="samples per second of CPU time, or of real time (wall), 10 to 1000 (default 99)",
     )  # fmt: skip
     pace.add_argument(
         "-i", "--interval", dest="rate", type=interval_hz, default=99.0, metavar="TIME",
@@ -151,6 +151,10 @@ def add_options(p: argparse.ArgumentParser) -> None:
 
 def add_attach_options(p: argparse.ArgumentParser) -> None:
     """What makes sense for a process that is running already."""
+    p.add_argument(
+        "--mode", choices=("cpu", "wall"), default="cpu",
+        help="cpu: threads that run (default); wall: all threads, also where they wait",
+    )  # fmt: skip
     p.add_argument(
         "--thread", action="append", default=[], metavar="NAME|TID", dest="only",
         help="only threads of this name ('worker-*') or id; may be repeated",
@@ -222,17 +226,17 @@ class LiveTable:
 
     def _header(self, progress: Progress) -> LiveHeader:
         duration = self._options.duration_s
-        reached = progress.ticks / progress.cpu_s if progress.cpu_s > 0.05 else None
         return LiveHeader(
             pid=self._pid,
             command=self._command,
             rate_asked_hz=self._options.rate_hz,
-            rate_reached_hz=reached,
+            rate_reached_hz=progress.rate_reached_hz,
             threads=progress.threads,
             samples=progress.store.samples,
             dropped=progress.dropped,
             overhead_share=progress.handler_share,
             elapsed_s=progress.elapsed_s,
+            mode=self._options.mode,
             remaining_s=None if duration is None else max(0.0, duration - progress.elapsed_s),
         )
 
@@ -294,6 +298,7 @@ def session_options(arguments: argparse.Namespace) -> Options:
         follow_exec=arguments.follow_exec,
         subprocesses=arguments.subprocesses,
         max_overhead=arguments.max_overhead,
+        mode=arguments.mode,
     )
 
 

@@ -64,6 +64,11 @@ class ModuleTable:
         self._index_written = len(self._index)
         return self._published, self._index.tobytes()
 
+    @property
+    def published(self) -> bytes:
+        """The module table in use; another object once it has changed."""
+        return self._published
+
     def refresh(self, maps: Maps, region: ctypes.Array[ctypes.c_char], seq: int) -> bool:
         """Publish the table for ``maps`` if it differs; returns whether ``modules_seq`` must be moved
         on from ``seq``, which the caller does last."""

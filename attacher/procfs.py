@@ -73,8 +73,8 @@ def thread_ids(pid: int) -> list[int]:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Blocked:
-    """Where a thread sleeps in the kernel: the system call's number, and its stack pointer and
-    instruction pointer in user space."""
+    """Where a thread sleeps in the kernel: the system call's number (-1: it is in none), and its stack
+    pointer and instruction pointer in user space."""
 
     syscall: int
     sp: int
@@ -84,10 +84,16 @@ class Blocked:
 def read_blocked(pid: int, tid: int) -> Blocked | None:
     """/proc/PID/task/TID/syscall: None while the thread runs.  Raises ProcessLookupError once gone."""
     try:
-        fields = Path(f"/proc/{pid}/task/{tid}/syscall").read_text().split()
+        text = Path(f"/proc/{pid}/task/{tid}/syscall").read_bytes()
     except (FileNotFoundError, ProcessLookupError) as error:
         raise ProcessLookupError(f"thread {tid} is gone") from error
-    if fields[0] == "running":
+    return parse_blocked(text)
+
+
+def parse_blocked(text: bytes) -> Blocked | None:
+    """Decode a line of /proc/PID/task/TID/syscall (man proc_pid_syscall); None while the thread runs."""
+    fields = text.split()
+    if fields[0] == b"running":
         return None
     return Blocked(int(fields[0]), int(fields[-2], 16), int(fields[-1], 16))
 

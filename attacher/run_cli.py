@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_options(p)
-    p.set_defaults(only=[], subprocesses=False, follow_exec=False, loader="auto", clock="timer")
+    p.set_defaults(only=[], subprocesses=False, follow_exec=False, loader="auto", clock="timer", mode="cpu")
     p.add_argument("--live", action="store_true", help="a live table, where stderr is a terminal")
     p.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="the program to start")
     return p

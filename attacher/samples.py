@@ -11,6 +11,7 @@ from ..render.profile import FunctionTotals, Stack
 from ..symbols.address import InstructionPointer, ReturnAddress
 from ..symbols.frame import TRUNCATED, Frame
 from ..symbols.resolver import Resolver
+from ..symbols.syscalls import is_waiting, waiting_frame
 
 WHY = {
     End.DEPTH: "deeper than --max-depth",
@@ -25,7 +26,8 @@ WHY = {
 """Why a stack ended before its root, in words."""
 
 RawStack = tuple[tuple[int, ...], bool]
-"""Addresses, leaf first, and whether the walk reached the root."""
+"""Addresses, leaf first, and whether the walk reached the root.  The leaf of a thread that waits is a
+``waiting_address``."""
 
 
 class SampleStore:
@@ -56,6 +58,10 @@ class SampleStore:
             self.ends[end] += weight
             if not raw[1]:
                 self.truncated += weight
+
+    def function_start(self, address: int) -> int:
+        """See ``Resolver.function_start``."""
+        return self._resolver.function_start(address)
 
     def truncated_by(self) -> tuple[tuple[str, int], ...]:
         """Ticks of incomplete stacks by reason, most first."""
@@ -101,7 +107,8 @@ class SampleStore:
             yield TRUNCATED
         for address in reversed(callers[:believable]):
             yield self._resolver.resolve(ReturnAddress(address))
-        yield self._resolver.resolve(InstructionPointer(addresses[0]))
+        leaf = addresses[0]
+        yield waiting_frame(leaf) if is_waiting(leaf) else self._resolver.resolve(InstructionPointer(leaf))
 
     def _is_code(self, return_address: int) -> bool:
         """Whether a return address can be one: a frame pointer that is none leads to data.  Where nothing

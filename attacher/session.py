@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Iterator
 
 from .. import __version__
-from ..errors import ExitCode, InjectionFailed, NoPermission, PyattachError, TargetDied
+from ..errors import ExitCode, InjectionFailed, NoPermission, PyattachError, TargetDied, UsageError
 from ..inject.layout import NO_VM_READ, Unwind
+from ..inject.loader import LoadedStub
 from ..inject.region import RegionPlan
 from ..render.profile import Meta, Profile
 from ..symbols.resolver import Resolver, proc_opener
@@ -26,6 +27,7 @@ from .samples import SampleStore
 from .shared import SharedMemory, SharedRegion
 from .stay import Injected, Stay
 from .target import TargetProcess, check_seccomp
+from .wall import WallClock, asleep_now, check_wall
 
 PROGRESS_S = 0.5
 SWEEP_S = 1.0
@@ -45,6 +47,7 @@ class Options:
     """What to sample and for how long; ``duration_s`` None: until told to stop.
 
     ``max_overhead``: the handlers' share of CPU time (0.01 is 1%) above which the rate is lowered.
+    ``mode``: "cpu" (threads that run) or "wall" (also where they wait, in real time).
     ``loader``: "auto" (dlopen where that is shown to be safe, else mapping), "dlopen", or "map".
     ``clock``: "auto", "timer" or "perf" (``attacher.clock``).
     """
@@ -61,6 +64,7 @@ class Options:
     follow_exec: bool = True
     subprocesses: bool = False
     max_overhead: float | None = None
+    mode: str = "cpu"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +78,7 @@ class Progress:
     threads: int
     dropped: int
     handler_share: float | None
+    rate_reached_hz: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,6 +128,8 @@ def _loaded(pid: int, options: Options) -> Iterator[Session]:
             if not options.allow_seccomp:
                 check_seccomp(pid)
             options.threads.check(pid)
+            if options.mode == "wall":
+                check_wall(pid)
             try:
                 session = Session(target, options)
                 undo.callback(session.close)
@@ -165,6 +172,8 @@ class Session:
         self._sweep_at = self._progress_at = 0.0
         self._expired_seen = 0
         self._stub: SharedRegion | None = None
+        self.wall: WallClock | None = None
+        self._asleep_before = asleep_now(target.pid) if options.mode == "wall" else {}
 
     def load(self) -> None:
         """Bring the stub in; sampling begins with it."""
@@ -179,10 +188,24 @@ class Session:
         self.started = self.ended = time.monotonic()
         self.cpu_s = 0.0
         self._process_cpu_s = self._process_cpu_at_start_s = self._read_process_cpu()
+        if self.options.mode == "wall":
+            self.wall = self._wall_clock()
         self._cpu_measured_at = self.started
+
+    def _wall_clock(self) -> WallClock:
+        options = self.options
+        if not isinstance(self.stub, LoadedStub):
+            raise UsageError("wall mode is for processes that are attached to", "attach by pid")
+        return WallClock(
+            self.target, self.threads, self.modules, self.store, rate_hz=options.rate_hz,
+            region=self.stub.shared_address, max_depth=options.max_depth, unwind=options.unwind,
+            before=self._asleep_before,
+        )  # fmt: skip
 
     def close(self) -> None:
         """Close what is open here; the target is not touched."""
+        if self.wall is not None:
+            self.wall.close()
         self.resolver.close()
         self.clock.stop()
         if self._stub is not None:
@@ -211,7 +234,8 @@ class Session:
                 on_progress(self._progress(elapsed_s))
             self.ended_by = self._reason_to_end(elapsed_s, should_stop)
             if not self.ended_by:
-                self.target.pause(self._pause_s(elapsed_s))
+                pause = self.target.pause if self.wall is None else self.wall.pause
+                pause(self._pause_s(elapsed_s))
         self.ended = time.monotonic()
 
     def _reason_to_end(self, elapsed_s: float, should_stop: Callable[[], bool]) -> str:
@@ -303,6 +327,7 @@ class Session:
             threads=self.threads.count,
             dropped=sum(int(slot.dropped) for slot in slots),
             handler_share=self._share(self.cost.total_ns(slots)),
+            rate_reached_hz=self._rate_reached(),
         )
 
     # Leaving.
@@ -343,7 +368,7 @@ class Session:
         meta = Meta(
             command=self.target.command,
             pid=self.target.pid,
-            mode="cpu",
+            mode=self.options.mode,
             rate_asked_hz=self.options.rate_hz,
             rate_reached_hz=self._rate_reached(),
             started_at_unix_s=self.started_at_unix_s,
@@ -361,13 +386,17 @@ class Session:
             ended_by=self.ended_by,
             version=__version__,
             notes=tuple(self._all_notes()),
+            waiting=None if self.wall is None else self.wall.waiting,
         )
         weights = self.store.weights()
         meta = dataclasses.replace(meta, unresolved=self.store.unresolved())
         return Profile(meta, dict(self.threads.names), weights)
 
     def _rate_reached(self) -> float | None:
-        """Samples per second of CPU time; None where the CPU time is too short or too long ago to tell."""
+        """Samples per second of CPU time; None where the CPU time is too short or too long ago to tell.
+        In wall mode: looks per second."""
+        if self.wall is not None:
+            return self.wall.rate_reached_hz
         unseen_s = self.ended - self._cpu_measured_at if self.target_ended else 0.0
         if self.cpu_s < _CPU_TO_SPEAK_OF_S or unseen_s > _CPU_UNSEEN * self.cpu_s:
             return None
@@ -397,6 +426,8 @@ class Session:
             notes.append(f"{failed} threads could not be given a timer: {error}")
         if self.reader.lost_words:
             notes.append(f"{self.reader.lost_words} words of the ring were unreadable")
+        if self.wall is not None:
+            notes.extend(self.wall.notes())
         return notes + list(self.resolver.warnings)
 
 

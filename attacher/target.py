@@ -84,6 +84,11 @@ class TargetProcess:
             raise self._fail(address)
         return data
 
+    @property
+    def memory_fd(self) -> int:
+        """The open /proc/PID/mem; closed with this object."""
+        return self._memory
+
     def write(self, address: int, data: bytes) -> None:
         """Write to the target's memory, through page protection.  Raises as ``read``."""
         try:

@@ -165,6 +165,11 @@ class ThreadTable:
         return len(self._without_slot)
 
     @property
+    def tids(self) -> set[int]:
+        """Threads that exist now and have a slot."""
+        return set(self._known)
+
+    @property
     def count(self) -> int:
         """Threads that exist now."""
         return len(self._known)

@@ -1,9 +1,11 @@
-"""Compiles what runs in the target, from ``stub/`` into four files beside this one.
+"""Compiles what runs in the target, from ``stub/`` into files beside this one, and the
+unwinder for pyattach's own side.
 
 ``_stub.so``     the shared object that samples there, from ``stub/*.c``
 ``_preload.so``  the same, and a constructor from ``stub/preload/``, to start a program with
 ``_boot.bin``    the bootstrap, position-independent bytes without headers, from ``stub/boot/boot.S``
 ``_loader.bin``  the loader, the same kind of bytes, from ``stub/boot/loader.c``
+``_unwind.so``   the stub's unwinder as a library for pyattach itself, from ``stub/outside``
 
 Run as a script it builds in place.  It needs a C compiler (``$CC``, or ``cc``) and the linker that
 comes with it, and nothing but the standard library: setup.py and the tests' conftest call it too.
@@ -21,7 +23,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-ARTIFACTS = ("_stub.so", "_preload.so", "_boot.bin", "_loader.bin")
+ARTIFACTS = ("_stub.so", "_preload.so", "_boot.bin", "_loader.bin", "_unwind.so")
+
+UNWINDER = ("walk.c", "cfi.c", "expr.c", "string.c")
 
 SOURCE_SUFFIXES = {".c", ".h", ".S", ".ld"}
 
@@ -97,6 +101,8 @@ def _commands(compiler: list[str], linker: str, source_dir: Path, scratch: Path)
     yield [*compiler, *FREESTANDING, "-I.", *sources, *SHARED_OBJECT, "-o", str(shared_object)]
     preloaded = [*sources, "preload/preload.c", *SHARED_OBJECT, *PRELOADED]
     yield [*compiler, *FREESTANDING, "-I.", *preloaded, "-o", str(scratch / "_preload.so")]
+    outside = [*UNWINDER, "outside/outside.c"]
+    yield [*compiler, *FREESTANDING, "-I.", *outside, *SHARED_OBJECT, "-o", str(scratch / "_unwind.so")]
     for source, artifact in (("boot/boot.S", "_boot.bin"), ("boot/loader.c", "_loader.bin")):
         compiled = str(scratch / artifact) + ".o"
         yield [*compiler, *FREESTANDING, *FLAT_CODE, "-I.", "-c", source, "-o", compiled]

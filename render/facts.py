@@ -7,6 +7,8 @@ from .profile import Meta, Profile
 
 SPOKEN_OF = 1.1
 """From so many periods of CPU time on that a tick stands for, it is said."""
+MODES = {"wall": "wall: share of the time of all threads, running and waiting"}
+"""Modes that have to be explained wherever their figures are shown."""
 
 
 def share(part: float, whole: float) -> str:
@@ -44,10 +46,11 @@ def short_command(meta: Meta) -> str:
 def facts(meta: Meta) -> list[tuple[str, str]]:
     """Label and value of everything that was measured, in the order to be read; nothing else."""
     rows = [("command", printable(meta.command)), ("pid", str(meta.pid) if meta.pid else "")]
-    rows += [("mode", printable(meta.mode)), ("rate", _rate(meta)), ("duration", seconds(meta.duration_s))]
+    rows += [("mode", MODES.get(meta.mode, printable(meta.mode))), ("rate", _rate(meta))]
+    rows.append(("duration", seconds(meta.duration_s)))
     if meta.cpu_time_s is not None:
         rows.append(("CPU time", seconds(meta.cpu_time_s)))
-    rows += [("samples", f"{meta.samples:,}"), ("dropped", f"{meta.dropped:,}")]
+    rows += [("samples", _samples(meta)), ("dropped", f"{meta.dropped:,}")]
     rows += [("truncated stacks", _truncated(meta))]
     rows += [("unresolved leaves", _of_samples(meta.unresolved, meta)), ("overhead", _overhead(meta))]
     if meta.held_us is not None:
@@ -71,12 +74,21 @@ def why_empty(profile: Profile) -> list[str]:
 
 def _rate(meta: Meta) -> str:
     asked = f"{hertz(meta.rate_asked_hz)} asked" if meta.rate_asked_hz else ""
-    reached = "" if meta.rate_reached_hz is None else f"{hertz(meta.rate_reached_hz)} of CPU time reached"
+    reached = "" if meta.rate_reached_hz is None else f"{hertz(meta.rate_reached_hz)}{_unit(meta)} reached"
     each = ""
-    if meta.ticks and meta.samples > SPOKEN_OF * meta.ticks:
+    if meta.mode == "cpu" and meta.ticks and meta.samples > SPOKEN_OF * meta.ticks:
         each = f"each tick stands for {meta.samples / meta.ticks:.1f} periods"
     clock = f"by {meta.clock}" if meta.clock else ""
     return ", ".join(part for part in (asked, reached, each, clock) if part)
+
+
+def _unit(meta: Meta) -> str:
+    return "" if meta.mode == "wall" else " of CPU time"
+
+
+def _samples(meta: Meta) -> str:
+    waiting = "" if meta.waiting is None else f", {_of_samples(meta.waiting, meta)} waiting"
+    return f"{meta.samples:,}{waiting}"
 
 
 def _of_samples(count: int, meta: Meta) -> str:

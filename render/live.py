@@ -48,6 +48,7 @@ class LiveHeader:
     elapsed_s: float
     remaining_s: float | None
     note: str = ""
+    mode: str = "cpu"
 
 
 class View(Protocol):
@@ -114,6 +115,8 @@ def _figures(header: LiveHeader) -> list[str]:
     rate = f"{hertz(header.rate_asked_hz)} asked"
     if header.rate_reached_hz is not None:
         rate += f", {header.rate_reached_hz:.1f} reached"
+    if header.mode != "cpu":
+        rate = f"{printable(header.mode)} · {rate}"
     parts = [rate, f"{header.samples:,} samples", f"{header.dropped:,} dropped"]
     if header.overhead_share is not None:
         parts.append(f"{small_share(header.overhead_share)} overhead")

@@ -29,6 +29,9 @@ class Meta:
     and ``truncated_by`` splits them by reason.  ``rate_reached_hz`` is ticks per second of CPU time of
     the sampled threads.  Shares (0.01 = 1%) are of that CPU time: ``handler_share`` inside the signal
     handler, ``delivery_share`` the calibrated cost of the kernel's signal delivery.
+
+    ``mode`` is "cpu" or "wall".  A wall profile also holds ``waiting`` samples of threads that slept in the
+    kernel, and its ``rate_reached_hz`` is looks per second; a sample of either kind stands for a period.
     """
 
     command: str = ""
@@ -53,6 +56,7 @@ class Meta:
     truncated_by: tuple[tuple[str, int], ...] = ()
     ticks: int | None = None
     clock: str = ""
+    waiting: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,6 +45,7 @@ _LEGEND = (
 _TRUTH = (
     "The width of a frame is its share of the samples, not a span of time; siblings stand in order of name."
 )
+_KIND = {"cpu": "flame graph of CPU time", "wall": "flame graph of all threads' time, running and waiting"}
 _STATIC_HINT = "Open this file in a web browser to zoom and to search."
 
 
@@ -60,7 +61,8 @@ class SvgRenderer:
         kept = pruned(whole, least_ticks(whole, share=_KEPT_SHARE, most_nodes=_KEPT_NODES))
         drawn = pruned(kept, least_ticks(kept, share=LEAST_SHARE, most_nodes=len(kept)))
         classes = [_class(frame, base=i < whole.bases) for i, frame in enumerate(whole.frames)]
-        title = printable(options.title) or f"{short_command(profile.meta)}: flame graph of CPU time"
+        kind = _KIND.get(profile.meta.mode, _KIND["cpu"])
+        title = printable(options.title) or f"{short_command(profile.meta)}: {kind}"
         foot = _foot(profile)
         top = _legend_top(drawn, profile)
         wrapped = _wrapped(foot)

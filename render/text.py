@@ -33,7 +33,9 @@ class TextRenderer:
 
 def summary_lines(profile: Profile, top: int = 10) -> Iterator[str]:
     """What was measured and the ``top`` heaviest functions by self, without line ends."""
-    wanted = ("rate", "duration", "CPU time", "samples", "dropped", "truncated stacks", "overhead")
+    wanted = ["rate", "duration", "CPU time", "samples", "dropped", "truncated stacks", "overhead"]
+    if profile.meta.mode != "cpu":
+        wanted.append("mode")
     yield from _header([(label, value) for label, value in facts(profile.meta) if label in wanted])
     if not profile.total:
         yield from ("", *why_empty(profile))

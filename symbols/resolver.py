@@ -95,6 +95,16 @@ class Resolver:
             self._images[key] = self._open(mapping)
         return self._images[key]
 
+    def function_start(self, address: int) -> int:
+        """Where the function that ``address`` lies in starts, by its symbol; 0 where there is none."""
+        mapping = self._maps.find(address)
+        image = self.image(mapping) if mapping is not None else None
+        if mapping is None or image is None:
+            return 0
+        vaddr = image.vaddr_of_offset(mapping.file_offset(address), executable=mapping.executable)
+        symbol = image.function_symbols().lookup(vaddr) if vaddr is not None else None
+        return address - vaddr + symbol.value if symbol is not None and vaddr is not None else 0
+
     def close(self) -> None:
         """Close all files.  What was resolved stays; nothing else can be."""
         for image in self._images.values():

@@ -51,7 +51,7 @@ def test_every_part_is_inside(wheel: Path) -> None:
 
 def test_the_compiled_stub_is_inside(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    for artifact in ("_stub.so", "_preload.so", "_boot.bin", "_loader.bin"):
+    for artifact in ("_stub.so", "_preload.so", "_boot.bin", "_loader.bin", "_unwind.so"):
         assert f"pyattach/inject/{artifact}" in names
 
 

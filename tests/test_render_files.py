@@ -22,6 +22,7 @@ from pyattach.render.names import cells, crop, printable
 from pyattach.render.profile import Meta, Profile, Thread
 from pyattach.render.text import summary_lines
 from pyattach.symbols.frame import TRUNCATED, Frame, FrameKind
+from pyattach.symbols.syscalls import waiting_address, waiting_frame
 
 MAIN = Frame("main", "app", FrameKind.USER)
 WORK = Frame("work(int)", "app", FrameKind.USER)
@@ -277,3 +278,28 @@ def test_the_telling_part_of_a_name_is_kept(name: str, width: int, cropped: str)
 def test_a_cropped_name_always_fits(name: str, width: int) -> None:
     assert cells(crop(name, width)) <= width
     assert printable(printable(name)) == printable(name)
+
+
+def wall_profile() -> Profile:
+    waiting = waiting_frame(waiting_address(202))
+    return profile(
+        {(1, (MAIN, WORK)): 25, (1, (MAIN, waiting)): 75},
+        mode="wall", rate_asked_hz=99.0, rate_reached_hz=98.0, duration_s=1.0, waiting=75,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["text", "svg"])
+def test_a_wall_profile_says_that_it_is_one(name: str) -> None:
+    text = "".join(renderer_for(name).render(wall_profile(), RenderOptions()))
+    for fact in (
+        "wall: share of the time of all threads, running and waiting",
+        "99 Hz asked, 98 Hz reached",
+        "100, 75 (75.00%) waiting",
+        "[waiting: futex]",
+    ):
+        assert fact in text.replace("\n", " ")
+    assert "CPU time" not in text
+
+
+def test_the_summary_of_a_wall_profile_says_so_too() -> None:
+    assert any("running and waiting" in line for line in summary_lines(wall_profile()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 
 import pytest
@@ -99,3 +100,9 @@ def test_plain_view_survives_a_reader_that_is_gone() -> None:
     out.close()
     with PlainView(out, period_s=0) as view:
         view.update(HEADER, ROWS, 1188)
+
+
+def test_the_mode_is_shown_where_it_is_not_cpu_time() -> None:
+    wall = dataclasses.replace(HEADER, mode="wall")
+    assert screen(80, 24, header=wall)[1].startswith("wall · 99 Hz asked, 98.3 reached · ")
+    assert "wall" not in screen(80, 24)[1]

@@ -660,3 +660,13 @@ enum pa_end pa_cfi_step(struct pa_unwinder *u, const struct pa_module *m, u64 ad
 	*f = next;
 	return PA_END_NONE;
 }
+
+int pa_cfi_start(const struct pa_tables *t, const struct pa_module *m, u64 address, u64 *start)
+{
+	struct entry e;
+	u64 fde;
+	if (!m->table || find_fde(t, m, address, &fde) < 1 || read_fde(t, fde, &e) < 1 || address - e.start >= e.range)
+		return 0;
+	*start = e.start;
+	return 1;
+}

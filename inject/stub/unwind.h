@@ -99,6 +99,9 @@ HIDDEN enum pa_end pa_walk(struct pa_unwinder *u, struct pa_frame *frame, u64 *a
 /* The rule for code at `address` of module `m`, from its tables. */
 HIDDEN void pa_cfi_rule(const struct pa_tables *t, const struct pa_module *m, u64 address, struct pa_rule *out);
 
+/* Where the function that `address` lies in starts, by its tables; 0 when they do not say. */
+HIDDEN int pa_cfi_start(const struct pa_tables *t, const struct pa_module *m, u64 address, u64 *start);
+
 /* One step by the tables alone, for rules of PA_RULE_FULL. */
 HIDDEN enum pa_end pa_cfi_step(struct pa_unwinder *u, const struct pa_module *m, u64 address, struct pa_frame *f);
 
