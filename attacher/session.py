@@ -38,6 +38,10 @@ _CPU_TO_SPEAK_OF_S = 0.05
 
 _EXEC_TRIES = 5
 _CPU_UNSEEN = 0.03
+_SPARE_SLOTS = 4
+_STRAY_S, _STRAY_SHARE = 3.0, 0.01
+"""For so long the process's own clock ticks after threads were last seen to have used this share of a
+processor without having been found."""
 _FEW_THREADS = 32
 """Up to so many threads their CPU time is read at every look, else once a second."""
 
@@ -188,6 +192,8 @@ class Session:
         self.started = self.ended = time.monotonic()
         self.cpu_s = 0.0
         self._process_cpu_s = self._process_cpu_at_start_s = self._read_process_cpu()
+        self._unseen_before_s = self._lost_cpu_s = 0.0
+        self._stray_until = self.started + _STRAY_S
         if self.options.mode == "wall":
             self.wall = self._wall_clock()
         self._cpu_measured_at = self.started
@@ -275,7 +281,8 @@ class Session:
             if self.governor.lowers(self.cost.total_ns(self.threads.used(self.shared.slots)), self.cpu_s):
                 self.shared.set_rate_factor(self.governor.factor)
                 self.clock.slow_down(self.governor.factor)
-            if self.threads.unarmed_and_running(self.shared.slots):
+            unheard = self._look_for_stray_threads() or self.threads.unarmed_and_running(self.shared.slots)
+            if unheard and not self.shared.control.stray_timer_plus_1:
                 self._arm_by_borrowing()
 
     def _measure_cpu(self) -> None:
@@ -292,8 +299,31 @@ class Session:
         return stat.cpu_s if stat is not None else 0.0
 
     def _unseen_cpu_s(self) -> float:
-        """CPU time of threads that had ended before they were found."""
-        return self._process_cpu_s - self._process_cpu_at_start_s - self.cpu_s
+        """CPU time of threads that had ended before they were found, as far as it is known."""
+        if self.options.threads.patterns:
+            return 0.0
+        return max(0.0, self._process_cpu_s - self._process_cpu_at_start_s - self.cpu_s)
+
+    def _look_for_stray_threads(self) -> bool:
+        """Whether the process's own clock is to tick too: it does at first, and as long as threads come and
+        go unseen.  Returns whether it should and doesn't yet: no thread has ticked that could begin it."""
+        control, now = self.shared.control, time.monotonic()
+        unseen_s = self._unseen_cpu_s()
+        grown_s, self._unseen_before_s = unseen_s - self._unseen_before_s, unseen_s
+        if not control.stray:
+            self._lost_cpu_s += grown_s
+        if grown_s > _STRAY_SHARE * SWEEP_S:
+            self._stray_until = now + _STRAY_S
+        wanted = int(now < self._stray_until)
+        if wanted != control.stray:
+            control.stray = wanted
+            self.shared.posted(self.threads.slots_used)
+            return False
+        return bool(control.stray and not control.stray_timer_plus_1 and unseen_s)
+
+    def _sampled_cpu_s(self) -> float:
+        """CPU time that ticks could meet, seconds."""
+        return self.cpu_s + max(0.0, self._unseen_cpu_s() - self._lost_cpu_s)
 
     def _follow_maps(self) -> None:
         """Libraries that came and went: for the unwinder in the target, and for names here."""
@@ -322,7 +352,7 @@ class Session:
         return Progress(
             store=self.store,
             elapsed_s=elapsed_s,
-            cpu_s=self.cpu_s,
+            cpu_s=self._sampled_cpu_s(),
             ticks=self._ticks(),
             threads=self.threads.count,
             dropped=sum(int(slot.dropped) for slot in slots),
@@ -373,7 +403,7 @@ class Session:
             rate_reached_hz=self._rate_reached(),
             started_at_unix_s=self.started_at_unix_s,
             duration_s=self.ended - self.started,
-            cpu_time_s=self.cpu_s,
+            cpu_time_s=self._sampled_cpu_s(),
             samples=self.store.samples,
             dropped=sum(int(slot.dropped) for slot in slots),
             truncated=self.store.truncated,
@@ -398,26 +428,27 @@ class Session:
         if self.wall is not None:
             return self.wall.rate_reached_hz
         unseen_s = self.ended - self._cpu_measured_at if self.target_ended else 0.0
-        if self.cpu_s < _CPU_TO_SPEAK_OF_S or unseen_s > _CPU_UNSEEN * self.cpu_s:
+        if self._sampled_cpu_s() < _CPU_TO_SPEAK_OF_S or unseen_s > _CPU_UNSEEN * self.cpu_s:
             return None
-        return self._ticks() / self.cpu_s
+        return self._ticks() / self._sampled_cpu_s()
 
     def _ticks(self) -> int:
         """Samples that were really taken."""
         return sum(int(slot.samples) for slot in self.threads.used(self.shared.slots))
 
     def _share(self, handler_ns: float | None) -> float | None:
-        if handler_ns is None or self.cpu_s < _CPU_TO_SPEAK_OF_S:
+        if handler_ns is None or self._sampled_cpu_s() < _CPU_TO_SPEAK_OF_S:
             return None
-        return handler_ns / 1e9 / self.cpu_s
+        return handler_ns / 1e9 / self._sampled_cpu_s()
 
     def _all_notes(self) -> list[str]:
         notes = list(dict.fromkeys(self.notes)) + self._stay.notes()
         if self.threads.without_slot:
             notes.append(f"{self.threads.without_slot} threads had no room in the table and were not sampled")
-        unseen_s = self._unseen_cpu_s()
-        if unseen_s > max(_CPU_TO_SPEAK_OF_S, _CPU_UNSEEN * self.cpu_s):
-            notes.append(f"{unseen_s:.2f} s of CPU time are not in it: of threads that ended too soon")
+        if self._lost_cpu_s > max(_CPU_TO_SPEAK_OF_S, _CPU_UNSEEN * self.cpu_s):
+            notes.append(
+                f"{self._lost_cpu_s:.2f} s of CPU time are not in it: of threads that ended too soon"
+            )
         notes += self.governor.notes(self.options.rate_hz, self._ticks(), self.cpu_s)
         notes += self.options.threads.note(self.threads.left_out.values())
         failed = self.threads.failed(self.shared.slots)
@@ -439,6 +470,7 @@ def plan_region(options: Options, threads: int, clock: Clock) -> RegionPlan:
     return RegionPlan(
         period_ns=round(1e9 / options.rate_hz),
         slot_count=slots,
+        spare_slots=_SPARE_SLOTS,
         max_depth=options.max_depth,
         ring_words=words,
         signal=clock.signal,

@@ -36,8 +36,9 @@ class ThreadTable:
         self._choice = choice
         self.left_out: dict[int, Thread] = {}
         self._known: dict[int, _Known] = {}
-        self._free = list(range(plan.slot_count - 1, -1, -1))
-        self._never_used = plan.slot_count
+        count = plan.slot_count - plan.spare_slots
+        self._free = list(range(count - 1, -1, -1))
+        self._never_used = count
         self._retiring: list[int] = []
         self._gone_cpu_s = 0.0
         self.names: dict[int, Thread] = {}
@@ -110,7 +111,9 @@ class ThreadTable:
             if not self._clock.add(tid, index, slots[index]):
                 continue
             self._free.pop()
-            self._never_used = min(self._never_used, self._plan.slot_count - 1 - index)
+            self._never_used = min(
+                self._never_used, self._plan.slot_count - self._plan.spare_slots - 1 - index
+            )
             used_ns = procfs.thread_cpu_ns(self._pid, tid)
             used_s = stat.cpu_s if used_ns is None else used_ns / 1e9
             self._known[tid] = _Known(index, stat.start_time, used_s, used_s)
@@ -151,13 +154,13 @@ class ThreadTable:
         return self._gone_cpu_s + sum(k.cpu_s - k.cpu_at_start_s for k in self._known.values())
 
     def used(self, slots: ctypes.Array[Slot]) -> list[Slot]:
-        """The slots that have ever been given to a thread."""
-        return slots[: self.slots_used]
+        """The slots that have ever been given to a thread, and those that any thread may use."""
+        return slots[: self.slots_used] + slots[self._plan.slot_count - self._plan.spare_slots :]
 
     @property
     def slots_used(self) -> int:
         """Slots from this one on have never been given to a thread."""
-        return self._plan.slot_count - self._never_used
+        return self._plan.slot_count - self._plan.spare_slots - self._never_used
 
     @property
     def without_slot(self) -> int:

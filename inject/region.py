@@ -32,6 +32,7 @@ class RegionPlan:
     flags: int = 0
     jitter_ns: int = 0
     event_base: int = 0
+    spare_slots: int = 0
     tick_tag: int = dataclasses.field(default_factory=lambda: TICK_TAG | secrets.randbits(16))
 
     def __post_init__(self) -> None:
@@ -90,6 +91,8 @@ class RegionPlan:
             flags=self.flags,
             jitter_ns=self.jitter_ns,
             event_base=self.event_base,
+            spare_slots=self.spare_slots,
+            stray=int(self.spare_slots > 0),
             tick_tag=self.tick_tag,
             lease_until_ns=lease_until_ns,
             state=State.RUN,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support import build_target
 from test_attach_ends import check_detached
-from test_attach_run import MARK, Spawn, maps_text, pyattach
+from test_attach_run import MARK, Folded, Spawn, maps_text, pyattach, timers_text
 
 from pyattach.attacher import clock
 from pyattach.attacher.session import Options, Outcome
@@ -138,3 +138,32 @@ def test_a_target_may_be_stopped_and_go_on(spawn: Spawn, name: str) -> None:
         run.finish(0)
         check_detached(target)
         assert MARK not in maps_text(target.pid)
+
+
+def test_threads_that_live_shorter_than_the_refresh_are_sampled(spawn: Spawn, tmp_path: Path) -> None:
+    """Nobody arms them: the clock of the whole process meets them (before Linux 6.4, the main thread)."""
+    folded = tmp_path / "o.folded"
+    with spawn("shortlived", 400, 5000) as target:
+        with pyattach(target.pid, "--hz", "99", "-o", folded, "-o", "-") as run:
+            run.wait_until(
+                "the stub is in", lambda: MARK in maps_text(target.pid) and timers_text(target.pid)
+            )
+            target.tell()
+            cpu_s = int(target.expect("done").split()[1]) / 1000
+            run.tell(signal.SIGINT)
+            out = run.finish(0)
+        check_detached(target)
+        target.finish()
+    if tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 4):
+        assert Folded(folded).inclusive()["brief_work"] == pytest.approx(99 * cpu_s, rel=0.2)
+        assert "ended too soon" not in out
+
+
+@pytest.mark.parametrize("name", CLOCKS)
+def test_no_thread_is_counted_twice(spawn: Spawn, name: str) -> None:
+    """By its own ticks and the process's."""
+    with spawn("threads", 3, 0) as target:
+        meta = sample(target.pid, 99, name, cpu_s=3).profile.meta
+        target.kill()
+    assert meta.cpu_time_s is not None
+    assert meta.samples == pytest.approx(99 * meta.cpu_time_s, rel=0.1)

@@ -13,6 +13,7 @@ from support import Target
 from test_attach_run import Spawn, wait_for
 
 from pyattach.attacher import wall
+from pyattach.attacher.clock import TimerClock
 from pyattach.attacher.modules import ModuleTable
 from pyattach.attacher.procfs import parse_blocked, read_blocked, read_status, thread_ids
 from pyattach.attacher.samples import SampleStore
@@ -30,9 +31,9 @@ SWITCHES = ("voluntary_ctxt_switches", "nonvoluntary_ctxt_switches")
 
 @contextlib.contextmanager
 def clock_on(pid: int, rate_hz: float) -> Iterator[tuple[WallClock, SampleStore]]:
-    plan = plan_region(Options(), 8)
+    plan = plan_region(Options(), 8, TimerClock())
     with TargetProcess(pid) as target, Resolver(target.maps(), proc_opener(pid)) as resolver:
-        threads = ThreadTable(pid, plan)
+        threads = ThreadTable(pid, plan, TimerClock())
         threads.first_slots()
         modules = ModuleTable(target, resolver, plan)
         modules.first(target.maps())

@@ -9,6 +9,7 @@ import pytest
 from support import Target, build_target
 from test_attach_run import Spawn, wait_for
 
+from pyattach.attacher.clock import TimerClock
 from pyattach.attacher.modules import ModuleTable
 from pyattach.attacher.procfs import Blocked, read_blocked
 from pyattach.attacher.session import Options, plan_region
@@ -43,7 +44,7 @@ def unwinder_of(pid: int, max_depth: int = 512) -> Iterator[OutsideUnwinder]:
     with TargetProcess(pid) as target:
         maps = target.maps()
         with Resolver(maps, proc_opener(pid)) as resolver:
-            table, _index = ModuleTable(target, resolver, plan_region(Options(), 1)).first(maps)
+            table, _index = ModuleTable(target, resolver, plan_region(Options(), 1, TimerClock())).first(maps)
         unwinder = OutsideUnwinder(target.memory_fd, region=0, max_depth=max_depth)
         unwinder.set_modules(table)
         yield unwinder

@@ -20,8 +20,6 @@ static void hand_on(int signo, struct siginfo *info, void *ucontext)
 		((void (*)(int))handler)(signo);
 }
 
-#define NO_SLOT (~0U)
-
 /* The slot whose tick this is.  A timer's bears our tag; an event's is known by the number that its file has
  * in pyattach, and by the thread: the target may use such signals itself. */
 static u32 slot_of_tick(struct pa_control *c, const struct siginfo *info)
@@ -36,9 +34,10 @@ static u32 slot_of_tick(struct pa_control *c, const struct siginfo *info)
 													    : NO_SLOT;
 }
 
-static int is_wake_tick(const struct pa_control *c, const struct siginfo *info)
+/* Whether it is a tick of the whole process's clock, of this kind. */
+static int is_process_tick(const struct pa_control *c, const struct siginfo *info, u32 kind)
 {
-	return info->code == SI_TIMER && (u32)(info->value >> 32) == c->tick_tag && (u32)info->value == PA_WAKE;
+	return info->code == SI_TIMER && (u32)(info->value >> 32) == c->tick_tag && (u32)info->value == kind;
 }
 
 static u32 unwind(struct pa_control *c, struct pa_slot *slot, const void *ucontext, u64 *frames, enum pa_end *end)
@@ -131,6 +130,23 @@ static void tick(struct pa_control *c, u32 index, const void *ucontext)
 	slot->cycles += cycles_now() - start;
 }
 
+/* The whole process's clock goes a period with each such tick, whatever thread it meets: those that meet a thread
+ * without ticks of its own stand for the time of such threads. */
+static void stray_tick(struct pa_control *c, const struct siginfo *info, const void *ucontext)
+{
+	u64 start = cycles_now(), now;
+	u32 index = stray_take(c, info->timer);
+	struct pa_slot *slot = slot_at(c, index);
+	if (index == NO_SLOT)
+		return;
+	now = clock_ns();
+	slot->last_clock_ns = now;
+	slot->last_cycles = start;
+	record(c, slot, index, info->overrun > 0 ? 1 + (u32)info->overrun : 1, ucontext, now);
+	slot->cycles += cycles_now() - start;
+	__atomic_store_n(&slot->state, PA_SLOT_FREE, __ATOMIC_RELEASE);
+}
+
 void pa_handler(int signo, struct siginfo *info, void *ucontext)
 {
 	struct pa_control *c = pa.control;
@@ -142,8 +158,10 @@ void pa_handler(int signo, struct siginfo *info, void *ucontext)
 	u32 index = slot_of_tick(c, info);
 	if (index != NO_SLOT) {
 		tick(c, index, ucontext);
-	} else if (is_wake_tick(c, info)) {
+	} else if (is_process_tick(c, info, PA_WAKE)) {
 		wake_tick(c, info->timer);
+	} else if (is_process_tick(c, info, PA_STRAY)) {
+		stray_tick(c, info, ucontext);
 	} else {
 		__atomic_fetch_add(&c->foreign, 1, __ATOMIC_RELAXED);
 		hand_on(signo, info, ucontext);

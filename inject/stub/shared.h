@@ -45,6 +45,10 @@ enum pa_state {
  * that no other tick could.  In the lower half of si_value, where others have the slot's number. */
 #define PA_WAKE 0xffffffffU
 
+/* A tick of the whole process's clock for threads that live so short that nobody arms them: it samples the
+ * thread it meets, unless that has ticks of its own. */
+#define PA_STRAY 0xfffffffeU
+
 /* Where the shared memory begins in the file that is preloaded; the stub's image lies in front of it. */
 #define PA_PRELOAD_REGION 0x40000UL
 
@@ -100,7 +104,7 @@ struct pa_control {
 	u32 tick_tag;
 	u64 jitter_ns; /* how much later than in even distances a timer may tick, by chance; 0: not at all */
 	u32 event_base; /* pyattach's event for slot n is its file event_base + n: what si_fd says; 0: none */
-	u32 pad0;
+	u32 spare_slots; /* so many at the end of the table are for ticks of threads that have none */
 	u64 pad1[6];
 
 	/* Written by pyattach while the stub runs. */
@@ -113,7 +117,8 @@ struct pa_control {
 	u32 rate_factor;    /* ticks come every period_ns times this; only ever made greater */
 	u32 preload_pid;    /* the process to be sampled, where the stub is preloaded */
 	u32 preparing;      /* pyattach has seen `here` and makes the tables: worth to be waited for */
-	u32 pad2[5];
+	u32 stray;          /* 1: threads that have no ticks of their own yet are to be met by those of the process */
+	u32 pad2[4];
 
 	/* Written by handlers. */
 	u64 head; /* words reserved */
@@ -125,7 +130,9 @@ struct pa_control {
 	u32 idle_wakes; /* wake ticks in a row that found no lease */
 	u64 foreign;  /* signals that were not ours, handed on */
 	u64 expired;  /* ticks that found no lease */
-	u64 pad5[4];
+	i32 stray_timer_plus_1; /* the POSIX timer's id + 1 */
+	u32 pad4;
+	u64 pad5[3];
 
 	/* Written once, by init and by stop. */
 	u64 init_clock_ns;

@@ -38,6 +38,8 @@ static inline u64 cycles_now(void)
 /* Work for the whole process is done in small bites, so that no tick takes long. */
 #define SERVE_LIMIT 16
 
+#define NO_SLOT (~0U)
+
 /* timers.c: look at the slots pyattach posted; arm or free at most `limit` of them. */
 void timers_serve(struct pa_control *c, u32 limit) HIDDEN;
 /* Called by the slot's own thread after each tick: set the next, or take a rate_factor that has changed. */
@@ -45,6 +47,8 @@ void timer_again(struct pa_control *c, struct pa_slot *slot, u64 random) HIDDEN;
 void timer_disarm(struct pa_slot *slot, u32 state) HIDDEN;
 u32 timers_delete_all(struct pa_control *c) HIDDEN;
 void wake_begin(struct pa_control *c) HIDDEN;
+/* Whether this is a thread that a stray tick may sample: the slot to do it with, or NO_SLOT. */
+u32 stray_take(struct pa_control *c, i32 timer) HIDDEN;
 void wake_tick(struct pa_control *c, i32 timer) HIDDEN;
 
 /* stub.c */

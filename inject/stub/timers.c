@@ -79,6 +79,73 @@ static u32 slots_used(const struct pa_control *c)
 	return used < c->slot_count ? used : c->slot_count;
 }
 
+static i32 process_timer(struct pa_control *c, u32 kind, u64 period_ns)
+{
+	struct sigevent event = {
+		.value = ((u64)c->tick_tag << 32) | kind,
+		.signo = (i32)c->signal,
+		.notify = SIGEV_SIGNAL,
+	};
+	i32 timer = -1;
+	i64 err = sys3(SYS_timer_create, CLOCK_PROCESS_CPUTIME_ID, &event, &timer);
+	if (!err)
+		err = set_timer(timer, 0, period_ns, period_ns);
+	if (err)
+		c->last_error = (i32)err;
+	return timer;
+}
+
+static void stray_begin(struct pa_control *c)
+{
+	c->stray_timer_plus_1 = process_timer(c, PA_STRAY, c->period_ns) + 1;
+}
+
+static void stray_end(struct pa_control *c)
+{
+	i32 timer = __atomic_exchange_n(&c->stray_timer_plus_1, 0, __ATOMIC_RELAXED);
+	if (timer)
+		sys1(SYS_timer_delete, timer - 1);
+}
+
+static int has_ticks(struct pa_control *c, u32 tid)
+{
+	u32 used = slots_used(c);
+	for (u32 index = 0; index < used; index++) {
+		const struct pa_slot *slot = slot_at(c, index);
+		u32 state = __atomic_load_n(&slot->state, __ATOMIC_RELAXED);
+		if (slot->tid == tid && (state == PA_SLOT_ARMED || state == PA_SLOT_EVENT))
+			return 1;
+	}
+	return 0;
+}
+
+u32 stray_take(struct pa_control *c, i32 timer)
+{
+	u32 state = __atomic_load_n(&c->state, __ATOMIC_RELAXED), tid;
+	if (state == PA_STATE_STOP)
+		return NO_SLOT;
+	if (state != PA_STATE_RUN || !__atomic_load_n(&c->stray, __ATOMIC_RELAXED) ||
+	    clock_ns() > __atomic_load_n(&c->lease_until_ns, __ATOMIC_RELAXED)) {
+		if (c->stray_timer_plus_1 == timer + 1)
+			stray_end(c);
+		return NO_SLOT;
+	}
+	timers_serve(c, SERVE_LIMIT);
+	tid = (u32)sys0(SYS_gettid);
+	if (has_ticks(c, tid))
+		return NO_SLOT;
+	for (u32 i = 1; i <= c->spare_slots && i <= c->slot_count; i++) {
+		struct pa_slot *slot = slot_at(c, c->slot_count - i);
+		u32 unused = PA_SLOT_FREE;
+		if (!__atomic_compare_exchange_n(&slot->state, &unused, PA_SLOT_ARMING, 0, __ATOMIC_ACQUIRE,
+						 __ATOMIC_RELAXED))
+			continue;
+		slot->tid = tid;
+		return c->slot_count - i;
+	}
+	return NO_SLOT;
+}
+
 void timers_serve(struct pa_control *c, u32 limit)
 {
 	u32 seq = __atomic_load_n(&c->post_seq, __ATOMIC_ACQUIRE), done = 0, index = 0;
@@ -101,6 +168,8 @@ void timers_serve(struct pa_control *c, u32 limit)
 			done++;
 		}
 	}
+	if (__atomic_load_n(&c->stray, __ATOMIC_RELAXED) && !c->stray_timer_plus_1)
+		stray_begin(c);
 	if (index == used)
 		__atomic_store_n(&c->seen_seq, seq, __ATOMIC_RELAXED);
 	__atomic_store_n(&c->arming, 0, __ATOMIC_RELEASE);
@@ -117,6 +186,7 @@ void timer_disarm(struct pa_slot *slot, u32 state)
 u32 timers_delete_all(struct pa_control *c)
 {
 	u32 count = 0, used = slots_used(c);
+	stray_end(c);
 	for (u32 index = 0; index < used; index++) {
 		struct pa_slot *slot = slot_at(c, index);
 		if (slot->timer_plus_1)
@@ -127,7 +197,7 @@ u32 timers_delete_all(struct pa_control *c)
 }
 
 /* CPU time of the whole process between two wake ticks. */
-#define WAKE_PERIOD_NS 50000000L
+#define WAKE_PERIOD_NS 50000000UL
 
 /* How many wake ticks may find no lease: pyattach may only be held up (job control stops both). */
 #define IDLE_WAKES 64
@@ -136,18 +206,7 @@ u32 timers_delete_all(struct pa_control *c)
  * thread, before Linux 6.4).  It arms threads while none is armed, or those that are sleep. */
 void wake_begin(struct pa_control *c)
 {
-	struct sigevent event = {
-		.value = ((u64)c->tick_tag << 32) | PA_WAKE,
-		.signo = (i32)c->signal,
-		.notify = SIGEV_SIGNAL,
-	};
-	struct itimerspec spec = {.interval = {0, WAKE_PERIOD_NS}, .value = {0, WAKE_PERIOD_NS}};
-	i32 timer = -1;
-	i64 err = sys3(SYS_timer_create, CLOCK_PROCESS_CPUTIME_ID, &event, &timer);
-	if (!err)
-		err = sys4(SYS_timer_settime, timer, 0, &spec, 0);
-	if (err)
-		c->last_error = (i32)err;
+	process_timer(c, PA_WAKE, WAKE_PERIOD_NS);
 }
 
 void wake_tick(struct pa_control *c, i32 timer)
