@@ -470,7 +470,7 @@ def plan_region(options: Options, threads: int, clock: Clock) -> RegionPlan:
     return RegionPlan(
         period_ns=round(1e9 / options.rate_hz),
         slot_count=slots,
-        spare_slots=_SPARE_SLOTS,
+        spare_slots=0 if options.threads.patterns else _SPARE_SLOTS,  # a stray thread has no name yet
         max_depth=options.max_depth,
         ring_words=words,
         signal=clock.signal,

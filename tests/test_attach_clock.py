@@ -108,9 +108,9 @@ def test_in_a_user_namespace_perf_is_not_there(tmp_path: Path) -> None:
 
 @needs_perf
 def test_a_breakpoint_still_kills(spawn: Spawn) -> None:
-    with spawn("trap") as target, pyattach(target.pid, "--clock", "perf", "-o", "-") as run:
+    with spawn("crash") as target, pyattach(target.pid, "--clock", "perf", "-o", "-") as run:
         run.wait_sampling(target.pid, timers=False)
-        target.tell("now")
+        target.tell("trap")
         target.process.wait(10)
         out = run.finish(0)
         assert target.finish(exit_code=-signal.SIGTRAP) == ""

@@ -1,8 +1,10 @@
-/* Works on a thread of its own until a line arrives on stdin, then that thread dies of SIGSEGV. */
+/* Works on a thread of its own until a line arrives on stdin, then that thread dies of SIGSEGV, or, where the
+ * line says "trap", of a breakpoint that nobody handles. */
 #include "target.h"
 
 #include <sys/resource.h>
 
+enum { CRASH = 1, TRAP };
 static _Atomic int crash_wanted;
 
 NAMED static uint64_t work_before_crash(uint64_t x) { return burn(x, 50000); }
@@ -16,7 +18,10 @@ static void *worker(void *argument) {
     uint64_t x = 1;
     while (!atomic_load(&crash_wanted))
         x = work_before_crash(x);
-    crash_here(x);
+    if (atomic_load(&crash_wanted) == TRAP)
+        __asm__ volatile("int3");
+    else
+        crash_here(x);
     return argument;
 }
 
@@ -28,7 +33,7 @@ int main(void) {
     char line[64];
     if (!read_line(line, sizeof line, NULL))
         return 0;
-    atomic_store(&crash_wanted, 1);
+    atomic_store(&crash_wanted, strcmp(line, "trap") ? CRASH : TRAP);
     pthread_join(thread, NULL);
     return 1;
 }
