@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
+import os
 import time
 from collections.abc import Iterator
 
@@ -88,14 +89,16 @@ class Candidate:
 def candidates(target: TargetProcess) -> list[Candidate]:
     """All threads, best first: asleep in a call that goes on by itself, then running, then the rest.
 
-    A sleeping thread loses no time by being borrowed, and its stack can be read beforehand.
+    A sleeping thread loses no time by being borrowed, and its stack can be read beforehand.  But where all
+    processors are busy it would have to wait for one, several times: there a running thread comes first.
     """
     out = []
+    awake = -1 if procfs.runnable() > len(os.sched_getaffinity(0)) else 1
     for tid in target.threads():
         with contextlib.suppress(ProcessLookupError):
             blocked = procfs.read_blocked(target.pid, tid)
             if blocked is None:
-                rank = 1
+                rank = awake
             elif blocked.syscall in arch.GOES_ON:
                 rank = 2 if blocked.syscall in arch.BEGIN_ANEW | arch.WAITS_FOR_SIGNALS else 0
             else:

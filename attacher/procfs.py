@@ -106,6 +106,14 @@ def thread_cpu_ns(pid: int, tid: int) -> int | None:
         return None
 
 
+def runnable() -> int:
+    """How many threads of the machine run or could, this one with them (/proc/loadavg); 0 if not told."""
+    try:
+        return int(Path("/proc/loadavg").read_text().split()[3].partition("/")[0])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
 def command_line(pid: int) -> str:
     """The command line, arguments joined by blanks; ``[name]`` when there is none."""
     try:
