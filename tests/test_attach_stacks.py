@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
-from support import COMMON_FLAGS, Target, build_target
+from support import COMMON_FLAGS, Target, build_target, requires
 from test_attach_run import Folded, Spawn, attach, cpu_time_s, pyattach
 
 TRUNCATED = "[truncated]"
@@ -170,3 +171,46 @@ def test_threads_begin_where_they_were_started(spawn: Spawn, tmp_path: Path) -> 
         assert stack.index("busy_thread") == 2, stack
         assert all(re.match(r"libc\.so|(__)?(GI_+)?clone|start_thread", name) for name in stack[:2]), stack
         assert stack[2:] in {("busy_thread",), ("busy_thread", "busy_work")}
+
+
+GO = """
+package main
+
+import ("fmt"; "os"; "sort")
+
+func allocate(n int) []string {
+	out := make([]string, 0)
+	for i := 0; i < n; i++ { out = append(out, fmt.Sprint(i*7919%1009)) }
+	sort.Strings(out)
+	return out
+}
+
+func worker(out chan<- int) { for { out <- len(allocate(3000)) } }
+
+func main() {
+	out, total := make(chan int), 0
+	for i := 0; i < 3; i++ { go worker(out) }
+	go func() { for n := range out { total += n } }()
+	fmt.Println("ready")
+	os.Stdin.Read(make([]byte, 1))
+}
+"""
+
+
+def test_go_s_stacks_lead_from_its_runtime_back_to_the_goroutine(spawn: Spawn, tmp_path: Path) -> None:
+    """Without tables; the garbage collector and the scheduler work on other stacks than the goroutines."""
+    (tmp_path / "work.go").write_text(GO)
+    environment = {**os.environ, "GOCACHE": str(tmp_path / "cache"), "GO111MODULE": "off"}
+    command = [requires("go"), "build", "-o", "gowork", "work.go"]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=100)
+    folded = tmp_path / "o.folded"
+    with spawn(tmp_path / "gowork") as target:
+        attach(target.pid, "--hz", "500", "-d", "4", "-o", folded)
+        target.finish()
+    found = Folded(folded)
+    assert found.total > 500
+    assert found.inclusive()[TRUNCATED] <= 0.01 * found.total, found.stacks
+    switched = [
+        stack for stack in found.stacks if "main.allocate" in stack and "runtime.systemstack.abi0" in stack
+    ]
+    assert switched or "systemstack" not in str(found.stacks)
