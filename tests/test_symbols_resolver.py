@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -192,7 +193,11 @@ def test_the_executable_is_opened_even_when_deleted(tmp_path: Path) -> None:
 
 
 def _wait_for_exec(pid: int, path: Path) -> None:
-    # Popen returns once exec has succeeded or failed, so this holds at once.
+    # Popen returns at exec's point of no return; the file is mapped a moment after that.
+    end = time.monotonic() + 10
+    while f"{path}\n" not in Path(f"/proc/{pid}/maps").read_text():
+        assert time.monotonic() < end
+        time.sleep(0.001)
     assert Path(f"/proc/{pid}/exe").readlink() == path
 
 
