@@ -36,9 +36,9 @@ class ThreadTable:
         self._choice = choice
         self.left_out: dict[int, Thread] = {}
         self._known: dict[int, _Known] = {}
-        count = plan.slot_count - plan.spare_slots
-        self._free = list(range(count - 1, -1, -1))
-        self._never_used = count
+        self._own_slots = plan.slot_count - plan.spare_slots  # each for one thread at a time
+        self._free = list(range(self._own_slots - 1, -1, -1))
+        self._never_used = self._own_slots
         self._retiring: list[int] = []
         self._gone_cpu_s = 0.0
         self.names: dict[int, Thread] = {}
@@ -111,9 +111,7 @@ class ThreadTable:
             if not self._clock.add(tid, index, slots[index]):
                 continue
             self._free.pop()
-            self._never_used = min(
-                self._never_used, self._plan.slot_count - self._plan.spare_slots - 1 - index
-            )
+            self._never_used = min(self._never_used, self._own_slots - 1 - index)
             used_ns = procfs.thread_cpu_ns(self._pid, tid)
             used_s = stat.cpu_s if used_ns is None else used_ns / 1e9
             self._known[tid] = _Known(index, stat.start_time, used_s, used_s)
@@ -155,12 +153,12 @@ class ThreadTable:
 
     def used(self, slots: ctypes.Array[Slot]) -> list[Slot]:
         """The slots that have ever been given to a thread, and those that any thread may use."""
-        return slots[: self.slots_used] + slots[self._plan.slot_count - self._plan.spare_slots :]
+        return slots[: self.slots_used] + slots[self._own_slots :]
 
     @property
     def slots_used(self) -> int:
         """Slots from this one on have never been given to a thread."""
-        return self._plan.slot_count - self._plan.spare_slots - self._never_used
+        return self._own_slots - self._never_used
 
     @property
     def without_slot(self) -> int:

@@ -68,6 +68,14 @@ def _artifact(name: str) -> bytes:
         ) from error
 
 
+def _fitting(name: str, room: int) -> bytes:
+    """The file; there must be no more of it than there is room for."""
+    data = _artifact(name)
+    if len(data) > room:
+        raise PyattachError(f"{name} has {len(data)} bytes, more than the {room} there is room for")
+    return data
+
+
 @functools.cache
 def boot_code() -> bytes:
     """``_boot.bin`` without its data block."""
@@ -77,19 +85,13 @@ def boot_code() -> bytes:
 @functools.cache
 def loader_code() -> bytes:
     """``_loader.bin``: position-independent bytes, entered at the first."""
-    code = _artifact("_loader.bin")
-    if len(code) > LOADER_SIZE:
-        raise PyattachError(f"_loader.bin has {len(code)} bytes, more than the {LOADER_SIZE} mapped for it")
-    return code
+    return _fitting("_loader.bin", LOADER_SIZE)
 
 
 @functools.cache
 def preload_image() -> bytes:
     """``_preload.so``, which checks the layout itself when it meets the shared memory."""
-    data = _artifact("_preload.so")
-    if len(data) > PRELOAD_REGION:
-        raise PyattachError(f"_preload.so has {len(data)} bytes, more than the {PRELOAD_REGION} left for it")
-    return data
+    return _fitting("_preload.so", PRELOAD_REGION)
 
 
 @functools.cache
