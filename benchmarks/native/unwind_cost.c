@@ -22,11 +22,11 @@
 #define HIDDEN
 #include "unwind.h"
 
+#include "../../tests/native/module_list.h"
+
 #define MAX_DEPTH 512
 #define CACHE_LINES (1UL << 15)
 
-static struct pa_module modules[64];
-static u32 module_count;
 static struct pa_cache_line *cache;
 static u64 addresses[MAX_DEPTH];
 static u64 low, high;
@@ -44,22 +44,11 @@ static int note_module(struct dl_phdr_info *info, size_t size, void *arg)
 			m.table = info->dlpi_addr + info->dlpi_phdr[i].p_vaddr;
 			m.table_size = info->dlpi_phdr[i].p_memsz;
 		}
-	for (int i = 0; i < info->dlpi_phnum && module_count < 64; i++)
+	for (int i = 0; i < info->dlpi_phnum && module_count < MAX_MODULES; i++)
 		if (info->dlpi_phdr[i].p_type == PT_LOAD && (info->dlpi_phdr[i].p_flags & PF_X)) {
 			m.start = info->dlpi_addr + info->dlpi_phdr[i].p_vaddr;
 			m.end = m.start + info->dlpi_phdr[i].p_memsz;
 			modules[module_count++] = m;
-		}
-	return 0;
-}
-
-static int find_module(void *arg, u64 address, struct pa_module *out)
-{
-	(void)arg;
-	for (u32 i = 0; i < module_count; i++)
-		if (address >= modules[i].start && address < modules[i].end) {
-			*out = modules[i];
-			return 1;
 		}
 	return 0;
 }

@@ -33,9 +33,10 @@
 #define HIDDEN
 #include "unwind.h"
 
+#include "module_list.h"
+
 #define STACK_ROOM (512UL << 10)
 #define MAX_DEPTH 1024
-#define MAX_MODULES 256
 #define MAX_PLACES 4096
 
 struct shadow {
@@ -47,10 +48,9 @@ struct shadow {
 static pid_t child;
 static struct shadow shadow[1 << 16];
 static u32 shadow_depth, deepest;
-static struct pa_module modules[MAX_MODULES];
 static char names[MAX_MODULES][256];
 static u64 starts[MAX_MODULES]; /* of the file's first mapping, for printing offsets */
-static u32 module_count, generation = 1;
+static u32 generation = 1;
 static u64 stack_top;
 static u8 stack_copy[STACK_ROOM];
 static struct pa_cache_line cache[1 << 15];
@@ -87,17 +87,6 @@ static int no_probe(void *arg, u64 page)
 {
 	(void)arg;
 	(void)page;
-	return 0;
-}
-
-static int find_module(void *arg, u64 address, struct pa_module *out)
-{
-	(void)arg;
-	for (u32 i = 0; i < module_count; i++)
-		if (address >= modules[i].start && address < modules[i].end) {
-			*out = modules[i];
-			return 1;
-		}
 	return 0;
 }
 
