@@ -11,7 +11,7 @@ import math
 import os
 import statistics
 
-from common import arguments, machine, running, table
+from common import machine, parser_of, running, table
 
 from pyattach.attacher.clock import kernel_hz, why_no_events
 from pyattach.attacher.session import Options, Progress
@@ -19,6 +19,9 @@ from pyattach.attacher.session import attach as run_session
 from pyattach.render.profile import Profile, totals_of
 
 RATES = [("timer", 10), ("timer", 49), ("timer", 99), ("timer", 199), ("perf", 499), ("perf", 997)]
+KINDS = [("timer", True), ("timer", False), ("perf", True)]
+"""Clock, and whether its ticks are jittered."""
+
 WITHIN_PERCENT = 3.0
 SHARES = {"beat_70": 70.0, "beat_20": 20.0, "beat_10": 10.0}
 
@@ -66,11 +69,10 @@ def shares_of(profile: Profile) -> list[float]:
 
 def beats(runs: int, cpu_s: float) -> None:
     tick_us = 1e6 / kernel_hz()
-    kinds = [("timer", True), ("timer", False), ("perf", True)]
     cases = [(beat, rate) for beat in (tick_us, 2 * tick_us, 0.99 * tick_us) for rate in (99, 997)]
     rows = []
     for beat_us, rate_hz in cases:
-        for clock, jitter in kinds:
+        for clock, jitter in KINDS:
             seen = []
             for _ in range(runs):
                 with running("beat", round(beat_us)) as process:
@@ -100,13 +102,20 @@ def beats(runs: int, cpu_s: float) -> None:
 
 
 def main() -> None:
-    chosen = arguments(__doc__.splitlines()[0])
+    parser = parser_of(__doc__.splitlines()[0])
+    parser.add_argument("--part", choices=["rates", "beats"], help="only this one")
+    parser.add_argument("--runs", type=int, default=20, help="of each case of the beats")
+    parser.add_argument("--cpu-s", type=float, default=3.0, help="CPU time of each of these runs, seconds")
+    chosen = parser.parse_args()
     print(machine())
     if why := why_no_events(os.getpid()):
         print(f"without perf: {why}")
-        RATES[:] = [row for row in RATES if row[0] != "perf"]
-    rates(1.0 if chosen.quick else 10.0)
-    beats(2 if chosen.quick else 20, 1.0 if chosen.quick else 3.0)
+        for rows in (RATES, KINDS):
+            rows[:] = [row for row in rows if row[0] != "perf"]
+    if chosen.part != "beats":
+        rates(1.0 if chosen.quick else 10.0)
+    if chosen.part != "rates":
+        beats(*((2, 1.0) if chosen.quick else (chosen.runs, chosen.cpu_s)))
 
 
 if __name__ == "__main__":

@@ -24,10 +24,14 @@ DEADLINE_S = 120
 sys.path.insert(0, str(ROOT))
 
 
-def arguments(description: str) -> argparse.Namespace:
+def parser_of(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--quick", action="store_true", help="a few runs only: to see that it works")
-    return parser.parse_args()
+    return parser
+
+
+def arguments(description: str) -> argparse.Namespace:
+    return parser_of(description).parse_args()
 
 
 def machine() -> str:

@@ -65,15 +65,20 @@ static u32 unwind(struct pa_control *c, struct pa_slot *slot, const void *uconte
 	return depth;
 }
 
-/* The thread's CPU time is cut into periods; a sample stands for the one it lies in and those before it that
- * had none: ticks come late and some not at all (timers tick with the kernel's own tick; signals don't queue),
- * and all time is to be accounted for. */
-static u32 periods_begun(const struct pa_control *c, struct pa_slot *slot)
+/* So many periods may wait for a sample of their own: the next ticks come sooner for them. */
+#define PERIODS_OWED 3
+
+/* The thread's CPU time is cut into periods, one for each sample: ticks come late and some not at all (timers
+ * tick with the kernel's own tick; signals don't queue), and all time is to be accounted for.  A few periods
+ * may be owed, at the full rate; a sample stands for what is beyond. */
+static u32 periods_begun(const struct pa_control *c, struct pa_slot *slot, u64 now)
 {
-	u64 now = read_clock_ns(CLOCK_THREAD_CPUTIME_ID), periods;
+	u64 periods;
 	if (now < slot->cpu_ns)
 		return 0;
 	periods = (now - slot->cpu_ns) / c->period_ns + 1;
+	if (slot->factor <= 1)
+		periods = periods > PERIODS_OWED ? periods - PERIODS_OWED : 1;
 	slot->cpu_ns += periods * c->period_ns;
 	return periods < MOST_PERIODS ? (u32)periods : MOST_PERIODS;
 }
@@ -103,7 +108,7 @@ static void record(struct pa_control *c, struct pa_slot *slot, u32 index, u32 we
 
 static void tick(struct pa_control *c, u32 index, const void *ucontext)
 {
-	u64 start = cycles_now(), now;
+	u64 start = cycles_now(), now, cpu_ns;
 	u32 weight;
 	struct pa_slot *slot = slot_at(c, index);
 	u32 state = __atomic_load_n(&c->state, __ATOMIC_RELAXED);
@@ -122,10 +127,11 @@ static void tick(struct pa_control *c, u32 index, const void *ucontext)
 	}
 	slot->last_clock_ns = now;
 	slot->last_cycles = start;
-	weight = periods_begun(c, slot);
+	cpu_ns = read_clock_ns(CLOCK_THREAD_CPUTIME_ID);
+	weight = periods_begun(c, slot, cpu_ns);
 	if (weight)
 		record(c, slot, index, weight, ucontext, now);
-	timer_again(c, slot, now);
+	timer_again(c, slot, cpu_ns, now);
 	timers_serve(c, SERVE_LIMIT);
 	slot->cycles += cycles_now() - start;
 }

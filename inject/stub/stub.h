@@ -43,7 +43,7 @@ static inline u64 cycles_now(void)
 /* timers.c: look at the slots pyattach posted; arm or free at most `limit` of them. */
 void timers_serve(struct pa_control *c, u32 limit) HIDDEN;
 /* Called by the slot's own thread after each tick: set the next, or take a rate_factor that has changed. */
-void timer_again(struct pa_control *c, struct pa_slot *slot, u64 random) HIDDEN;
+void timer_again(struct pa_control *c, struct pa_slot *slot, u64 cpu_ns, u64 random) HIDDEN;
 void timer_disarm(struct pa_slot *slot, u32 state) HIDDEN;
 u32 timers_delete_all(struct pa_control *c) HIDDEN;
 void wake_begin(struct pa_control *c) HIDDEN;

@@ -27,18 +27,20 @@ static u64 phase_ns(u64 period_ns, struct pa_control *c, u32 tid)
 }
 
 /* With jitter each tick sets the next, to a moment by chance in the next period: one in each, and no work that
- * goes by a beat of its own is in step with them.  Without, the timer goes on until the rate changes. */
-void timer_again(struct pa_control *c, struct pa_slot *slot, u64 random)
+ * goes by a beat of its own is in step with them; where one is owed already, to the kernel's next look.  Without, the
+ * timer goes on until the rate changes. */
+void timer_again(struct pa_control *c, struct pa_slot *slot, u64 cpu_ns, u64 random)
 {
 	i32 timer = __atomic_load_n(&slot->timer_plus_1, __ATOMIC_RELAXED);
 	u32 factor = rate_factor(c);
 	u64 period_ns = c->period_ns * factor, longer = period_ns - c->period_ns;
 	u64 x = (random ^ slot->tid ^ c->nonce) * 0x9e3779b97f4a7c15UL;
+	u64 next_ns = slot->cpu_ns + longer / 2 + (x >> 20) % (longer + c->jitter_ns + 1);
 	if (!timer)
 		return;
 	/* Should it have been deleted since, the number names nothing: the kernel counts them up. */
 	if (c->jitter_ns)
-		set_timer(timer - 1, TIMER_ABSTIME, slot->cpu_ns + longer / 2 + (x >> 20) % (longer + c->jitter_ns), 0);
+		set_timer(timer - 1, TIMER_ABSTIME, next_ns > cpu_ns ? next_ns : cpu_ns + 1, 0);
 	else if (factor != slot->factor)
 		set_timer(timer - 1, 0, period_ns, period_ns);
 	slot->factor = factor;
