@@ -38,6 +38,7 @@ examples:
   pyattach -p 1234 -d 30 -o out.svg  thirty seconds
   pyattach 1234 -o out.folded -o -   folded stacks into a file, a summary on stdout
   pyattach run -o out.svg -- make    start a program, sample all of it (pyattach run --help)
+  pyattach doctor 1234               would it work? nothing is touched
 
 exit codes: 0 ok, 1 error, 2 usage, 3 permission, 4 unsupported target, 5 no samples,
             6 target died, 7 detach incomplete
@@ -104,11 +105,16 @@ def parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("pid_word", nargs="?", metavar="PID", help="the process to attach to")
-    p.add_argument("-p", "--pid", dest="pid_option", metavar="PID", help="the same")
+    add_pid(p)
     add_options(p)
     add_attach_options(p)
     return p
+
+
+def add_pid(p: argparse.ArgumentParser) -> None:
+    """The process, in either of two ways; see ``chosen_pid``."""
+    p.add_argument("pid_word", nargs="?", metavar="PID", help="the process to attach to")
+    p.add_argument("-p", "--pid", dest="pid_option", metavar="PID", help="the same")
 
 
 def add_options(p: argparse.ArgumentParser) -> None:

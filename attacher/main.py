@@ -1,14 +1,22 @@
-"""Which command it is: ``pyattach PID`` or ``pyattach run -- COMMAND``."""
+"""Which command it is: ``pyattach PID``, or one that begins with a word."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 
-from . import cli, run_cli
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the ``pyattach`` command; returns its exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
-    return run_cli.main(words[1:]) if words[:1] == ["run"] else cli.main(words)
+    if words[:1] == ["run"]:
+        from . import run_cli
+
+        return run_cli.main(words[1:])
+    if words[:1] == ["doctor"]:
+        from . import doctor_cli
+
+        return doctor_cli.main(words[1:])
+    from . import cli
+
+    return cli.main(words)

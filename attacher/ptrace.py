@@ -18,7 +18,9 @@ import struct
 import time
 from typing import TYPE_CHECKING, Any
 
-from ..errors import NoPermission, PyattachError
+from ..errors import PyattachError
+from . import procfs
+from .permission import no_permission
 
 if TYPE_CHECKING:
     from ..inject.arch.x86_64 import Registers
@@ -82,10 +84,7 @@ def _call(request: int, tid: int, address: Any = 0, data: Any = 0) -> int:
         if number == errno.ESRCH:
             raise ProcessLookupError(number, f"thread {tid} is gone or not stopped") from error
         if number == errno.EPERM:
-            raise NoPermission(
-                f"ptrace of thread {tid}: operation not permitted",
-                "run as the target's user or as root; see kernel.yama.ptrace_scope and CAP_SYS_PTRACE",
-            ) from error
+            raise no_permission(int(procfs.read_status(tid).get("Tgid", tid))) from error
         raise PyattachError(f"ptrace request {request:#x} on thread {tid}: {os.strerror(number)}") from error
 
 

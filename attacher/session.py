@@ -22,11 +22,12 @@ from .modules import ModuleTable
 from .overhead import HandlerCost
 from .procfs import read_stat
 from .ptrace import let_go_of_late_stops
+from .refusals import check_seccomp
 from .ring import RingReader
 from .samples import SampleStore
 from .shared import SharedMemory, SharedRegion
 from .stay import Injected, Stay
-from .target import TargetProcess, check_seccomp
+from .target import TargetProcess
 from .wall import WallClock, asleep_now, check_wall
 
 PROGRESS_S = 0.5

@@ -1,4 +1,4 @@
-"""The target seen from outside: its identity, what can't be profiled and why, its memory and maps."""
+"""The target seen from outside: its identity, its memory and maps."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..errors import AlreadyTraced, NoPermission, NoSuchTarget, UnsupportedTarget
+from ..errors import NoSuchTarget
 from ..symbols.maps import Maps, parse_maps
 from . import procfs
+from .permission import no_permission
 from .ptrace import Tracee, let_go_of_late_stops
+from .refusals import check
 
-_PF_KTHREAD = 0x00200000
 _LOOK_S = 0.02
 
 Range = tuple[int, int]
@@ -151,115 +152,6 @@ def _open_memory(pid: int) -> int:
     try:
         return os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
     except PermissionError as error:
-        raise _no_permission(pid) from error
+        raise no_permission(pid) from error
     except (FileNotFoundError, ProcessLookupError) as error:
         raise NoSuchTarget(f"there is no process {pid}") from error
-
-
-def _no_permission(pid: int) -> NoPermission:
-    status = procfs.read_status(pid)
-    owner = (status.get("Uid", "?").split() or ["?"])[0]
-    advice = [f"pid {pid} belongs to uid {owner}, you are uid {os.geteuid()}: run pyattach as root (sudo)"]
-    if owner == str(os.geteuid()):
-        advice = ["the process is yours, but the system forbids ptrace: run pyattach as root (sudo)"]
-    scope = Path("/proc/sys/kernel/yama/ptrace_scope")
-    if scope.exists() and (value := scope.read_text().strip()) != "0":
-        advice.append(
-            f"or set kernel.yama.ptrace_scope (now {value}) to 0: sudo sysctl kernel.yama.ptrace_scope=0"
-        )
-    advice.append("in a container: give it the capability SYS_PTRACE, or attach from the host")
-    return NoPermission(f"not permitted to look into process {pid}", "\n  ".join(advice))
-
-
-def check(pid: int) -> int:
-    """Refuse what can't be profiled, with the reason and the way out; the process's start time else.
-
-    Raises NoSuchTarget, NoPermission, AlreadyTraced, UnsupportedTarget.
-    """
-    stat = procfs.read_stat(pid)
-    if stat is None:
-        raise NoSuchTarget(
-            f"there is no process {pid}", "see `ps -e` or `pgrep -a NAME` for the pids there are"
-        )
-    if pid == os.getpid():
-        raise UnsupportedTarget("that is pyattach's own pid", "attach to another process")
-    status = procfs.read_status(pid)
-    if status.get("Tgid", str(pid)) != str(pid):
-        raise UnsupportedTarget(
-            f"{pid} is a thread of process {status['Tgid']}", f"attach to that: pyattach {status['Tgid']}"
-        )
-    _check_state(pid, stat)
-    _check_permission(pid)
-    _check_tracer(pid, status)
-    _check_bits(pid)
-    return stat.start_time
-
-
-def _check_state(pid: int, stat: procfs.Stat) -> None:
-    if stat.flags & _PF_KTHREAD:
-        raise UnsupportedTarget(
-            f"{pid} [{stat.name}] is a kernel thread: it has no user-space code",
-            "use `perf top` for the kernel",
-        )
-    if stat.state in "ZX":
-        raise UnsupportedTarget(
-            f"process {pid} ({stat.name}) is a zombie: it has ended and waits for its parent {stat.parent}",
-            "there is nothing left to profile",
-        )
-    if stat.state == "T":
-        raise UnsupportedTarget(
-            f"process {pid} ({stat.name}) is stopped (job control, SIGSTOP)",
-            f"let it go on first: kill -CONT {pid}",
-        )
-
-
-def _check_permission(pid: int) -> None:
-    """/proc/PID/auxv asks for the same right as attaching, and is there for every process."""
-    try:
-        Path(f"/proc/{pid}/auxv").read_bytes()
-        os.readlink(f"/proc/{pid}/exe")
-    except PermissionError as error:
-        raise _no_permission(pid) from error
-    except (FileNotFoundError, ProcessLookupError) as error:
-        raise NoSuchTarget(f"process {pid} ended just now") from error
-
-
-def _check_tracer(pid: int, status: dict[str, str]) -> None:
-    for tid in procfs.thread_ids(pid) or [pid]:
-        tracer = (status if tid == pid else procfs.read_status(pid, tid)).get("TracerPid", "0")
-        if tracer != "0":
-            raise AlreadyTraced(
-                f"process {pid} is already traced by pid {tracer} ({procfs.command_line(int(tracer))})",
-                "a process can have one tracer: detach that one first",
-            )
-
-
-def _check_bits(pid: int) -> None:
-    """Word 4 of an ELF file is its class; e_machine lies at 18 (man elf)."""
-    try:
-        with open(f"/proc/{pid}/exe", "rb") as exe:
-            head = exe.read(20)
-    except OSError as error:
-        raise UnsupportedTarget(f"process {pid}: its executable can't be read: {error.strerror}") from error
-    if head[:4] != b"\x7fELF":
-        raise UnsupportedTarget(f"process {pid}: its executable is no ELF file")
-    machine = int.from_bytes(head[18:20], "little")
-    if head[4] != 2:
-        raise UnsupportedTarget(
-            f"process {pid} is a 32-bit program: pyattach profiles 64-bit x86 programs only",
-            "use `perf record -g -p PID` for this one",
-        )
-    if machine != 62:
-        raise UnsupportedTarget(f"process {pid} is built for machine {machine}, not x86_64")
-
-
-def check_seccomp(pid: int) -> None:
-    """Refuse a target under seccomp: what its filter does about our system calls can't be seen from
-    outside, and it may kill.  Raises UnsupportedTarget."""
-    mode = procfs.read_status(pid).get("Seccomp", "0")
-    if mode != "0":
-        raise UnsupportedTarget(
-            f"process {pid} runs under a seccomp filter, which may kill it for system calls that sampling "
-            "needs (memfd_create, timer_create)",
-            "where its filter answers with an error instead (Docker's and systemd's do): --allow-seccomp",
-        )

@@ -46,11 +46,35 @@ def check_refusal(run: Pyattach, code: ExitCode, reason: str, way_out: str = "")
     assert re.search(way_out, "\n".join(others)), run.err
 
 
-def refused(pid: int, output: Path, *arguments: object, command: list[str] | None = None) -> Pyattach:
+def refused(
+    pid: int, output: Path, *arguments: object, command: list[str] | None = None, foreseen: bool = True
+) -> Pyattach:
+    """An attach that must not work; ``foreseen``: the doctor says the same of it before."""
+    with pyattach("doctor", pid, command=command) as doctor:
+        doctor.finish(None)
     with pyattach(pid, "-d", "200ms", "-o", output, *arguments, command=command) as run:
         run.finish(None)
     assert not output.exists()
+    if foreseen and "--allow-seccomp" not in arguments:
+        check_foreseen(run, doctor)
     return run
+
+
+def check_foreseen(run: Pyattach, doctor: Pyattach) -> None:
+    """The doctor's exit code, cause and way out are those of the attach."""
+    assert doctor.process.returncode == run.process.returncode, doctor.out + doctor.err
+    said = doctor.out + doctor.err
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", said), repr(said)
+    cause, *ways = run.err.splitlines()
+    assert cause.removeprefix("pyattach: ") in said, said
+    if "will work with --allow" not in said and "will work with:" not in said:
+        for way in ways:
+            assert way.strip() in said, said
+    assert "Traceback" not in said
+    if doctor.out:
+        assert re.search(
+            r"^(can't, because .+|will work with: pyattach \d+ --allow-seccomp)", doctor.out, re.M
+        )
 
 
 def check_unharmed(target: Target) -> None:
@@ -81,11 +105,11 @@ def test_no_pid(word: str) -> None:
 # Modules first, for what is not readable to others, then rights away for good.
 AS_NOBODY = f"""\
 import os, sys
-import pyattach.attacher.cli as cli
+import pyattach.attacher.cli, pyattach.attacher.doctor_cli, pyattach.attacher.main as command
 os.setgroups([])
 os.setresgid({NOBODY}, {NOBODY}, {NOBODY})
 os.setresuid({NOBODY}, {NOBODY}, {NOBODY})
-sys.exit(cli.main())
+sys.exit(command.main())
 """
 
 
@@ -108,7 +132,8 @@ def test_a_folder_that_may_not_be_looked_into(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     with spawn("quiet") as target:
-        run = refused(target.pid, closed / "o.svg", command=[sys.executable, "-c", AS_NOBODY])
+        command = [sys.executable, "-c", AS_NOBODY]
+        run = refused(target.pid, closed / "o.svg", command=command, foreseen=False)
         check_refusal(run, ExitCode.USAGE, re.escape(str(closed)))
         check_unharmed(target)
 
@@ -270,7 +295,7 @@ def test_seccomp_filter_that_forbids_memfds(
 
 def test_static_program_has_no_dlopen(spawn: Spawn, output: Path) -> None:
     with spawn([build_target("quiet", "-static")]) as target:
-        run = refused(target.pid, output, "--loader", "dlopen")
+        run = refused(target.pid, output, "--loader", "dlopen", foreseen=False)
         check_refusal(run, ExitCode.ERROR, "no dlopen", "--loader map")
         attach(target.pid, "-d", "200ms", "-o", output, exit_code=ExitCode.NO_SAMPLES)
         check_unharmed(target)
@@ -284,5 +309,9 @@ def test_no_open_file_is_left(spawn: Spawn, output: Path) -> None:
         nofile = 7  # RLIMIT_NOFILE, asm-generic/resource.h
         if libc.prlimit(target.pid, nofile, ctypes.byref(limit), None) != 0:
             skip_unless_ci("prlimit is not permitted here")
-        check_refusal(refused(target.pid, output), ExitCode.ERROR, "memfd_create.*Too many open", "limit")
+        run = refused(target.pid, output, foreseen=False)
+        check_refusal(run, ExitCode.ERROR, "memfd_create.*Too many open", "limit")
+        with pyattach("doctor", target.pid) as doctor:
+            doctor.finish(ExitCode.ERROR)
+        assert re.search(r"can't, because .*no number left.*\n +raise its limit", doctor.out), doctor.out
         check_unharmed(target)
