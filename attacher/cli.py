@@ -179,7 +179,7 @@ def add_attach_options(p: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     p.add_argument(
         "--clock", choices=CLOCKS, default="auto",
-        help="what ticks: timers, or perf events where the rate is above what timers can do",
+        help="what ticks: perf events, or timers where perf is not permitted (auto)",
     )  # fmt: skip
 
 

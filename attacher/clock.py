@@ -1,12 +1,14 @@
 """The clocks: what makes a thread's ticks, one interface for all.
 
 ``TimerClock``: the stub makes one POSIX timer per thread on the thread's CPU clock.  The cheapest tick there
-is, safe at exec (the kernel deletes timers and what they have queued); at most CONFIG_HZ a second.
+is, safe at exec (the kernel deletes timers and what they have queued); at most CONFIG_HZ a second, and only
+at the kernel's own ticks: of work that is in step with those it sees always the same part.
 
 ``EventClock``: pyattach opens one perf event (task-clock) per thread and lets the kernel signal the thread at
 each overflow (``F_SETSIG``, ``F_SETOWN_EX``).  Ticks at any rate, nothing made in the target, gone the moment
 pyattach dies.  A signal that is already on its way when the target executes another program reaches that,
 which has no handler for it: so it is one that is ignored by default.  Needs the permission to use perf.
+Where it is given they are the default, for the truth of their shares.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import random
 import resource
 import signal
 import struct
@@ -36,6 +39,7 @@ _IOC_ENABLE, _IOC_PERIOD = 0x2400, 0x40082404
 _F_SETOWN_EX, _F_OWNER_TID = 15, 0  # asm-generic/fcntl.h
 _DISABLED, _REMOVE_ON_EXEC = 1 << 0, 1 << 36  # bits of struct perf_event_attr
 _ATTR = struct.Struct("=IIQQQQQIIQQQQIiQIHHIIQ")  # its first 128 bytes, linux/perf_event.h
+_OFF_STEP = 0.01, 0.03
 _FILES_BELOW = 4096
 """Where the numbers of events' files may begin: out of the way of all other files of pyattach."""
 
@@ -99,11 +103,12 @@ class EventClock:
 
     name = "perf"
 
-    def __init__(self, pid: int, rate_hz: float, signal_number: int) -> None:
+    def __init__(self, pid: int, rate_hz: float, signal_number: int, *, jitter: bool) -> None:
         self.signal = int(signal_number)
         self.event_base = _file_numbers_from()
         self._pid = pid
         self._period_ns = round(1e9 / rate_hz)
+        self._jitter = jitter
         self._events: dict[int, int] = {}
         self._factor = 1
         self._started = False
@@ -136,7 +141,7 @@ class EventClock:
 
     def _open(self, tid: int, index: int) -> int:
         """The event, its file's number the one that its signals will name."""
-        event = open_event(tid, self._period_ns)
+        event = open_event(tid, self._off_step(self._period_ns))
         try:
             numbered = fcntl.fcntl(event, fcntl.F_DUPFD_CLOEXEC, self.event_base + index)
         finally:
@@ -168,7 +173,12 @@ class EventClock:
             self._set_period(event)
 
     def _set_period(self, event: int) -> None:
-        fcntl.ioctl(event, _IOC_PERIOD, struct.pack("=Q", self._period_ns * self._factor))
+        fcntl.ioctl(event, _IOC_PERIOD, struct.pack("=Q", self._off_step(self._period_ns * self._factor)))
+
+    def _off_step(self, period_ns: int) -> int:
+        """The period, shorter by one to three percent: ticks move on against work that goes by a beat of the
+        same length, and against each other's.  The stub counts in true periods and leaves out what is more."""
+        return round(period_ns * (1 - random.uniform(*_OFF_STEP))) if self._jitter else period_ns
 
     def stop(self) -> None:
         """Close all events; the kernel waits for those that are just being handled."""
@@ -223,30 +233,39 @@ def why_no_events(pid: int) -> str:
     return ""
 
 
-def choose(name: str, pid: int, rate_hz: float) -> tuple[Clock, str]:
-    """The clock called ``name``, or the right one for the rate ("auto"), and what is to be said of it.
+def choose(name: str, pid: int, rate_hz: float, *, jitter: bool = True) -> tuple[Clock, str]:
+    """The clock called ``name``, or the best that can be had ("auto"), and what is to be said of it.
 
     Raises NoPermission or UnsupportedTarget when perf was asked for and can't be had.
     """
-    limit_hz = kernel_hz()
-    if name != "perf" and rate_hz <= limit_hz:
-        return _timer_clock(pid)
-    why = "perf was not asked for" if name == "timer" else why_no_events(pid)
-    if why and name == "perf":
-        raise NoPermission(f"--clock perf: {why}", "take --clock timer, or run as root")
-    number = None if why else _unused(pid, HARMLESS)
-    if not why and number is None:
-        why = "the target uses SIGURG and SIGWINCH itself"
-        if name == "perf":
-            raise UnsupportedTarget(f"--clock perf: {why}", "take --clock timer")
+    why, number = "perf was not asked for", None
+    if name != "timer":
+        why = why_no_events(pid)
+        if why and name == "perf":
+            raise NoPermission(f"--clock perf: {why}", "take --clock timer, or run as root")
+        number = None if why else _unused(pid, HARMLESS)
+        if not why and number is None:
+            why = "the target uses SIGURG and SIGWINCH itself"
+            if name == "perf":
+                raise UnsupportedTarget(f"--clock perf: {why}", "take --clock timer")
     if number is not None:
-        return EventClock(pid, rate_hz, number), ""
+        return EventClock(pid, rate_hz, number, jitter=jitter), ""
     clock, said = _timer_clock(pid)
-    note = (
-        f"timers tick at most {limit_hz:.0f} times a second on this kernel, and {why}: "
-        f"{rate_hz:g} Hz can't be reached, each sample stands for the periods before it"
+    return clock, "; ".join(filter(None, (_what_timers_lack(rate_hz, why), said)))
+
+
+def _what_timers_lack(rate_hz: float, why: str) -> str:
+    """``why`` it is timers, and what that means at this rate."""
+    limit_hz = kernel_hz()
+    if rate_hz > limit_hz:
+        return (
+            f"timers tick at most {limit_hz:.0f} times a second on this kernel, and {why}: "
+            f"{rate_hz:g} Hz can't be reached, each sample stands for the periods before it"
+        )
+    return (
+        f"{why}, so ticks come with the kernel's own ({limit_hz:.0f} a second): shares of work that goes by "
+        "the same beat may be wrong"
     )
-    return clock, "; ".join(filter(None, (note, said)))
 
 
 def _timer_clock(pid: int) -> tuple[Clock, str]:

@@ -163,7 +163,7 @@ class Session:
         self.target, self.options = target, options
         self.notes: list[str] = []
         if stay is None:
-            clock, said = choose(options.clock, target.pid, options.rate_hz)
+            clock, said = choose(options.clock, target.pid, options.rate_hz, jitter=options.jitter)
             self.notes += [said] if said else []
             plan = plan_region(options, len(target.threads()), clock)
             stay = Injected(target, plan, options.loader, clock, options.threads)

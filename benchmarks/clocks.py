@@ -19,7 +19,7 @@ from pyattach.attacher.session import attach as run_session
 from pyattach.render.profile import Profile, totals_of
 
 RATES = [("timer", 10), ("timer", 49), ("timer", 99), ("timer", 199), ("perf", 499), ("perf", 997)]
-KINDS = [("timer", True), ("timer", False), ("perf", True)]
+KINDS = [("timer", True), ("timer", False), ("perf", True), ("perf", False)]
 """Clock, and whether its ticks are jittered."""
 
 WITHIN_PERCENT = 3.0
@@ -69,7 +69,8 @@ def shares_of(profile: Profile) -> list[float]:
 
 def beats(runs: int, cpu_s: float) -> None:
     tick_us = 1e6 / kernel_hz()
-    cases = [(beat, rate) for beat in (tick_us, 2 * tick_us, 0.99 * tick_us) for rate in (99, 997)]
+    beats_us = (tick_us, 2 * tick_us, 0.99 * tick_us, None)  # None: in step with the sampler itself
+    cases = [(beat or 1e6 / rate, rate) for beat in beats_us for rate in (99, 997)]
     rows = []
     for beat_us, rate_hz in cases:
         for clock, jitter in KINDS:
@@ -83,7 +84,7 @@ def beats(runs: int, cpu_s: float) -> None:
                 max(statistics.stdev(column) for column in zip(*seen, strict=True)) if runs > 1 else math.nan
             )
             chance = 100 * math.sqrt(0.7 * 0.3 / (rate_hz * cpu_s))
-            name = clock if clock == "perf" else f"{clock}, {'jitter' if jitter else 'even'}"
+            name = f"{clock}, {'jitter' if jitter else 'even'}"
             shown = "/".join(f"{mean:.1f}" for mean in means)
             rows.append(
                 [

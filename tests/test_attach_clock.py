@@ -13,17 +13,12 @@ from pathlib import Path
 import pytest
 from support import build_target
 from test_attach_ends import check_detached
-from test_attach_run import MARK, Folded, Spawn, maps_text, pyattach, timers_text
+from test_attach_run import CLOCKS, MARK, Folded, Spawn, maps_text, needs_perf, pyattach, timers_text
 
 from pyattach.attacher import clock
 from pyattach.attacher.session import Options, Outcome
 from pyattach.attacher.session import attach as attach_here
 from pyattach.errors import NoPermission
-
-needs_perf = pytest.mark.skipif(
-    bool(why := clock.why_no_events(os.getpid())) and not os.environ.get("CI"), reason=f"perf: {why}"
-)
-CLOCKS = ["timer", pytest.param("perf", marks=needs_perf)]
 
 
 def sample(pid: int, rate_hz: float, name: str, cpu_s: float) -> Outcome:
@@ -54,8 +49,8 @@ def test_samples_account_for_all_cpu_time(spawn: Spawn, name: str, rate_hz: floa
 
 
 @needs_perf
-def test_perf_is_taken_where_timers_are_too_slow(spawn: Spawn) -> None:
-    rate_hz = min(1000.0, 4 * clock.kernel_hz())
+@pytest.mark.parametrize("rate_hz", [99, min(1000.0, 4 * clock.kernel_hz())])
+def test_perf_is_the_default(spawn: Spawn, rate_hz: float) -> None:
     with spawn("split") as target:
         meta = sample(target.pid, rate_hz, "auto", cpu_s=1).profile.meta
         check_detached(target)
@@ -63,9 +58,25 @@ def test_perf_is_taken_where_timers_are_too_slow(spawn: Spawn) -> None:
     assert meta.ticks is not None and meta.ticks > 0.8 * meta.samples  # timers: one in four
 
 
-def test_timers_are_the_default(spawn: Spawn) -> None:
+def test_timers_are_the_default_without_perf(spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_tid: int, _period_ns: int) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(clock, "open_event", refused)
     with spawn("split") as target:
-        assert sample(target.pid, 99, "auto", cpu_s=0.2).profile.meta.clock == "timer"
+        meta = sample(target.pid, 99, "auto", cpu_s=0.2).profile.meta
+    assert meta.clock == "timer"
+    assert any("perf is not permitted" in note and "may be wrong" in note for note in meta.notes)
+
+
+@needs_perf
+def test_events_of_two_threads_are_not_in_step(spawn: Spawn) -> None:
+    """Nor is one with work that takes as long as its period."""
+    with spawn("split") as target:
+        periods = {clock.EventClock(target.pid, 99, 23, jitter=True)._off_step(10_000_000) for _ in range(64)}
+        assert clock.EventClock(target.pid, 99, 23, jitter=False)._off_step(10_000_000) == 10_000_000
+    assert len(periods) > 32
+    assert all(0.01 <= 1 - period / 10_000_000 <= 0.03 for period in periods)
 
 
 def test_without_permission_the_reached_rate_and_its_reason_are_shown(

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from support import Target, build_target
 from test_attach_run import (
+    CLOCKS,
     MARK,
+    SIGNAL_OF,
     Folded,
     Spawn,
     attach,
@@ -199,9 +201,11 @@ os.execvp("sh", ["sh", "-c", "read line; echo $line; read line; echo $line"])
     assert "exec" in out
 
 
-def test_a_child_of_the_target_is_left_alone(spawn: Spawn, files: Files) -> None:
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_a_child_of_the_target_is_left_alone(spawn: Spawn, files: Files, clock: str) -> None:
     """It inherits the handler, and the memory without its contents; no timer, and no sample."""
-    script = """\
+    number = SIGNAL_OF[clock]  # the target's disposition is the default, but ours is inherited
+    script = f"""\
 import os, sys, time
 print("ready", flush=True)
 while True:
@@ -213,14 +217,14 @@ while True:
         end = time.process_time() + 0.3
         while time.process_time() < end:
             sum(range(1000))
-        os.kill(os.getpid(), 27)  # SIGPROF: the target's disposition is the default, but ours is inherited
+        os.kill(os.getpid(), {number})
         os._exit(5)
     print("child", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 print("done", flush=True)
 """
     with spawn([sys.executable, "-c", script]) as target:
-        with pyattach(target.pid, *files.arguments) as run:
-            run.wait_sampling(target.pid, cpu_s=0)
+        with pyattach(target.pid, "--clock", clock, *files.arguments) as run:
+            run.wait_sampling(target.pid, cpu_s=0, timers=clock == "timer")
             target.tell()
             assert target.expect("child") == "child 5"
             run.tell(signal.SIGINT)
@@ -331,14 +335,19 @@ def test_the_loader_never_takes_one_stub_for_another(spawn: Spawn, files: Files,
 # What comes while it is sampled.
 
 
+@pytest.mark.parametrize("clock", CLOCKS)
 @pytest.mark.parametrize(("interval_ms", "worked_s"), [(0, 0.4), (300, 1.2)])
-def test_new_threads_are_sampled(spawn: Spawn, files: Files, interval_ms: int, worked_s: float) -> None:
+def test_new_threads_are_sampled(
+    spawn: Spawn, files: Files, interval_ms: int, worked_s: float, clock: str
+) -> None:
     """With 0 the thread that is there sleeps: no tick comes that could arm the new one."""
-    with spawn("spawn", interval_ms) as target, pyattach(target.pid, "--threads", *files.arguments) as run:
-        run.wait_sampling(target.pid, cpu_s=0.3 if interval_ms else 0)
+    options = ["--threads", "--clock", clock, *files.arguments]
+    with spawn("spawn", interval_ms) as target, pyattach(target.pid, *options) as run:
+        run.wait_sampling(target.pid, cpu_s=0.3 if interval_ms else 0, timers=clock == "timer")
         target.tell()
         tid = int(target.expect("started").split()[1])
-        run.wait_until("the new thread has a timer", lambda: has_timer(target.pid, tid))
+        if clock == "timer":
+            run.wait_until("the new thread has a timer", lambda: has_timer(target.pid, tid))
         begin = cpu_time_s(target.pid)
         run.wait_until("it has worked", lambda: cpu_time_s(target.pid) > begin + worked_s)
         run.tell(signal.SIGINT)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from support import build_target
-from test_attach_clock import CLOCKS
 from test_attach_run import (
+    CLOCKS,
     MARK,
+    SIGNAL_OF,
     Folded,
     Pyattach,
     Spawn,
@@ -123,9 +124,10 @@ def test_forks_in_a_row_hurt_neither_child_nor_parent(spawn: Spawn, tmp_path: Pa
     assert run.process.returncode == 0, run.err
 
 
-def test_children_write_nothing_to_the_shared_memory(spawn: Spawn, tmp_path: Path) -> None:
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_children_write_nothing_to_the_shared_memory(spawn: Spawn, tmp_path: Path, clock: str) -> None:
     """The parent sleeps while its children work: hardly a sample."""
-    script = """\
+    script = f"""\
 import os, sys, time
 print("ready", flush=True)
 sys.stdin.readline()
@@ -134,14 +136,14 @@ for _ in range(4):
         end = time.process_time() + 0.3
         while time.process_time() < end:
             sum(range(1000))
-        os.kill(os.getpid(), 27)
+        os.kill(os.getpid(), {SIGNAL_OF[clock]})
         os._exit(0)
 print([os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(4)], flush=True)
 sys.stdin.read()
 """
     folded = tmp_path / "o.folded"
     with spawn([sys.executable, "-c", script]) as target:
-        with pyattach(target.pid, "--hz", "250", "-o", folded) as run:
+        with pyattach(target.pid, "--hz", "250", "--clock", clock, "-o", folded) as run:
             run.wait_until("the stub is in", lambda: MARK in maps_text(target.pid))
             begin = cpu_time_s(target.pid)
             target.tell()

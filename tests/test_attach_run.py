@@ -18,6 +18,8 @@ from pathlib import Path
 import pytest
 import support
 
+from pyattach.attacher.clock import why_no_events
+
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = [sys.executable, "-m", "pyattach"]
 DEADLINE_S = 30.0
@@ -79,6 +81,14 @@ class Pyattach:
             assert code == exit_code, f"pyattach ended with {code}, not {exit_code}:\n{self.out}{self.err}"
         assert "Traceback" not in self.err, self.err
         return self.out
+
+
+needs_perf = pytest.mark.skipif(
+    bool(_why := why_no_events(os.getpid())) and not os.environ.get("CI"), reason=f"perf: {_why}"
+)
+CLOCKS = ["timer", pytest.param("perf", marks=needs_perf)]
+SIGNAL_OF = {"timer": signal.SIGPROF, "perf": signal.SIGURG}
+"""What each clock signals where the target leaves it free."""
 
 
 @contextlib.contextmanager
