@@ -177,7 +177,7 @@ class EventClock:
 
     def _off_step(self, period_ns: int) -> int:
         """The period, shorter by one to three percent: ticks move on against work that goes by a beat of the
-        same length, and against each other's.  The stub counts in true periods and leaves out what is more."""
+        same length, and against each other's.  The stub counts in true periods and leaves out the rest."""
         return round(period_ns * (1 - random.uniform(*_OFF_STEP))) if self._jitter else period_ns
 
     def stop(self) -> None:
