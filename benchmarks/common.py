@@ -61,6 +61,16 @@ def program(name: str) -> Path:
     return output
 
 
+def compiled(name: str) -> Path:
+    """A program of benchmarks/native that needs nothing else."""
+    output, source = BUILD / name, Path(__file__).parent / "native" / f"{name}.c"
+    if not output.exists() or output.stat().st_mtime < source.stat().st_mtime:
+        BUILD.mkdir(parents=True, exist_ok=True)
+        compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
+        subprocess.run([*compiler, "-std=gnu11", "-O2", str(source), "-o", str(output)], check=True)
+    return output
+
+
 @contextlib.contextmanager
 def running(name: str, *words: object) -> Iterator[subprocess.Popen[str]]:
     """The program, once it has said "ready"; killed at the end."""
