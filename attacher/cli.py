@@ -240,7 +240,7 @@ class LiveTable:
             threads=progress.threads,
             samples=progress.store.samples,
             dropped=progress.dropped,
-            overhead_share=progress.handler_share,
+            overhead_share=progress.overhead_share,
             elapsed_s=progress.elapsed_s,
             mode=self._options.mode,
             remaining_s=None if duration is None else max(0.0, duration - progress.elapsed_s),

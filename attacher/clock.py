@@ -112,6 +112,7 @@ class EventClock:
         self._events: dict[int, int] = {}
         self._factor = 1
         self._started = False
+        self._rounds_up = False
 
     def add(self, tid: int, index: int, slot: Slot) -> bool:
         try:
@@ -149,9 +150,7 @@ class EventClock:
         if numbered != self.event_base + index:
             os.close(numbered)
             raise OSError(errno.EMFILE, "the number is taken")
-        fcntl.fcntl(numbered, fcntl.F_SETSIG, self.signal)
-        fcntl.fcntl(numbered, _F_SETOWN_EX, struct.pack("=ii", _F_OWNER_TID, tid))
-        fcntl.fcntl(numbered, fcntl.F_SETFL, os.O_ASYNC)
+        aim_event(numbered, self.signal, tid)
         return numbered
 
     def start(self, slots: ctypes.Array[Slot]) -> None:
@@ -160,12 +159,15 @@ class EventClock:
             self._enable(index, slots[index])
 
     def _enable(self, index: int, slot: Slot) -> None:
-        # The first tick comes a period from now; a period of the account begins half of one before it.
+        # The first tick comes a period from now; a period of the account begins half of one before it.  The
+        # half that is left over counts as a whole for every other thread: on the whole nothing is missing.
         used_ns = procfs.thread_cpu_ns(self._pid, int(slot.tid)) or 0
-        slot.cpu_ns = used_ns + self._period_ns // 2
+        first_ns = used_ns + self._period_ns // 2
+        slot.cpu_ns = max(0, first_ns - self._period_ns) if self._rounds_up else first_ns
+        self._rounds_up = not self._rounds_up
         if self._factor > 1:
             self._set_period(self._events[index])
-        fcntl.ioctl(self._events[index], _IOC_ENABLE, 0)
+        enable_event(self._events[index])
 
     def slow_down(self, factor: int) -> None:
         self._factor = factor
@@ -203,6 +205,18 @@ def open_event(tid: int, period_ns: int) -> int:
         if number != errno.EINVAL:
             break
     raise OSError(number, os.strerror(number))
+
+
+def aim_event(event: int, signal_number: int, tid: int) -> None:
+    """At each overflow of this event, signal the thread."""
+    fcntl.fcntl(event, fcntl.F_SETSIG, signal_number)
+    fcntl.fcntl(event, _F_SETOWN_EX, struct.pack("=ii", _F_OWNER_TID, tid))
+    fcntl.fcntl(event, fcntl.F_SETFL, os.O_ASYNC)
+
+
+def enable_event(event: int) -> None:
+    """From now on it counts."""
+    fcntl.ioctl(event, _IOC_ENABLE, 0)
 
 
 def kernel_hz() -> float:

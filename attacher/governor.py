@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .overhead import Overhead
+
 MOST_TIMES = 64
 """The rate is lowered to this part of what was asked for at most: fewer samples say nothing."""
 
@@ -9,7 +11,7 @@ _WINDOW_CPU_S = 0.25
 
 
 class RateGovernor:
-    """Watches the handlers' share of the target's CPU time (0.01 is 1%) and says by which whole
+    """Watches sampling's share of the target's CPU time (0.01 is 1%) and says by which whole
     ``factor`` the period between two ticks is to be longer: 1, 2, 4, ... 64.  It is never shortened again.
 
     A handler that lost the processor counts the time it waited as its own, and the first ticks find empty
@@ -21,16 +23,27 @@ class RateGovernor:
         self.factor = 1
         self._share_before: float | None = None
         self._window: tuple[float, float] | None = None
+        self._with_delivery = False
 
-    def lowers(self, handler_ns: float | None, cpu_s: float) -> bool:
+    @property
+    def limited(self) -> bool:
+        """Whether there is a limit."""
+        return self._limit is not None
+
+    def lowers(self, overhead: Overhead, cpu_s: float) -> bool:
         """Look at both sums so far; whether ``factor`` has become greater."""
-        if self._limit is None or handler_ns is None:
+        overhead_ns = overhead.total_ns
+        if self._limit is None or overhead_ns is None:
             return False
-        begin_ns, begin_s = self._window = self._window or (handler_ns, cpu_s)
+        if self._with_delivery != (overhead.delivery_ns is not None):
+            # From now on more is counted: sums of before say nothing.
+            self._with_delivery = not self._with_delivery
+            self._window = self._share_before = None
+        begin_ns, begin_s = self._window = self._window or (overhead_ns, cpu_s)
         if cpu_s - begin_s < _WINDOW_CPU_S:
             return False
-        share = (handler_ns - begin_ns) / 1e9 / (cpu_s - begin_s)
-        self._window, before = (handler_ns, cpu_s), self._share_before
+        share = (overhead_ns - begin_ns) / 1e9 / (cpu_s - begin_s)
+        self._window, before = (overhead_ns, cpu_s), self._share_before
         self._share_before = share
         if before is None or not self._raise_factor(min(share, before)):
             return False

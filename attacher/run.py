@@ -122,7 +122,7 @@ def _sample(
         if child.replaced:
             warning = _REPLACED.format(child.exe_path() or "another one")
         others_s = child.children_cpu_s()
-        if not warning and others_s > session.cpu_s and others_s >= _TO_SPEAK_OF_S:
+        if not warning and others_s > session.cpu.known_s and others_s >= _TO_SPEAK_OF_S:
             warning = f"programs that it started used {seconds(others_s)} of CPU time; they are not sampled"
         session.notes += [warning] if warning else []
         return Outcome(session.profile(), (), session.target_ended, warning=warning)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -15,12 +16,13 @@ from ..inject.loader import LoadedStub
 from ..inject.region import RegionPlan
 from ..render.profile import Meta, Profile
 from ..symbols.resolver import Resolver, proc_opener
+from .account import CpuAccount
 from .choosing import ALL_THREADS, ThreadChoice
-from .clock import Clock, choose, jitter_ns
+from .clock import Clock, choose, jitter_ns, kernel_hz
+from .delivery import DeliveryCost
 from .governor import RateGovernor
 from .modules import ModuleTable
-from .overhead import HandlerCost
-from .procfs import read_stat
+from .overhead import HandlerCost, Overhead, own_cpu_lap_s
 from .ptrace import let_go_of_late_stops
 from .refusals import check_seccomp
 from .ring import RingReader
@@ -34,15 +36,23 @@ PROGRESS_S = 0.5
 SWEEP_S = 1.0
 _RING_SECONDS = 4.0
 _WORDS_PER_SAMPLE = 64
-_CPU_TO_SPEAK_OF_S = 0.05
-"""With less CPU time than this a rate or share is noise, and not shown."""
-
 _EXEC_TRIES = 5
-_CPU_UNSEEN = 0.03
+_UNSEEN_S = 0.01
 _SPARE_SLOTS = 4
-_STRAY_S, _STRAY_SHARE = 3.0, 0.01
-"""For so long the process's own clock ticks after threads were last seen to have used this share of a
-processor without having been found."""
+_STRAYS_TO_SPEAK_OF = 0.05
+_STRAYS_MET = (6, 4)
+"""The Linux whose process-wide timers signal the thread that runs; before, they wake the main thread."""
+
+_WOKE = (
+    "the clock of the whole process was ended, as its signal had woken a thread (the one that ran blocks "
+    "it): threads that end within 0.1 s are not in the profile after that"
+)
+_SETTLED_S = 0.5
+"""After this the first work at a new target is done, and what a tick costs is measured beside it."""
+
+_SECOND_LOOK_S = 0.03
+"""What lives for so long after it was first seen gets ticks of its own."""
+
 _FEW_THREADS = 32
 """Up to so many threads their CPU time is read at every look, else once a second."""
 
@@ -51,7 +61,7 @@ _FEW_THREADS = 32
 class Options:
     """What to sample and for how long; ``duration_s`` None: until told to stop.
 
-    ``max_overhead``: the handlers' share of CPU time (0.01 is 1%) above which the rate is lowered.
+    ``max_overhead``: sampling's share of CPU time (0.01 is 1%) above which the rate is lowered.
     ``mode``: "cpu" (threads that run) or "wall" (also where they wait, in real time).
     ``loader``: "auto" (dlopen where that is shown to be safe, else mapping), "dlopen", or "map".
     ``clock``: "auto", "timer" or "perf" (``attacher.clock``).
@@ -82,7 +92,7 @@ class Progress:
     ticks: int
     threads: int
     dropped: int
-    handler_share: float | None
+    overhead_share: float | None
     rate_reached_hz: float | None
 
 
@@ -169,6 +179,7 @@ class Session:
             stay = Injected(target, plan, options.loader, clock, options.threads)
         self._stay, self.clock = stay, stay.clock
         self.plan = self._stay.plan
+        self.delivery = DeliveryCost(self.clock.name)
         self.resolver = Resolver(target.maps(), proc_opener(target.pid), exe_path=target.exe_path())
         self.store = SampleStore(self.resolver)
         self.modules = ModuleTable(target, self.resolver, self.plan)
@@ -176,6 +187,7 @@ class Session:
         self.started_at_unix_s = time.time()
         self._sweep_at = self._progress_at = 0.0
         self._expired_seen = 0
+        self._sooner = False
         self._stub: SharedRegion | None = None
         self.wall: WallClock | None = None
         self._asleep_before = asleep_now(target.pid) if options.mode == "wall" else {}
@@ -191,13 +203,10 @@ class Session:
         self.cost = HandlerCost(self.shared)
         self.governor = RateGovernor(self.options.max_overhead)
         self.started = self.ended = time.monotonic()
-        self.cpu_s = 0.0
-        self._process_cpu_s = self._process_cpu_at_start_s = self._read_process_cpu()
-        self._unseen_before_s = self._lost_cpu_s = 0.0
-        self._stray_until = self.started + _STRAY_S
+        self.cpu = CpuAccount(self.target, self.threads, only_known=bool(self.options.threads.patterns))
         if self.options.mode == "wall":
             self.wall = self._wall_clock()
-        self._cpu_measured_at = self.started
+        self.own_startup_cpu_s = own_cpu_lap_s()
 
     def _wall_clock(self) -> WallClock:
         options = self.options
@@ -215,6 +224,7 @@ class Session:
             self.wall.close()
         self.resolver.close()
         self.clock.stop()
+        self.delivery.abandon()
         if self._stub is not None:
             self.shared.close()
             self._stub.close()
@@ -256,6 +266,10 @@ class Session:
     def _pause_s(self, elapsed_s: float) -> float:
         duration_s = self.options.duration_s
         drain_s = self._stay.drain_s(elapsed_s)
+        # Threads that were seen once are looked at again soon, but looks must not come twice as often for it.
+        self._sooner = self.threads.waiting and not self._sooner
+        if self._sooner:
+            drain_s = min(drain_s, _SECOND_LOOK_S)
         return drain_s if duration_s is None else max(0.0, min(drain_s, duration_s - elapsed_s))
 
     def _drain(self) -> None:
@@ -267,8 +281,8 @@ class Session:
         if sweep:
             self._sweep_at = now + SWEEP_S
         if sweep or self.threads.count <= _FEW_THREADS:
-            self._measure_cpu()
-        posted = self.threads.refresh(self.shared.slots, thorough=sweep)
+            self.cpu.measure()
+        posted = self.threads.refresh(self.shared.slots, thorough=sweep, patient=self._strays_met())
         if self.shared.control.expired != self._expired_seen:
             self._expired_seen = self.shared.control.expired
             posted = self.threads.rearm_expired(self.shared.slots) or posted
@@ -279,52 +293,34 @@ class Session:
         if sweep:
             # Names now, while the libraries are still there.
             self.store.update_totals()
-            if self.governor.lowers(self.cost.total_ns(self.threads.used(self.shared.slots)), self.cpu_s):
+            if self.governor.limited or now - self.started > _SETTLED_S:
+                self.delivery.look()
+            if self.governor.lowers(self._overhead(), self.cpu.known_s):
                 self.shared.set_rate_factor(self.governor.factor)
                 self.clock.slow_down(self.governor.factor)
-            unheard = self._look_for_stray_threads() or self.threads.unarmed_and_running(self.shared.slots)
-            if unheard and not self.shared.control.stray_timer_plus_1:
+            if self._unheard():
                 self._arm_by_borrowing()
 
-    def _measure_cpu(self) -> None:
-        """The clock of a thread that has ended is gone: what was read last has to do."""
-        at_end_s = self.target.cpu_s_at_end()
-        self.cpu_s = max(self.cpu_s, self.threads.cpu_s(), at_end_s or 0.0)
-        self._process_cpu_s = max(self._process_cpu_s, self._read_process_cpu())
-        if not self.target_ended or at_end_s is not None:
-            self._cpu_measured_at = time.monotonic()
+    def _strays_met(self) -> bool:
+        """Whether the process's own clock samples threads that have no ticks of their own (yet)."""
+        control = self.shared.control
+        if control.stray and control.stray_woke:
+            control.stray = 0
+            self.notes.append(_WOKE)
+        return bool(control.stray)
 
-    def _read_process_cpu(self) -> float:
-        """CPU time of the process, with that of threads that have ended, seconds."""
-        stat = read_stat(self.target.pid)
-        return stat.cpu_s if stat is not None else 0.0
-
-    def _unseen_cpu_s(self) -> float:
-        """CPU time of threads that had ended before they were found, as far as it is known."""
-        if self.options.threads.patterns:
-            return 0.0
-        return max(0.0, self._process_cpu_s - self._process_cpu_at_start_s - self.cpu_s)
-
-    def _look_for_stray_threads(self) -> bool:
-        """Whether the process's own clock is to tick too: it does at first, and as long as threads come and
-        go unseen.  Returns whether it should and doesn't yet: no thread has ticked that could begin it."""
-        control, now = self.shared.control, time.monotonic()
-        unseen_s = self._unseen_cpu_s()
-        grown_s, self._unseen_before_s = unseen_s - self._unseen_before_s, unseen_s
-        if not control.stray:
-            self._lost_cpu_s += grown_s
-        if grown_s > _STRAY_SHARE * SWEEP_S:
-            self._stray_until = now + _STRAY_S
-        wanted = int(now < self._stray_until)
-        if wanted != control.stray:
-            control.stray = wanted
-            self.shared.posted(self.threads.slots_used)
+    def _unheard(self) -> bool:
+        """Whether threads run that no tick meets: none came by that could begin the process's clock, or arm
+        them."""
+        control = self.shared.control
+        grown_s = self.cpu.unseen_grown_s(met=bool(control.stray))
+        if control.stray_timer_plus_1:
             return False
-        return bool(control.stray and not control.stray_timer_plus_1 and unseen_s)
-
-    def _sampled_cpu_s(self) -> float:
-        """CPU time that ticks could meet, seconds."""
-        return self.cpu_s + max(0.0, self._unseen_cpu_s() - self._lost_cpu_s)
+        if control.stray:
+            self.shared.posted(self.threads.slots_used)
+        return bool(control.stray and grown_s > _UNSEEN_S) or self.threads.unarmed_and_running(
+            self.shared.slots
+        )
 
     def _follow_maps(self) -> None:
         """Libraries that came and went: for the unwinder in the target, and for names here."""
@@ -353,11 +349,11 @@ class Session:
         return Progress(
             store=self.store,
             elapsed_s=elapsed_s,
-            cpu_s=self._sampled_cpu_s(),
+            cpu_s=self.cpu.sampled_s,
             ticks=self._ticks(),
             threads=self.threads.count,
             dropped=sum(int(slot.dropped) for slot in slots),
-            handler_share=self._share(self.cost.total_ns(slots)),
+            overhead_share=self._share(self._overhead().total_ns),
             rate_reached_hz=self._rate_reached(),
         )
 
@@ -366,7 +362,7 @@ class Session:
     def detach(self) -> None:
         """Stop the ticks, take all samples, unload.  The target may go at any point; what can't be
         undone is said in the notes, and found by ``verify``."""
-        self._measure_cpu()
+        self.cpu.measure()
         try:
             if not self.target_ended:
                 self._stay.leave(self.shared, lambda: self._read_ring(final=True))
@@ -394,8 +390,10 @@ class Session:
     def profile(self) -> Profile:
         """The profile with everything that was measured about it."""
         slots = self.threads.used(self.shared.slots)
-        handler_ns = self.cost.total_ns(slots)
-        ticks = self._ticks()
+        if self.cpu.speaks:
+            self.delivery.finish()
+        overhead, ticks = self._overhead(), self._ticks()
+        percentiles_ns = self.cost.percentiles_ns(slots, self.threads.used_numbers)
         meta = Meta(
             command=self.target.command,
             pid=self.target.pid,
@@ -404,13 +402,19 @@ class Session:
             rate_reached_hz=self._rate_reached(),
             started_at_unix_s=self.started_at_unix_s,
             duration_s=self.ended - self.started,
-            cpu_time_s=self._sampled_cpu_s(),
+            cpu_time_s=self.cpu.sampled_s,
             samples=self.store.samples,
             dropped=sum(int(slot.dropped) for slot in slots),
             truncated=self.store.truncated,
             truncated_by=self.store.truncated_by(),
-            handler_share=self._share(handler_ns),
-            handler_ns_per_sample=handler_ns / ticks if handler_ns is not None and ticks else None,
+            handler_share=self._share(overhead.handler_ns),
+            handler_ns_per_sample=overhead.handler_ns / ticks if overhead.handler_ns and ticks else None,
+            handler_percentiles_ns=percentiles_ns,
+            delivery_share=self._share(overhead.delivery_ns),
+            delivery_ns_per_tick=tick.own_ns if (tick := self.delivery.cost) is not None else None,
+            overhead_of_wall=self._of_wall(overhead.total_ns),
+            own_startup_cpu_s=self.own_startup_cpu_s,
+            own_sampling_cpu_s=own_cpu_lap_s() + self.delivery.child_cpu_s,
             ticks=ticks,
             clock=self.clock.name,
             held_us=self.stub.held_ns[0] / 1e3 if self.stub.held_ns else None,
@@ -428,29 +432,46 @@ class Session:
         In wall mode: looks per second."""
         if self.wall is not None:
             return self.wall.rate_reached_hz
-        unseen_s = self.ended - self._cpu_measured_at if self.target_ended else 0.0
-        if self._sampled_cpu_s() < _CPU_TO_SPEAK_OF_S or unseen_s > _CPU_UNSEEN * self.cpu_s:
+        if not self.cpu.speaks or (self.target_ended and not self.cpu.is_known_until(self.ended)):
             return None
-        return self._ticks() / self._sampled_cpu_s()
+        return self._ticks() / self.cpu.sampled_s
 
     def _ticks(self) -> int:
         """Samples that were really taken."""
         return sum(int(slot.samples) for slot in self.threads.used(self.shared.slots))
 
-    def _share(self, handler_ns: float | None) -> float | None:
-        if handler_ns is None or self._sampled_cpu_s() < _CPU_TO_SPEAK_OF_S:
+    def _overhead(self) -> Overhead:
+        return self.cost.overhead(self.threads.used(self.shared.slots), self.delivery.cost)
+
+    def _share(self, ns: float | None) -> float | None:
+        """Of the target's CPU time."""
+        if ns is None or not self.cpu.speaks:
             return None
-        return handler_ns / 1e9 / self._sampled_cpu_s()
+        return ns / 1e9 / self.cpu.sampled_s
+
+    def _of_wall(self, ns: float | None) -> float | None:
+        """Of the time that passed."""
+        if self._share(ns) is None or ns is None or self.ended <= self.started:
+            return None
+        return ns / 1e9 / (self.ended - self.started)
+
+    def _strays_note(self) -> list[str]:
+        """What the process's clock has contributed, where that is much."""
+        slots = self.threads.spare(self.shared.slots)
+        met = sum(int(slot.samples) + int(slot.missed) for slot in slots)
+        if met <= _STRAYS_TO_SPEAK_OF * self.store.samples:
+            return []
+        return [
+            f"{met:,} samples are ticks of the whole process's clock: of threads that ended, or were found, "
+            "before they had ticks of their own"
+        ]
 
     def _all_notes(self) -> list[str]:
         notes = list(dict.fromkeys(self.notes)) + self._stay.notes()
         if self.threads.without_slot:
             notes.append(f"{self.threads.without_slot} threads had no room in the table and were not sampled")
-        if self._lost_cpu_s > max(_CPU_TO_SPEAK_OF_S, _CPU_UNSEEN * self.cpu_s):
-            notes.append(
-                f"{self._lost_cpu_s:.2f} s of CPU time are not in it: of threads that ended too soon"
-            )
-        notes += self.governor.notes(self.options.rate_hz, self._ticks(), self.cpu_s)
+        notes += self.cpu.note() + self._strays_note()
+        notes += self.governor.notes(self.options.rate_hz, self._ticks(), self.cpu.known_s)
         notes += self.options.threads.note(self.threads.left_out.values())
         failed = self.threads.failed(self.shared.slots)
         if failed:
@@ -463,6 +484,12 @@ class Session:
         return notes + list(self.resolver.warnings)
 
 
+def strays_can_be_met() -> bool:
+    """Whether this kernel's timers of a whole process signal the thread that runs."""
+    release = os.uname().release.split(".")
+    return tuple(int("".join(itertools.takewhile(str.isdigit, part))) for part in release[:2]) >= _STRAYS_MET
+
+
 def plan_region(options: Options, threads: int, clock: Clock) -> RegionPlan:
     """Slots for several times the threads there are; a ring for seconds of all processors' ticks."""
     slots = 1 << max(256, threads * 4).bit_length()
@@ -471,7 +498,9 @@ def plan_region(options: Options, threads: int, clock: Clock) -> RegionPlan:
     return RegionPlan(
         period_ns=round(1e9 / options.rate_hz),
         slot_count=slots,
-        spare_slots=0 if options.threads.patterns else _SPARE_SLOTS,  # a stray thread has no name yet
+        # A stray thread has no name yet.
+        spare_slots=_SPARE_SLOTS if strays_can_be_met() and not options.threads.patterns else 0,
+        tick_ns=round(1e9 / kernel_hz()),
         max_depth=options.max_depth,
         ring_words=words,
         signal=clock.signal,

@@ -8,7 +8,7 @@ import os
 import time
 from typing import Protocol
 
-from ..inject.layout import Control, Slot, State
+from ..inject.layout import Control, Costs, Slot, State
 from ..inject.region import RegionPlan
 
 LEASE_NS = 900_000_000
@@ -48,8 +48,13 @@ class SharedMemory:
         self._stub = stub
         self.control = Control.from_buffer(stub.region)
         self.slots = (Slot * stub.plan.slot_count).from_buffer(stub.region, stub.plan.slots_offset)
+        self._costs = (Costs * stub.plan.slot_count).from_buffer(stub.region, stub.plan.costs_offset)
         self.bytes = (ctypes.c_char * stub.plan.size).from_buffer(stub.region)
         self.target_gone = False
+
+    def costs_of(self, index: int) -> list[int]:
+        """How often a slot's ticks took how long (PA_COSTS)."""
+        return list(self._costs[index])
 
     def renew_lease(self) -> bool:
         """Renew; returns whether it had run out in between, so that timers may have gone quiet."""
@@ -94,4 +99,4 @@ class SharedMemory:
 
     def close(self) -> None:
         """Release the views of the mapping, so that it can be closed."""
-        del self.control, self.slots, self.bytes
+        del self.control, self.slots, self.bytes, self._costs

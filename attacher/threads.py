@@ -43,6 +43,7 @@ class ThreadTable:
         self._gone_cpu_s = 0.0
         self.names: dict[int, Thread] = {}
         self._without_slot: set[int] = set()
+        self._seen_once: set[int] = set()
 
     def first_slots(self) -> bytes:
         """The slot table's first contents, as far as they are used: all threads, running ones first."""
@@ -54,9 +55,11 @@ class ThreadTable:
         """Count in a thread that has posted itself: it is the only one, in the first slot."""
         self._post((Slot * self._plan.slot_count)(), [tid])
 
-    def refresh(self, slots: ctypes.Array[Slot], *, thorough: bool) -> bool:
+    def refresh(self, slots: ctypes.Array[Slot], *, thorough: bool, patient: bool = False) -> bool:
         """Post threads that came, retire those that went.  ``thorough`` also looks whether a tid has
-        been used again, and whether a thread has got another name.  Returns whether anything was posted."""
+        been used again, and whether a thread has got another name.  ``patient``: a thread is posted at the
+        second look that sees it; ticks of its own are too coarse for one that ends sooner, and the process's
+        clock meets it meanwhile.  Returns whether anything was posted."""
         self._collect_retired(slots)
         now = procfs.thread_ids(self._pid)
         gone = set(self._known) - set(now)
@@ -65,7 +68,19 @@ class ThreadTable:
         for tid in gone:
             self._retire(slots, tid)
         seen = self._known.keys() if thorough else self._known.keys() | self.left_out.keys()
-        return self._post(slots, [tid for tid in now if tid not in seen]) or bool(gone)
+        new = [tid for tid in now if tid not in seen]
+        new = self._seen_before(new) if patient else new
+        return self._post(slots, new) or bool(gone)
+
+    def _seen_before(self, new: list[int]) -> list[int]:
+        """Those that the look before this has seen; of the others only the names are taken."""
+        before = self._seen_once
+        self._seen_once = set(new) - before
+        for tid in self._seen_once:
+            stat = procfs.read_stat(self._pid, tid)
+            if stat is not None and self._choice.takes(tid, stat.name):
+                self.names[tid] = Thread(tid, stat.name)
+        return [tid for tid in new if tid in before]
 
     def _collect_retired(self, slots: ctypes.Array[Slot]) -> None:
         for index in list(self._retiring):
@@ -153,7 +168,16 @@ class ThreadTable:
 
     def used(self, slots: ctypes.Array[Slot]) -> list[Slot]:
         """The slots that have ever been given to a thread, and those that any thread may use."""
-        return slots[: self.slots_used] + slots[self._own_slots :]
+        return slots[: self.slots_used] + self.spare(slots)
+
+    def spare(self, slots: ctypes.Array[Slot]) -> list[Slot]:
+        """Those that any thread may use, for one tick of the process's clock."""
+        return slots[self._own_slots :]
+
+    @property
+    def used_numbers(self) -> list[int]:
+        """The same slots' numbers."""
+        return [*range(self.slots_used), *range(self._own_slots, self._plan.slot_count)]
 
     @property
     def slots_used(self) -> int:
@@ -164,6 +188,11 @@ class ThreadTable:
     def without_slot(self) -> int:
         """How many threads were found when no slot was free."""
         return len(self._without_slot)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether threads were seen for the first time and wait to be seen again."""
+        return bool(self._seen_once)
 
     @property
     def tids(self) -> set[int]:

@@ -5,7 +5,7 @@ unwinder for pyattach's own side.
 ``_preload.so``  the same, and a constructor from ``stub/preload/``, to start a program with
 ``_boot.bin``    the bootstrap, position-independent bytes without headers, from ``stub/boot/boot.S``
 ``_loader.bin``  the loader, the same kind of bytes, from ``stub/boot/loader.c``
-``_unwind.so``   the stub's unwinder as a library for pyattach itself, from ``stub/outside``
+``_unwind.so``   for pyattach itself: the stub's unwinder as a library, what a tick costs; ``stub/outside``
 
 Run as a script it builds in place.  It needs a C compiler (``$CC``, or ``cc``) and the linker that
 comes with it, and nothing but the standard library: setup.py and the tests' conftest call it too.
@@ -101,7 +101,7 @@ def _commands(compiler: list[str], linker: str, source_dir: Path, scratch: Path)
     yield [*compiler, *FREESTANDING, "-I.", *sources, *SHARED_OBJECT, "-o", str(shared_object)]
     preloaded = [*sources, "preload/preload.c", *SHARED_OBJECT, *PRELOADED]
     yield [*compiler, *FREESTANDING, "-I.", *preloaded, "-o", str(scratch / "_preload.so")]
-    outside = [*UNWINDER, "outside/outside.c"]
+    outside = [*UNWINDER, "outside/outside.c", "outside/delivery.c"]
     yield [*compiler, *FREESTANDING, "-I.", *outside, *SHARED_OBJECT, "-o", str(scratch / "_unwind.so")]
     for source, artifact in (("boot/boot.S", "_boot.bin"), ("boot/loader.c", "_loader.bin")):
         compiled = str(scratch / artifact) + ".o"

@@ -100,7 +100,9 @@ class Control(ctypes.Structure):
         ("jitter_ns", _u64),
         ("event_base", _u32),
         ("spare_slots", _u32),
-        ("pad1", _u64 * 6),
+        ("tick_ns", _u64),
+        ("costs_offset", _u64),
+        ("pad1", _u64 * 4),
         ("lease_until_ns", _u64),
         ("tail", _u64),
         ("state", _u32),
@@ -120,9 +122,17 @@ class Control(ctypes.Structure):
         ("idle_wakes", _u32),
         ("foreign", _u64),
         ("expired", _u64),
+        ("pad4", _u64 * 4),
         ("stray_timer_plus_1", _i32),
-        ("pad4", _u32),
-        ("pad5", _u64 * 3),
+        ("stray_periods", _u32),
+        ("stray_cpu_ns", _u64),
+        ("stray_met_ns", _u64),
+        ("stray_last_ns", _u64),
+        ("stray_last_clock_ns", _u64),
+        ("process_ticks", _u64),
+        ("process_cycles", _u64),
+        ("stray_jump_ns", _u32),
+        ("stray_woke", _u32),
         ("init_clock_ns", _u64),
         ("init_cycles", _u64),
         ("stop_clock_ns", _u64),
@@ -155,9 +165,16 @@ class Slot(ctypes.Structure):
         ("cpu_ns", _u64),
         ("factor", _u32),
         ("pad0", _u32),
-        ("pad", _u64 * 4),
+        ("ticks", _u64),
+        ("pad", _u64 * 3),
     )
 
+
+COSTS = 64
+COSTS_FROM = 9
+
+Costs = ctypes.c_uint32 * COSTS
+"""Of one slot: how many of its ticks took how long."""
 
 MODULES = 1024
 NO_VM_READ = 1

@@ -34,20 +34,25 @@ class _Outside(ctypes.Structure):
 
 
 @functools.cache
-def _library() -> ctypes.CDLL:
+def library() -> ctypes.CDLL:
+    """``_unwind.so``.  Raises PyattachError where it is missing."""
     try:
-        library = ctypes.CDLL(str(_LIBRARY))
+        loaded = ctypes.CDLL(str(_LIBRARY))
     except OSError as error:
         raise PyattachError(
             f"pyattach is not built: {_LIBRARY} can't be loaded: {error}",
             "install it (pip install .), or in a checkout: python inject/build_stub.py",
         ) from error
-    library.pa_outside_window.restype = ctypes.c_uint64
-    library.pa_outside_walk.restype = ctypes.c_uint32
-    library.pa_outside_walk.argtypes = [
+    loaded.pa_outside_window.restype = ctypes.c_uint64
+    loaded.pa_outside_walk.restype = ctypes.c_uint32
+    loaded.pa_outside_walk.argtypes = [
         ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p,
     ]  # fmt: skip
-    return library
+    loaded.pa_delivery.restype = ctypes.c_int64
+    loaded.pa_delivery.argtypes = [
+        ctypes.c_uint32, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_void_p,
+    ]  # fmt: skip
+    return loaded
 
 
 class OutsideUnwinder:
@@ -63,11 +68,11 @@ class OutsideUnwinder:
         self, memory_fd: int, *, region: int, max_depth: int, mode: Unwind = Unwind.AUTO,
         start_of: Callable[[int], int] = lambda _address: 0,
     ) -> None:  # fmt: skip
-        library = _library()
-        self._walk = library.pa_outside_walk
+        outside = library()
+        self._walk = outside.pa_outside_walk
         self._modules = Modules()
         self._cache = (CacheLine * _CACHE_LINES)()
-        self._window = (ctypes.c_uint8 * library.pa_outside_window())()
+        self._window = (ctypes.c_uint8 * outside.pa_outside_window())()
         self._addresses = (ctypes.c_uint64 * max_depth)()
         self._depth = ctypes.c_uint32()
         self._max_depth = max_depth

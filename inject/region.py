@@ -6,7 +6,7 @@ import ctypes
 import dataclasses
 import secrets
 
-from .layout import MAGIC, TICK_TAG, VERSION, CacheLine, Control, Modules, Slot, State, Unwind
+from .layout import COSTS, MAGIC, TICK_TAG, VERSION, CacheLine, Control, Modules, Slot, State, Unwind
 
 PAGE = 4096
 INDEX_BYTES = 4 << 20
@@ -33,6 +33,7 @@ class RegionPlan:
     jitter_ns: int = 0
     event_base: int = 0
     spare_slots: int = 0
+    tick_ns: int = 4_000_000
     tick_tag: int = dataclasses.field(default_factory=lambda: TICK_TAG | secrets.randbits(16))
 
     def __post_init__(self) -> None:
@@ -56,8 +57,12 @@ class RegionPlan:
         return _pages(self.cache_offset + CACHE_LINES * ctypes.sizeof(CacheLine))
 
     @property
-    def scratch_offset(self) -> int:
+    def costs_offset(self) -> int:
         return _pages(self.slots_offset + self.slot_count * ctypes.sizeof(Slot))
+
+    @property
+    def scratch_offset(self) -> int:
+        return _pages(self.costs_offset + self.slot_count * COSTS * 4)
 
     @property
     def ring_offset(self) -> int:
@@ -93,6 +98,8 @@ class RegionPlan:
             event_base=self.event_base,
             spare_slots=self.spare_slots,
             stray=int(self.spare_slots > 0),
+            tick_ns=self.tick_ns,
+            costs_offset=self.costs_offset,
             tick_tag=self.tick_tag,
             lease_until_ns=lease_until_ns,
             state=State.RUN,

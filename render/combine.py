@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 from ..symbols.frame import Frame
 from .profile import Meta, Profile, Stack, Thread
@@ -54,11 +55,40 @@ def _combined_meta(metas: list[Meta]) -> Meta:
         notes=_notes(metas),
         delivery_share=_mean((meta.delivery_share, meta.cpu_time_s) for meta in metas),
         truncated_by=tuple(reasons.most_common()),
+        ticks=_sum_known(meta.ticks for meta in metas),
+        handler_percentiles_ns=_percentiles_ns(metas),
+        delivery_ns_per_tick=_mean((meta.delivery_ns_per_tick, meta.samples) for meta in metas),
+        overhead_of_wall=_of_wall(metas),
+        own_startup_cpu_s=_sum_known(meta.own_startup_cpu_s for meta in metas),
+        own_sampling_cpu_s=_sum_known(meta.own_sampling_cpu_s for meta in metas),
     )
 
 
 def _sum(metas: list[Meta], count: Callable[[Meta], int]) -> int:
     return sum(map(count, metas))
+
+
+_Number = TypeVar("_Number", int, float)
+
+
+def _sum_known(values: Iterable[_Number | None]) -> _Number | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def _percentiles_ns(metas: list[Meta]) -> tuple[float, float] | None:
+    """p50: a mean, as there is no better one without the samples; p99: of the worst."""
+    known = [meta for meta in metas if meta.handler_percentiles_ns is not None]
+    pairs = [meta.handler_percentiles_ns for meta in known if meta.handler_percentiles_ns is not None]
+    p50_ns = _mean((pair[0], meta.samples) for pair, meta in zip(pairs, known, strict=True))
+    return None if p50_ns is None else (p50_ns, max(pair[1] for pair in pairs))
+
+
+def _of_wall(metas: list[Meta]) -> float | None:
+    """What all took together, of the time from the first begin to the last end."""
+    taken_s = [m.overhead_of_wall * m.duration_s for m in metas if m.overhead_of_wall is not None]
+    duration_s = _duration_s(metas)
+    return sum(taken_s) / duration_s if taken_s and duration_s else None
 
 
 def _notes(metas: list[Meta]) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from .profile import Meta, Profile
 
 SPOKEN_OF = 1.1
 """From so many periods of CPU time on that a tick stands for, it is said."""
+_NO_DELIVERY = "what the kernel's delivery of ticks costs could not be measured"
 MODES = {"wall": "wall: share of the time of all threads, running and waiting"}
 """Modes that have to be explained wherever their figures are shown."""
 
@@ -53,6 +54,7 @@ def facts(meta: Meta) -> list[tuple[str, str]]:
     rows += [("samples", _samples(meta)), ("dropped", f"{meta.dropped:,}")]
     rows += [("truncated stacks", _truncated(meta))]
     rows += [("unresolved leaves", _of_samples(meta.unresolved, meta)), ("overhead", _overhead(meta))]
+    rows += [("each sample", _each_sample(meta)), ("pyattach's CPU", _own_cpu(meta))]
     if meta.held_us is not None:
         rows.append(("target held", f"{meta.held_us:,.0f} µs, one thread"))
     rows += [("ended by", printable(meta.ended_by)), ("pyattach", printable(meta.version))]
@@ -101,11 +103,35 @@ def _truncated(meta: Meta) -> str:
 
 
 def _overhead(meta: Meta) -> str:
+    """As shares of CPU time, in total and by parts, and of the time that passed."""
+    if meta.handler_share is None:
+        return ""
+    parts = f"{small_share(meta.handler_share)} in the signal handler"
+    if meta.delivery_share is None:
+        return f"{small_share(meta.handler_share)} of CPU time in the signal handler; {_NO_DELIVERY}"
+    each = "" if meta.delivery_ns_per_tick is None else f", {meta.delivery_ns_per_tick / 1e3:.1f} µs a tick"
+    parts += f", {small_share(meta.delivery_share)} in the kernel's delivery (calibrated{each})"
+    wall = (
+        "" if meta.overhead_of_wall is None else f"; {small_share(meta.overhead_of_wall)} of the time passed"
+    )
+    return f"{small_share(meta.handler_share + meta.delivery_share)} of CPU time: {parts}{wall}"
+
+
+def _each_sample(meta: Meta) -> str:
     parts = []
-    if meta.handler_share is not None:
-        parts.append(f"{small_share(meta.handler_share)} of CPU time in the signal handler")
-    if meta.delivery_share is not None:
-        parts.append(f"{small_share(meta.delivery_share)} in the kernel's signal delivery (calibrated)")
+    if meta.handler_percentiles_ns is not None:
+        p50_ns, p99_ns = meta.handler_percentiles_ns
+        parts.append(f"p50 {p50_ns:,.0f} ns, p99 {p99_ns:,.0f} ns in the handler")
     if meta.handler_ns_per_sample is not None:
-        parts.append(f"{meta.handler_ns_per_sample:,.0f} ns per sample")
+        parts.append(f"mean {meta.handler_ns_per_sample:,.0f} ns, with waits for a processor")
+    return ", ".join(parts)
+
+
+def _own_cpu(meta: Meta) -> str:
+    parts = []
+    if meta.own_startup_cpu_s is not None:
+        parts.append(f"{meta.own_startup_cpu_s:.2f} s to start")
+    if meta.own_sampling_cpu_s is not None:
+        of = share(meta.own_sampling_cpu_s, meta.duration_s)
+        parts.append(f"{meta.own_sampling_cpu_s:.2f} s to sample ({of} of a processor)")
     return ", ".join(parts)

@@ -28,7 +28,10 @@ class Meta:
     for several periods.  ``truncated`` counts those whose stack did not reach the thread's first function,
     and ``truncated_by`` splits them by reason.  ``rate_reached_hz`` is ticks per second of CPU time of
     the sampled threads.  Shares (0.01 = 1%) are of that CPU time: ``handler_share`` inside the signal
-    handler, ``delivery_share`` the calibrated cost of the kernel's signal delivery.
+    handler, ``delivery_share`` the calibrated cost of the kernel's signal delivery; ``overhead_of_wall`` is
+    both as a share of the time that passed.  ``handler_ns_per_sample`` is a mean, with the time that handlers
+    waited for a processor; ``handler_percentiles_ns`` p50 and p99.  ``own_..._cpu_s`` is CPU time of pyattach
+    itself, until the first sample could be taken, and from then until the target was let go of.
 
     ``mode`` is "cpu" or "wall".  A wall profile also holds ``waiting`` samples of threads that slept in the
     kernel, and its ``rate_reached_hz`` is looks per second; a sample of either kind stands for a period.
@@ -57,6 +60,11 @@ class Meta:
     ticks: int | None = None
     clock: str = ""
     waiting: int | None = None
+    handler_percentiles_ns: tuple[float, float] | None = None
+    delivery_ns_per_tick: float | None = None
+    overhead_of_wall: float | None = None
+    own_startup_cpu_s: float | None = None
+    own_sampling_cpu_s: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

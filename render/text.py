@@ -34,6 +34,7 @@ class TextRenderer:
 def summary_lines(profile: Profile, top: int = 10) -> Iterator[str]:
     """What was measured and the ``top`` heaviest functions by self, without line ends."""
     wanted = ["rate", "duration", "CPU time", "samples", "dropped", "truncated stacks", "overhead"]
+    wanted += ["each sample", "pyattach's CPU"]
     if profile.meta.mode != "cpu":
         wanted.append("mode")
     yield from _header([(label, value) for label, value in facts(profile.meta) if label in wanted])

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 from support import build_target
 from test_attach_ends import check_detached
-from test_attach_run import CLOCKS, MARK, Folded, Spawn, maps_text, needs_perf, pyattach, timers_text
+from test_attach_run import CLOCKS, MARK, Folded, Spawn, cpu_time_s, maps_text, needs_perf, pyattach
 
 from pyattach.attacher import clock
-from pyattach.attacher.session import Options, Outcome
+from pyattach.attacher.procfs import thread_ids
+from pyattach.attacher.session import Options, Outcome, strays_can_be_met
 from pyattach.attacher.session import attach as attach_here
 from pyattach.errors import NoPermission
 
@@ -151,23 +152,69 @@ def test_a_target_may_be_stopped_and_go_on(spawn: Spawn, name: str) -> None:
         assert MARK not in maps_text(target.pid)
 
 
-def test_threads_that_live_shorter_than_the_refresh_are_sampled(spawn: Spawn, tmp_path: Path) -> None:
-    """Nobody arms them: the clock of the whole process meets them (before Linux 6.4, the main thread)."""
+needs_strays = pytest.mark.skipif(
+    not strays_can_be_met(), reason="before Linux 6.4 a process's timer signals its main thread"
+)
+
+
+@needs_strays
+@pytest.mark.parametrize("name", CLOCKS)
+@pytest.mark.parametrize(("at_once", "busy_ms"), [(1, 0), (4, 0), (2, 1500)])
+def test_threads_that_live_shorter_than_the_refresh_are_sampled(
+    spawn: Spawn, tmp_path: Path, name: str, at_once: int, busy_ms: int
+) -> None:
+    """Nobody arms them: the clock of the whole process meets them, also where it had met none before."""
     folded = tmp_path / "o.folded"
-    with spawn("shortlived", 400, 5000) as target:
-        with pyattach(target.pid, "--hz", "99", "-o", folded, "-o", "-") as run:
-            run.wait_until(
-                "the stub is in", lambda: MARK in maps_text(target.pid) and timers_text(target.pid)
-            )
+    with spawn("shortlived", 400, 5000, at_once, busy_ms) as target:
+        with pyattach(target.pid, "--hz", "199", "--clock", name, "-o", folded, "-o", "-") as run:
+            run.wait_until("the stub is in", lambda: MARK in maps_text(target.pid))
             target.tell()
             cpu_s = int(target.expect("done").split()[1]) / 1000
             run.tell(signal.SIGINT)
             out = run.finish(0)
         check_detached(target)
         target.finish()
-    if tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 4):
-        assert Folded(folded).inclusive()["brief_work"] == pytest.approx(99 * cpu_s, rel=0.2)
-        assert "ended too soon" not in out
+    seen = Folded(folded)
+    # Less than all of it: threads also begin and end.
+    assert 0.85 * 400 * 0.005 < seen.inclusive()["brief_work"] / 199 < 1.1 * 400 * 0.005
+    assert sum(seen.leaves().values()) == pytest.approx(199 * cpu_s, rel=0.04)
+    assert "ended too soon" not in out
+
+
+@needs_strays
+@pytest.mark.parametrize("name", CLOCKS)
+def test_equal_work_has_equal_shares_in_any_order(spawn: Spawn, name: str) -> None:
+    """The second thread comes 300 ms after the first; each has a CPU time of its own at the end."""
+    with spawn("workers", 300, 1500, 1500) as target:
+        begun = False
+
+        def begin(_progress: object) -> None:
+            nonlocal begun
+            if not begun:
+                begun = True
+                target.tell()
+
+        def done() -> bool:
+            return begun and cpu_time_s(target.pid) >= 2.99 and thread_ids(target.pid) == [target.pid]
+
+        profile = attach_here(target.pid, Options(rate_hz=199, clock=name), done, begin).profile
+        check_detached(target)
+        target.finish()
+    shares = {thread.name: sum(stacks.values()) / profile.total for thread, stacks in profile.by_thread()}
+    for worker in ("worker-0", "worker-1"):
+        assert shares[worker] == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("name", CLOCKS)
+def test_a_thread_that_sleeps_is_woken_once_at_most(spawn: Spawn, name: str) -> None:
+    """The process's clock has to signal it where the one that runs blocks the signal: there it ends."""
+    with spawn("masked") as target:
+        outcome = sample(target.pid, 99, name, cpu_s=1)
+        check_detached(target)
+        out = target.finish()
+    interrupted = int(out.split()[1])
+    assert interrupted <= 1
+    assert interrupted == sum("had woken a thread" in note for note in outcome.profile.meta.notes)
 
 
 @pytest.mark.parametrize("name", CLOCKS)

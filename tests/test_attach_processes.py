@@ -83,7 +83,7 @@ def test_a_program_without_a_chosen_thread_is_waited_for_in_vain(spawn: Spawn, t
     with spawn([sys.executable, "-c", BECOMES_ANOTHER, split]) as target:
         arguments = ("--thread", str(Path(sys.executable).name) + "*", "-o", tmp_path / "o.svg", "-o", "-")
         with pyattach(target.pid, *arguments) as run:
-            run.wait_sampling(target.pid)
+            run.wait_sampling(target.pid, timers=False)
             target.tell()
             target.expect("ready")
             begin = cpu_time_s(target.pid)

@@ -8,6 +8,7 @@ import pytest
 from test_attach_run import Spawn, attach, cpu_time_s, reported_samples, wait_for
 
 from pyattach.attacher.governor import MOST_TIMES, RateGovernor
+from pyattach.attacher.overhead import Overhead
 from pyattach.attacher.session import Options, Session
 from pyattach.attacher.target import TargetProcess
 
@@ -18,12 +19,13 @@ class Sums:
     def __init__(self, limit: float | None) -> None:
         self.governor = RateGovernor(limit)
         self.handler_ns = self.cpu_s = 0.0
+        self.delivery_ns: float | None = None
         self.look(0.0, 0.0)
 
     def look(self, share: float, cpu_s: float = 1.0) -> bool:
         self.cpu_s += cpu_s
         self.handler_ns += share * cpu_s * 1e9
-        return self.governor.lowers(self.handler_ns, self.cpu_s)
+        return self.governor.lowers(Overhead(self.handler_ns, self.delivery_ns), self.cpu_s)
 
 
 def test_below_the_limit_nothing_changes() -> None:
@@ -71,7 +73,18 @@ def test_little_cpu_time_says_nothing_and_is_added_up() -> None:
     sums = Sums(0.01)
     looks = [sums.look(0.02, cpu_s=0.1) for _ in range(6)]
     assert looks == [False] * 5 + [True]
-    assert not sums.governor.lowers(None, 100.0)
+    assert not sums.governor.lowers(Overhead(None, None), 100.0)
+
+
+def test_delivery_counts_from_when_it_is_known() -> None:
+    sums = Sums(0.01)
+    sums.look(0.008)
+    sums.delivery_ns = 0.5e9  # of all ticks so far: no part of the next window
+    assert not any(sums.look(0.008) for _ in range(3))
+    for lowers in (False, True):
+        sums.delivery_ns += 0.004e9
+        assert sums.look(0.008) == lowers
+    assert sums.governor.factor == 2
 
 
 def test_the_note_says_what_was_reached() -> None:
@@ -87,7 +100,7 @@ def test_the_note_says_what_was_reached() -> None:
 
 def test_weights_stay_in_ticks_of_the_rate_asked_for(spawn: Spawn) -> None:
     with spawn("split") as target, TargetProcess(target.pid) as process:
-        session = Session(process, Options(rate_hz=200))
+        session = Session(process, Options(rate_hz=200, clock="timer"))
         session.load()
         begin = cpu_time_s(target.pid)
         try:

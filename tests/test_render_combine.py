@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pyattach.render.combine import below, combined
@@ -35,6 +37,28 @@ def test_shares_and_rates_are_means_over_what_was_measured() -> None:
     assert meta.rate_reached_hz == pytest.approx(90)
     assert meta.handler_ns_per_sample == pytest.approx(5000)
     assert combined([three, three]).meta.handler_share is None
+
+
+def test_what_sampling_costs_is_added_up() -> None:
+    one = profile(
+        1, started_at_unix_s=10, duration_s=5, overhead_of_wall=0.02, samples=100,
+        handler_percentiles_ns=(1000.0, 9000.0), own_startup_cpu_s=0.1, own_sampling_cpu_s=0.5,
+    )  # fmt: skip
+    two = profile(
+        1, started_at_unix_s=10, duration_s=10, overhead_of_wall=0.01, samples=300,
+        handler_percentiles_ns=(2000.0, 5000.0), own_startup_cpu_s=0.2, own_sampling_cpu_s=0.5,
+    )  # fmt: skip
+    meta = combined([one, two, profile(1, started_at_unix_s=10)]).meta
+    assert meta.overhead_of_wall == pytest.approx((0.02 * 5 + 0.01 * 10) / 10)
+    assert meta.handler_percentiles_ns == (1750.0, 9000.0)
+    assert meta.own_startup_cpu_s == pytest.approx(0.3)
+    assert meta.own_sampling_cpu_s == 1.0
+
+
+def test_ticks_are_added_up_where_they_are_known() -> None:
+    one, two = (replace(profile(1), meta=replace(profile(1).meta, ticks=n)) for n in (50, 300))
+    assert combined([one, two]).meta.ticks == 350
+    assert combined([profile(1)]).meta.ticks is None
 
 
 def test_the_duration_is_from_the_first_begin_to_the_last_end() -> None:

@@ -157,7 +157,8 @@ def test_text_shows_what_was_measured_and_nothing_else() -> None:
         "dropped            0\n"
         "truncated stacks   3 (3.00%)\n"
         "unresolved leaves  0\n"
-        "overhead           under 0.01% of CPU time in the signal handler\n"
+        "overhead           under 0.01% of CPU time in the signal handler; "
+        "what the kernel's delivery of ticks costs could not be measured\n"
         "pyattach           0.1.0\n"
         "\n"
         "by self: samples whose innermost frame it was\n"
@@ -170,6 +171,32 @@ def test_text_shows_what_was_measured_and_nothing_else() -> None:
         "  77.00%   97.00%         97  work(int)  [app]\n"
         "   0.00%   97.00%         97  main  [app]\n"
     )
+
+
+COSTS = profile(
+    {(1, (MAIN,)): 100},
+    duration_s=10.0,
+    handler_share=0.0012,
+    delivery_share=0.002,
+    delivery_ns_per_tick=20_040.0,
+    overhead_of_wall=0.0064,
+    handler_percentiles_ns=(4200.4, 12_345.6),
+    handler_ns_per_sample=5100.0,
+    own_startup_cpu_s=0.351,
+    own_sampling_cpu_s=0.1,
+)
+
+
+@pytest.mark.parametrize("name", ["text", "svg"])
+def test_what_sampling_costs_is_said_in_full(name: str) -> None:
+    shown = html.unescape(" ".join(re.sub(r"<[^>]*>|\n", " ", rendered(name, COSTS)).split()))
+    for fact in (
+        "0.32% of CPU time: 0.12% in the signal handler, 0.20% in the kernel's delivery (calibrated, "
+        "20.0 µs a tick); 0.64% of the time passed",
+        "p50 4,200 ns, p99 12,346 ns in the handler, mean 5,100 ns, with waits for a processor",
+        "0.35 s to start, 0.10 s to sample (1.00% of a processor)",
+    ):
+        assert fact in shown
 
 
 def test_text_by_thread_has_a_section_for_each() -> None:

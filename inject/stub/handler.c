@@ -5,9 +5,6 @@
 #include "modules.h"
 #include "unwind.h"
 
-/* No sample stands for more: a thread that could not be ticked for hours says nothing of what it did. */
-#define MOST_PERIODS 60000
-
 /* A signal that is not one of our ticks goes to whom it went before. */
 static void hand_on(int signo, struct siginfo *info, void *ucontext)
 {
@@ -77,7 +74,7 @@ static u32 periods_begun(const struct pa_control *c, struct pa_slot *slot, u64 n
 	if (now < slot->cpu_ns)
 		return 0;
 	periods = (now - slot->cpu_ns) / c->period_ns + 1;
-	if (slot->factor <= 1)
+	if (c->jitter_ns && slot->timer_plus_1 && slot->factor <= 1) /* else no tick comes sooner */
 		periods = periods > PERIODS_OWED ? periods - PERIODS_OWED : 1;
 	slot->cpu_ns += periods * c->period_ns;
 	return periods < MOST_PERIODS ? (u32)periods : MOST_PERIODS;
@@ -106,6 +103,19 @@ static void record(struct pa_control *c, struct pa_slot *slot, u32 index, u32 we
 	slot->samples++;
 }
 
+/* The handler's own time, in total and by buckets (shared.h). */
+static void count_cost(struct pa_control *c, struct pa_slot *slot, u32 index, u64 cycles)
+{
+	u32 *costs = (u32 *)((u8 *)c + c->costs_offset) + (u64)index * PA_COSTS;
+	u32 bucket = 0;
+	if (cycles >> PA_COSTS_FROM) {
+		u32 top = 63 - (u32)__builtin_clzl(cycles);
+		bucket = 1 + (top - PA_COSTS_FROM) * 4 + (u32)(cycles >> (top - 2) & 3);
+	}
+	costs[bucket < PA_COSTS ? bucket : PA_COSTS - 1]++;
+	slot->cycles += cycles;
+}
+
 static void tick(struct pa_control *c, u32 index, const void *ucontext)
 {
 	u64 start = cycles_now(), now, cpu_ns;
@@ -125,6 +135,7 @@ static void tick(struct pa_control *c, u32 index, const void *ucontext)
 			timer_disarm(slot, PA_SLOT_EXPIRED);
 		return;
 	}
+	slot->ticks++;
 	slot->last_clock_ns = now;
 	slot->last_cycles = start;
 	cpu_ns = read_clock_ns(CLOCK_THREAD_CPUTIME_ID);
@@ -133,24 +144,52 @@ static void tick(struct pa_control *c, u32 index, const void *ucontext)
 		record(c, slot, index, weight, ucontext, now);
 	timer_again(c, slot, cpu_ns, now);
 	timers_serve(c, SERVE_LIMIT);
-	slot->cycles += cycles_now() - start;
+	if (weight)
+		count_cost(c, slot, index, cycles_now() - start);
+	else
+		slot->cycles += cycles_now() - start;
 }
 
-/* The whole process's clock goes a period with each such tick, whatever thread it meets: those that meet a thread
- * without ticks of its own stand for the time of such threads. */
+/* A signal meets a thread that sleeps only where the one that runs blocks it (as all do for a moment when they
+ * begin), and there it ends the system call. */
+static int ended_a_call(const void *ucontext)
+{
+	const u64 *gregs = (const u64 *)((const u8 *)ucontext + UC_GREGS);
+	return returns_eintr(gregs) && page_readable(0, syscall_place(gregs)) && is_syscall(syscall_place(gregs));
+}
+
+/* The process's clock ticks once in each span of its time, whatever thread runs there: what meets one without ticks
+ * of its own stands for the time of such threads, on the whole. */
 static void stray_tick(struct pa_control *c, const struct siginfo *info, const void *ucontext)
 {
-	u64 start = cycles_now(), now;
-	u32 index = stray_take(c, info->timer);
-	struct pa_slot *slot = slot_at(c, index);
-	if (index == NO_SLOT)
+	u64 start = cycles_now(), now, cpu_ns;
+	u32 weight, index = NO_SLOT;
+	if (!stray_goes_on(c, info->timer))
 		return;
+	c->process_ticks++;
+	if (ended_a_call(ucontext)) {
+		c->stray_woke = 1; /* once: programs may not be ready for it */
+		stray_end(c);
+		return;
+	}
 	now = clock_ns();
-	slot->last_clock_ns = now;
-	slot->last_cycles = start;
-	record(c, slot, index, info->overrun > 0 ? 1 + (u32)info->overrun : 1, ucontext, now);
-	slot->cycles += cycles_now() - start;
-	__atomic_store_n(&slot->state, PA_SLOT_FREE, __ATOMIC_RELEASE);
+	cpu_ns = read_clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+	weight = stray_span(c, cpu_ns);
+	if (weight)
+		index = stray_take(c);
+	if (index != NO_SLOT) {
+		slot_at(c, index)->last_clock_ns = now;
+		slot_at(c, index)->last_cycles = start;
+		record(c, slot_at(c, index), index, weight, ucontext, now);
+	}
+	timers_serve(c, SERVE_LIMIT);
+	stray_next(c, cpu_ns, now, index != NO_SLOT);
+	if (index == NO_SLOT) {
+		c->process_cycles += cycles_now() - start;
+		return;
+	}
+	count_cost(c, slot_at(c, index), index, cycles_now() - start);
+	__atomic_store_n(&slot_at(c, index)->state, PA_SLOT_FREE, __ATOMIC_RELEASE);
 }
 
 void pa_handler(int signo, struct siginfo *info, void *ucontext)

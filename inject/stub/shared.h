@@ -6,6 +6,7 @@
  *   control.index_offset     struct pa_index_entry[]  for modules without a search table of their own
  *   control.cache_offset     struct pa_cache_line[]   unwind rules found before
  *   control.slots_offset     struct pa_slot[]      one for each thread
+ *   control.costs_offset     u32[PA_COSTS] each    how often its ticks took how long, one for each slot
  *   control.scratch_offset   u64[max_depth] each   where a handler walks, one for each slot
  *   control.ring_offset      u64[]                 the ring, a power of two of bytes
  *
@@ -45,8 +46,8 @@ enum pa_state {
  * that no other tick could.  In the lower half of si_value, where others have the slot's number. */
 #define PA_WAKE 0xffffffffU
 
-/* A tick of the whole process's clock for threads that live so short that nobody arms them: it samples the
- * thread it meets, unless that has ticks of its own. */
+/* A tick of the whole process's clock for threads that have no ticks of their own, or not yet: it samples the
+ * thread it meets, unless that has. */
 #define PA_STRAY 0xfffffffeU
 
 /* Where the shared memory begins in the file that is preloaded; the stub's image lies in front of it. */
@@ -105,7 +106,9 @@ struct pa_control {
 	u64 jitter_ns; /* how much later than in even distances a timer may tick, by chance; 0: not at all */
 	u32 event_base; /* pyattach's event for slot n is its file event_base + n: what si_fd says; 0: none */
 	u32 spare_slots; /* so many at the end of the table are for ticks of threads that have none */
-	u64 pad1[6];
+	u64 tick_ns; /* between two of the kernel's own ticks: timers tick with these */
+	u64 costs_offset;
+	u64 pad1[4];
 
 	/* Written by pyattach while the stub runs. */
 	u64 lease_until_ns; /* CLOCK_MONOTONIC as the target sees it */
@@ -117,7 +120,7 @@ struct pa_control {
 	u32 rate_factor;    /* ticks come every period_ns times this; only ever made greater */
 	u32 preload_pid;    /* the process to be sampled, where the stub is preloaded */
 	u32 preparing;      /* pyattach has seen `here` and makes the tables: worth to be waited for */
-	u32 stray;          /* 1: threads that have no ticks of their own yet are to be met by those of the process */
+	u32 stray;          /* 1: threads without ticks of their own are to be met by the process's clock */
 	u32 pad2[4];
 
 	/* Written by handlers. */
@@ -130,9 +133,19 @@ struct pa_control {
 	u32 idle_wakes; /* wake ticks in a row that found no lease */
 	u64 foreign;  /* signals that were not ours, handed on */
 	u64 expired;  /* ticks that found no lease */
+	u64 pad4[4];
+
+	/* Written by the ticks of the whole process's clock, one at a time (process.c). */
 	i32 stray_timer_plus_1; /* the POSIX timer's id + 1 */
-	u32 pad4;
-	u64 pad5[3];
+	u32 stray_periods;      /* the length of the present span: its sample stands for so many periods */
+	u64 stray_cpu_ns;       /* CPU time of the process at which it begins */
+	u64 stray_met_ns;       /* the same, when a thread without ticks of its own was last met */
+	u64 stray_last_ns;      /* the same, at the latest tick */
+	u64 stray_last_clock_ns; /* CLOCK_MONOTONIC then */
+	u64 process_ticks;      /* ticks of the whole process's clocks, stray and wake */
+	u64 process_cycles;     /* spent in those that took no sample */
+	u32 stray_jump_ns;      /* CPU time of the process between two of the kernel's ticks, about */
+	u32 stray_woke;         /* 1: a stray tick has ended a system call of a thread that slept; there are no more */
 
 	/* Written once, by init and by stop. */
 	u64 init_clock_ns;
@@ -191,8 +204,14 @@ struct pa_slot {
 	u64 cpu_ns; /* the thread's CPU time at which the next period begins that has no sample yet */
 	u32 factor; /* the rate_factor its timer was armed with */
 	u32 pad0;
-	u64 pad[4];
+	u64 ticks; /* that came, also those that took no sample */
+	u64 pad[3];
 };
+
+/* Ticks by how many cycles their handlers took: the first bucket ends at 1 << PA_COSTS_FROM, then four to each
+ * octave, the last without end. */
+#define PA_COSTS 64
+#define PA_COSTS_FROM 9
 
 /* What follows a record's first word.  frames[0] is where the tick hit, then return addresses. */
 struct pa_record {
@@ -225,6 +244,7 @@ _Static_assert(sizeof(struct pa_control) % PA_LINE == 0, "control is whole cache
 _Static_assert(__builtin_offsetof(struct pa_control, lease_until_ns) % PA_LINE == 0, "pyattach's line");
 _Static_assert(__builtin_offsetof(struct pa_control, head) % PA_LINE == 0, "the ring's line");
 _Static_assert(__builtin_offsetof(struct pa_control, inside) % PA_LINE == 0, "the handlers' line");
+_Static_assert(__builtin_offsetof(struct pa_control, stray_timer_plus_1) % PA_LINE == 0, "the process clock's line");
 _Static_assert(__builtin_offsetof(struct pa_control, init_clock_ns) % PA_LINE == 0, "the results' line");
 
 #endif

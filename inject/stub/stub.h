@@ -40,15 +40,35 @@ static inline u64 cycles_now(void)
 
 #define NO_SLOT (~0U)
 
+/* No sample stands for more: a thread that could not be ticked for hours says nothing of what it did. */
+#define MOST_PERIODS 60000
+
+u32 rate_factor(const struct pa_control *c) HIDDEN;
+/* Slots from this one on have never been used, their memory was never touched. */
+u32 slots_used(const struct pa_control *c) HIDDEN;
+/* First at `first_ns` (from now, or with TIMER_ABSTIME of the clock's own time), then every `period_ns`. */
+i64 set_timer(i32 timer, u32 how, u64 first_ns, u64 period_ns) HIDDEN;
 /* timers.c: look at the slots pyattach posted; arm or free at most `limit` of them. */
 void timers_serve(struct pa_control *c, u32 limit) HIDDEN;
 /* Called by the slot's own thread after each tick: set the next, or take a rate_factor that has changed. */
 void timer_again(struct pa_control *c, struct pa_slot *slot, u64 cpu_ns, u64 random) HIDDEN;
 void timer_disarm(struct pa_slot *slot, u32 state) HIDDEN;
 u32 timers_delete_all(struct pa_control *c) HIDDEN;
+
+/* process.c: the whole process's clock, for threads without ticks of their own.  The one call of `stray_begin` at
+ * a time makes the timer, where it is wanted and not there. */
+void stray_begin(struct pa_control *c) HIDDEN;
+void stray_end(struct pa_control *c) HIDDEN;
+/* Whether ticks go on, of this timer; deletes it where they don't. */
+int stray_goes_on(struct pa_control *c, i32 timer) HIDDEN;
+/* The span that `cpu_ns` of the process's time lies in ends: for how many periods its sample stands; 0: it has not
+ * even begun. */
+u32 stray_span(struct pa_control *c, u64 cpu_ns) HIDDEN;
+/* A slot to sample this thread with, or NO_SLOT where it has ticks of its own (or none is free). */
+u32 stray_take(struct pa_control *c) HIDDEN;
+/* Set the next tick; `met`: this one met a thread without ticks. */
+void stray_next(struct pa_control *c, u64 cpu_ns, u64 clock_ns, int met) HIDDEN;
 void wake_begin(struct pa_control *c) HIDDEN;
-/* Whether this is a thread that a stray tick may sample: the slot to do it with, or NO_SLOT. */
-u32 stray_take(struct pa_control *c, i32 timer) HIDDEN;
 void wake_tick(struct pa_control *c, i32 timer) HIDDEN;
 
 /* stub.c */

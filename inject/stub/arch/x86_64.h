@@ -60,6 +60,24 @@ static inline u64 cycle_counter(void)
 	return ((u64)hi << 32) | lo;
 }
 
+/* Whether a signal with these registers (its frame's gregs) has just ended a system call, with EINTR; the caller
+ * says whether code of ours may read the two bytes before the instruction pointer. */
+#define GREG_RAX 13
+#define GREG_RIP 16
+#define SYSCALL_BYTES 2
+static inline int returns_eintr(const u64 *gregs)
+{
+	return gregs[GREG_RAX] == (u64)-4;
+}
+static inline u64 syscall_place(const u64 *gregs)
+{
+	return gregs[GREG_RIP] - SYSCALL_BYTES;
+}
+static inline int is_syscall(u64 address)
+{
+	return *(const u8 *)address == 0x0f && *(const u8 *)(address + 1) == 0x05;
+}
+
 #define USER_SPACE_END 0x800000000000UL
 
 /* The kernel wants a restorer on x86_64 (SA_RESTORER): rt_sigreturn. */

@@ -1,0 +1,123 @@
+"""What sampling costs: the arithmetic, and the measurement of what a tick's delivery takes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import select
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_attach_run import Spawn, wait_for
+
+from pyattach.attacher import delivery
+from pyattach.attacher.clock import why_no_events
+from pyattach.attacher.delivery import DeliveryCost
+from pyattach.attacher.overhead import bucket_cycles, own_cpu_lap_s, percentile_cycles
+from pyattach.attacher.session import Options, Session
+from pyattach.attacher.target import TargetProcess
+from pyattach.inject.layout import COSTS, COSTS_FROM
+
+BUCKETS = [bucket_cycles(bucket) for bucket in range(COSTS)]
+CLOCKS = ["timer", *(["perf"] if not why_no_events(os.getpid()) else [])]
+
+
+def summed(tables: Iterable[list[int]]) -> list[int]:
+    return [sum(column) for column in zip(*tables, strict=True)]
+
+
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delivery, "_measured", {})
+    monkeypatch.setattr(delivery, "_tried", set())
+
+
+def test_buckets_follow_each_other_and_get_wider_by_a_quarter() -> None:
+    assert BUCKETS[0] == (0, 1 << COSTS_FROM)
+    assert all(low + width == behind for (low, width), (behind, _) in itertools.pairwise(BUCKETS))
+    assert all(width * 4 <= low < width * 8 for low, width in BUCKETS[1:])
+
+
+@given(st.lists(st.integers(0, 5), min_size=COSTS, max_size=COSTS).filter(any), st.floats(0, 1))
+def test_a_percentile_leaves_so_many_below(counts: list[int], share: float) -> None:
+    cycles = percentile_cycles(counts, share)
+    below = sum(n for n, (low, width) in zip(counts, BUCKETS, strict=True) if low + width <= cycles)
+    reached = sum(n for n, (low, _) in zip(counts, BUCKETS, strict=True) if low <= cycles)
+    assert below <= share * sum(counts) + 1e-6
+    assert reached >= share * sum(counts) - 1e-6
+
+
+def test_every_sample_is_in_a_bucket_and_none_in_a_wrong_one(spawn: Spawn) -> None:
+    with spawn("split") as target, TargetProcess(target.pid) as process:
+        session = Session(process, Options(rate_hz=200))
+        session.load()
+        try:
+            progresses = iter(range(1 << 30))
+            session.sample(lambda: session.store.samples > 100 and next(progresses) > 2, lambda _p: None)
+            session.detach()
+            counts = summed(map(session.shared.costs_of, session.threads.used_numbers))
+            slots = session.threads.used(session.shared.slots)
+            samples, ticks, cycles = (
+                sum(int(getattr(slot, name)) for slot in slots) for name in ("samples", "ticks", "cycles")
+            )
+            del slots  # views of the mapping
+            assert sum(counts) == samples > 100
+            assert ticks + int(session.shared.control.process_ticks) >= samples
+            assert sum(n * low for n, (low, _) in zip(counts, BUCKETS, strict=True)) <= cycles
+        finally:
+            session.close()
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_a_tick_is_measured_once(unmeasured: None, clock: str) -> None:
+    measurement = DeliveryCost(clock)
+    measurement.finish()
+    assert measurement.cost is not None
+    assert measurement.cost.own_ns < 10_000_000 and measurement.cost.process_ns < 10_000_000
+    assert measurement.child_cpu_s > 0
+    again = DeliveryCost(clock)
+    again.look()
+    again.finish()
+    assert again.cost is measurement.cost and again.child_cpu_s == 0
+
+
+def test_it_is_measured_meanwhile(unmeasured: None) -> None:
+    measurement = DeliveryCost("timer")
+
+    def there() -> bool:
+        measurement.look()
+        return measurement.cost is not None
+
+    try:
+        wait_for("it was measured, or all processors are busy", there, deadline_s=60)
+    finally:
+        measurement.abandon()
+
+
+def test_the_child_that_measures_keeps_nothing_open(unmeasured: None) -> None:
+    """Not an event that ticks, not the target's memory."""
+    read, write = os.pipe()
+    measurement = DeliveryCost("timer")
+    measurement.look()
+    try:
+        os.close(write)
+        assert select.select([read], [], [], 0)[0], "somebody else holds the other end"
+        assert os.read(read, 1) == b""
+    finally:
+        os.close(read)
+        measurement.abandon()
+
+
+def test_own_cpu_time_is_counted_once_and_a_fork_begins_anew() -> None:
+    own_cpu_lap_s()
+    begin = os.times()
+    while os.times().user + os.times().system - begin.user - begin.system < 0.05:
+        pass
+    assert own_cpu_lap_s() >= 0.04
+    assert own_cpu_lap_s() < 0.04
+    child = os.fork()
+    if not child:
+        os._exit(not 0 <= own_cpu_lap_s() < 0.04)
+    assert os.waitpid(child, 0)[1] == 0
