@@ -18,6 +18,7 @@ from ..inject.preload import PreloadedStub
 from ..symbols.maps import Maps
 from . import procfs
 from .program import Program
+from .ptrace import status_taken
 from .target import TargetProcess
 
 _PROC_ENVIRON = Path("/proc/self/environ")
@@ -119,7 +120,7 @@ class ChildProcess(TargetProcess):
 
     def alive(self) -> bool:
         """Whether it runs; its other threads may outlive the first one."""
-        if self._status is not None:
+        if self._status is not None or status_taken(self.pid) is not None:
             return False
         return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
@@ -161,7 +162,8 @@ class ChildProcess(TargetProcess):
     def wait(self) -> int:
         """Its exit status as shells show it: 128 and the signal's number where one has ended it."""
         if self._status is None:
-            code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            taken = status_taken(self.pid)
+            code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1] if taken is None else taken)
             self._status = code if code >= 0 else 128 - code
         return self._status
 

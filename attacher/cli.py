@@ -148,6 +148,18 @@ def add_options(p: argparse.ArgumentParser) -> None:
         "--unwind", choices=("auto", "fp", "cfi"), default="auto",
         help="call frame information, frame pointers where there is none (auto), or one of them alone",
     )  # fmt: skip
+    p.add_argument(
+        "-s", "--subprocesses", action="store_true",
+        help="sample child processes too, those that come as well; one picture, processes as roots",
+    )  # fmt: skip
+    p.add_argument(
+        "--no-follow-exec", dest="follow_exec", action="store_false",
+        help="end when the process executes another program",
+    )  # fmt: skip
+    p.add_argument(
+        "--clock", choices=CLOCKS, default="auto",
+        help="what ticks: perf events, or timers where perf is not permitted (auto)",
+    )  # fmt: skip
     p.add_argument("--no-jitter", action="store_true", help="ticks at even distances")
     p.add_argument("--allow-seccomp", action="store_true", help="attach to targets with a seccomp filter too")
     p.add_argument("-v", "--verbose", action="store_true", help="tell what is done, and tracebacks of errors")
@@ -166,20 +178,8 @@ def add_attach_options(p: argparse.ArgumentParser) -> None:
         help="only threads of this name ('worker-*') or id; may be repeated",
     )  # fmt: skip
     p.add_argument(
-        "-s", "--subprocesses", action="store_true",
-        help="sample child processes too, those that come as well; one picture, processes as roots",
-    )  # fmt: skip
-    p.add_argument(
-        "--no-follow-exec", dest="follow_exec", action="store_false",
-        help="end when the process executes another program",
-    )  # fmt: skip
-    p.add_argument(
         "--loader", choices=("auto", "dlopen", "map"), default="auto",
         help="how the stub gets in (default: dlopen where that is shown to be safe, else mapped)",
-    )  # fmt: skip
-    p.add_argument(
-        "--clock", choices=CLOCKS, default="auto",
-        help="what ticks: perf events, or timers where perf is not permitted (auto)",
     )  # fmt: skip
 
 

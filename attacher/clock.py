@@ -268,6 +268,19 @@ def choose(name: str, pid: int, rate_hz: float, *, jitter: bool = True) -> tuple
     return clock, "; ".join(filter(None, (_what_timers_lack(rate_hz, why), said)))
 
 
+def choose_for_child(name: str, rate_hz: float, *, jitter: bool = True) -> Clock:
+    """The clock for a program that is yet to be started.  Timers, if not asked otherwise: nobody knows yet
+    which signals it will handle, and SIGPROF is the one that the fewest take for something else.
+
+    Raises NoPermission when perf was asked for and can't be had.
+    """
+    if name != "perf":
+        return TimerClock()
+    if why := why_no_events(os.getpid()):
+        raise NoPermission(f"--clock perf: {why}", "take --clock timer, or run as root")
+    return EventClock(os.getpid(), rate_hz, HARMLESS[0], jitter=jitter)
+
+
 def _what_timers_lack(rate_hz: float, why: str) -> str:
     """``why`` it is timers, and what that means at this rate."""
     limit_hz = kernel_hz()

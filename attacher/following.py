@@ -28,7 +28,19 @@ def attach(
     outcome = session.attach(pid, options, should_stop, on_progress)
     if not (options.follow_exec and outcome.replaced and stat is not None):
         return outcome
-    return _Chase(pid, stat.start_time, options, should_stop, on_progress).after(outcome)
+    return go_on(pid, stat.start_time, outcome, options, should_stop, on_progress)
+
+
+def go_on(
+    pid: int,
+    start_time: int,
+    first: Outcome,
+    options: Options,
+    should_stop: Callable[[], bool],
+    on_progress: Callable[[Progress], None],
+) -> Outcome:
+    """What became of process ``pid`` after its ``first`` program: that and those it executed, as one."""
+    return _Chase(pid, start_time, options, should_stop, on_progress).after(first)
 
 
 class _Chase:

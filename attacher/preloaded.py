@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from ..inject.layout import State
+from ..inject.layout import Slot, State
 from ..inject.preload import PreloadedStub
 from ..inject.region import RegionPlan
 from ..symbols.maps import Maps
 from .child import ChildProcess
-from .clock import TimerClock
+from .clock import Clock
 from .modules import ModuleTable
 from .shared import SharedMemory, SharedRegion
 from .stay import DRAIN_S
@@ -26,9 +26,9 @@ _INSIDE_S = 0.2
 class Preloaded:
     """A ``Stay`` in ``child``, whose constructor has been reached and waits for the module table."""
 
-    def __init__(self, child: ChildProcess, stub: PreloadedStub) -> None:
+    def __init__(self, child: ChildProcess, stub: PreloadedStub, clock: Clock) -> None:
         self._child, self._stub = child, stub
-        self.clock = TimerClock()
+        self.clock = clock
         self._went_ahead = False
 
     @property
@@ -37,7 +37,6 @@ class Preloaded:
 
     def load(self, maps: Maps, modules: ModuleTable) -> tuple[SharedRegion, ThreadTable]:
         threads = ThreadTable(self._child.pid, self.plan, self.clock)
-        threads.adopt(self._child.pid)
         self._child.begin()
         shared = SharedMemory(self._stub)
         try:
@@ -45,6 +44,12 @@ class Preloaded:
                 shared.modules_moved()
             shared.renew_lease()
             self._went_ahead = shared.control.state == State.RUN
+            if self._went_ahead:  # it has armed its first thread's timer by itself
+                slots = (Slot * self.plan.slot_count)()
+                threads.adopt(self._child.pid, slots)
+                self.clock.remove(0, slots[0])
+            else:
+                threads.adopt(self._child.pid, shared.slots)
             shared.control.state = State.RUN
         finally:
             shared.close()

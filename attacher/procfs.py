@@ -130,6 +130,10 @@ def command_line(pid: int) -> str:
         raw = Path(f"/proc/{pid}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         raw = b""
-    text = " ".join(_shown(part.decode(errors="replace")) for part in raw.rstrip(b"\0").split(b"\0"))
     stat = read_stat(pid)
-    return text or (f"[{stat.name}]" if stat else "")
+    return printable_command(raw) or (f"[{stat.name}]" if stat else "")
+
+
+def printable_command(raw: bytes) -> str:
+    """What /proc/PID/cmdline holds, arguments joined by blanks; "" where it is empty."""
+    return " ".join(_shown(part.decode(errors="replace")) for part in raw.rstrip(b"\0").split(b"\0"))

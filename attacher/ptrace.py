@@ -153,6 +153,7 @@ class Tracee:
             if pid:
                 stop = decode(status)
                 if stop.kind is StopKind.EXITED:
+                    _ended[self.tid] = status
                     self._seized = False
                     raise ProcessLookupError(errno.ESRCH, f"thread {self.tid} has exited")
                 self.stopped = True
@@ -242,6 +243,14 @@ class Tracee:
         self._seized = self.stopped = False
         with contextlib.suppress(ProcessLookupError):  # gone; the kernel has let go of it
             _call(PTRACE_DETACH, self.tid, 0, pending)
+
+
+_ended: dict[int, int] = {}
+
+
+def status_taken(pid: int) -> int | None:
+    """The wait status of a child of this process whose end was met here, where its parent can't any more."""
+    return _ended.get(pid)
 
 
 _late: list[Tracee] = []

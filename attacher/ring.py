@@ -62,6 +62,14 @@ class RingReader:
         words = self._words(self.tail, head - self.tail)
         return self._parse(words, final)
 
+    def drain_to(self, head: int) -> list[RawSample]:
+        """The records before word ``head`` of a ring that nobody has read from.  One that reaches beyond is
+        left for the next call; what is none is skipped where nothing else is found."""
+        before = self.tail
+        words = self._words(before, head - before)
+        out = self._parse(words, False)
+        return out if self.tail > before else self._parse(words, True)
+
     def _words(self, start: int, count: int) -> bytes:
         size = self._plan.ring_words
         at = start & (size - 1)

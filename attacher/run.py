@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable
 
@@ -10,7 +11,10 @@ from .. import __version__
 from ..inject.preload import PreloadedStub
 from ..render.facts import seconds
 from ..render.profile import Meta, Profile
+from . import following
 from .child import ChildProcess
+from .clock import Clock
+from .family import Family
 from .preloaded import Preloaded
 from .program import Program
 from .session import Options, Outcome, Progress, Session
@@ -25,7 +29,7 @@ _NOT_LOADED = (
     "the program did not load what was preloaded: nothing was sampled; attach by pid instead: pyattach PID"
 )
 _STOPPED_EARLY = "stopped before the program had loaded its libraries: nothing was sampled"
-_REPLACED = "the program replaced itself by {} (exec), which is not sampled: run that one directly"
+_REPLACED = "the program replaced itself by {} (exec), which is not sampled"
 
 _LIBSECCOMP = (
     "the program may forbid itself the system calls that sampling needs, under pain of death (it has loaded "
@@ -40,6 +44,7 @@ def profile_child(
     child: ChildProcess,
     program: Program,
     stub: PreloadedStub,
+    clock: Clock,
     options: Options,
     should_stop: Callable[[], bool],
     on_progress: OnProgress,
@@ -49,6 +54,17 @@ def profile_child(
     The program goes on after that; nothing in it is changed or taken out.  Where nothing could be
     sampled, the profile is empty and its first note says why.  Raises PyattachError.
     """
+    if options.subprocesses:
+        with Family(child.pid, options) as family:
+
+            def look_and_ask() -> bool:
+                family.look()
+                return should_stop()
+
+            alone = dataclasses.replace(options, subprocesses=False)
+            outcome = profile_child(child, program, stub, clock, alone, look_and_ask, on_progress)
+            family.stop()
+            return family.joined(outcome)
     begin_unix_s, begin = time.time(), time.monotonic()
     why_not = program.refusal or _reach(child, stub, should_stop)
     if not why_not and not options.allow_seccomp and any("/libseccomp.so" in m.path for m in child.maps()):
@@ -68,7 +84,12 @@ def profile_child(
             notes=(why_not,),
         )
         return Outcome(Profile(meta, {}, {}), (), not child.alive(), warning=why_not)
-    return _sample(child, stub, options, should_stop, on_progress)
+    outcome = _sample(child, stub, clock, options, should_stop, on_progress)
+    if not (options.follow_exec and child.replaced):
+        return outcome
+    # The preloaded stub is gone with the program it was in: the next one is attached to.
+    first = dataclasses.replace(outcome, replaced=True)
+    return following.go_on(child.pid, child.start_time, first, options, should_stop, on_progress)
 
 
 def _reach(child: ChildProcess, stub: PreloadedStub, should_stop: Callable[[], bool]) -> str:
@@ -99,13 +120,14 @@ def _say_no(stub: PreloadedStub) -> None:
 def _sample(
     child: ChildProcess,
     stub: PreloadedStub,
+    clock: Clock,
     options: Options,
     should_stop: Callable[[], bool],
     on_progress: OnProgress,
 ) -> Outcome:
     with contextlib.ExitStack() as undo:
         stub.is_there = lambda: not child.replaced
-        session = Session(child, options, Preloaded(child, stub))
+        session = Session(child, options, Preloaded(child, stub, clock))
         undo.callback(session.close)
         session.load()
         warning = ""
@@ -119,10 +141,15 @@ def _sample(
                 session.ended_by = warning = _FILTERED
         finally:
             session.detach()
-        if child.replaced:
+        if child.replaced and not options.follow_exec:
             warning = _REPLACED.format(child.exe_path() or "another one")
         others_s = child.children_cpu_s()
-        if not warning and others_s > session.cpu.known_s and others_s >= _TO_SPEAK_OF_S:
+        if (
+            not warning
+            and not options.subprocesses
+            and others_s > session.cpu.known_s
+            and others_s >= _TO_SPEAK_OF_S
+        ):
             warning = f"programs that it started used {seconds(others_s)} of CPU time; they are not sampled"
         session.notes += [warning] if warning else []
         return Outcome(session.profile(), (), session.target_ended, warning=warning)

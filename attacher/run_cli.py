@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from ..errors import PyattachError, UsageError
+from ..inject.image import preload_path
 from ..inject.preload import PreloadedStub
 from ..render.facts import hertz, seconds
 from ..render.formats import RenderOptions
@@ -23,7 +24,7 @@ from ..render.text import summary_lines
 from . import procfs
 from .child import ChildProcess, start
 from .cli import LiveTable, StopSignals, add_options, check_outputs, session_options, write_outputs
-from .clock import TimerClock
+from .clock import Clock, choose_for_child
 from .program import Program, find_program
 from .run import profile_child
 from .session import Options, Outcome, plan_region
@@ -32,8 +33,8 @@ _DESCRIPTION = "Start a program with the sampler preloaded, and see where its CP
 _EPILOG = """\
 The program keeps its terminal, its signals and its environment.  pyattach exits as it does: with its exit
 status, 128 and more where a signal has ended it, 126 or 127 where it could not be run.
-With -d or Ctrl-C the sampling ends and the program goes on, if it does.  Programs that it starts are not
-sampled; nor are static and setuid programs.
+With -d or Ctrl-C the sampling ends and the program goes on, if it does.  Programs that it starts are
+sampled with -s; static and setuid programs are not.
 
 examples:
   pyattach run -- ./server --port 80         until it ends or Ctrl-C; then server-TIME.svg
@@ -51,8 +52,13 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_options(p)
-    p.set_defaults(only=[], subprocesses=False, follow_exec=False, loader="auto", clock="timer", mode="cpu")
+    p.set_defaults(only=[], loader="auto", mode="cpu")
     p.add_argument("--live", action="store_true", help="a live table, where stderr is a terminal")
+    p.add_argument(
+        "--print-preload", action="store_true",
+        help="only print the path of the library with which a program samples itself: LD_PRELOAD=PATH "
+        "PYATTACH_OUT=FILE PROGRAM, then pyattach report FILE",
+    )  # fmt: skip
     p.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="the program to start")
     return p
 
@@ -101,8 +107,9 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
     check_outputs(outputs)
     program = find_program(words)
     options = session_options(arguments)
+    clock = choose_for_child(options.clock, options.rate_hz, jitter=options.jitter)
     with contextlib.ExitStack() as undo:
-        stub = PreloadedStub.create(plan_region(_with_inherited_filter(options), 1, TimerClock()))
+        stub = PreloadedStub.create(plan_region(_with_inherited_filter(options), 1, clock))
         undo.callback(stub.close)
         signals = RunSignals()
         undo.enter_context(signals)
@@ -110,7 +117,7 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
         undo.enter_context(child)
         signals.adopt(child)
         try:
-            outcome = _profiled(child, program, stub, signals, arguments)
+            outcome = _profiled(child, program, stub, clock, signals, arguments)
             _report(outcome, outputs, arguments, say)
             failed = 0
         except PyattachError as error:
@@ -129,16 +136,17 @@ def _profiled(
     child: ChildProcess,
     program: Program,
     stub: PreloadedStub,
+    clock: Clock,
     signals: RunSignals,
     arguments: argparse.Namespace,
 ) -> Outcome:
     options = session_options(arguments)
     if not (arguments.live and sys.stderr.isatty()):
-        return profile_child(child, program, stub, options, signals.stopped, lambda _progress: None)
+        return profile_child(child, program, stub, clock, options, signals.stopped, lambda _progress: None)
     view: LiveView | PlainView = LiveView()
     with view:
         table = LiveTable(view, child.pid, child.command, options)
-        return profile_child(child, program, stub, options, signals.stopped, table)
+        return profile_child(child, program, stub, clock, options, signals.stopped, table)
 
 
 def _default_output(command: str) -> str:
@@ -170,6 +178,9 @@ def _report(
 def main(argv: Sequence[str]) -> int:
     """``pyattach run``; returns the exit status."""
     arguments = parser().parse_args(argv)
+    if arguments.print_preload:
+        print(preload_path())  # noqa: T201
+        return 0
     try:
         return run(arguments, sys.stderr)
     except PyattachError as error:

@@ -51,9 +51,9 @@ class ThreadTable:
         self._post(slots, procfs.thread_ids(self._pid))
         return bytes(slots)[: len(self._known) * ctypes.sizeof(Slot)]  # the rest of the memfd is zero
 
-    def adopt(self, tid: int) -> None:
+    def adopt(self, tid: int, slots: ctypes.Array[Slot]) -> None:
         """Count in a thread that has posted itself: it is the only one, in the first slot."""
-        self._post((Slot * self._plan.slot_count)(), [tid])
+        self._post(slots, [tid])
 
     def refresh(self, slots: ctypes.Array[Slot], *, thorough: bool, patient: bool = False) -> bool:
         """Post threads that came, retire those that went.  ``thorough`` also looks whether a tid has

@@ -99,7 +99,14 @@ def _commands(compiler: list[str], linker: str, source_dir: Path, scratch: Path)
         raise BuildError(f"{source_dir} holds no *.c file\n  take a complete checkout or sdist")
     shared_object = scratch / "_stub.so"
     yield [*compiler, *FREESTANDING, "-I.", *sources, *SHARED_OBJECT, "-o", str(shared_object)]
-    preloaded = [*sources, "preload/preload.c", *SHARED_OBJECT, *PRELOADED]
+    preloaded = [
+        *sources,
+        "preload/preload.c",
+        "preload/record.c",
+        "preload/record_maps.c",
+        *SHARED_OBJECT,
+        *PRELOADED,
+    ]
     yield [*compiler, *FREESTANDING, "-I.", *preloaded, "-o", str(scratch / "_preload.so")]
     outside = [*UNWINDER, "outside/outside.c", "outside/delivery.c"]
     yield [*compiler, *FREESTANDING, "-I.", *outside, *SHARED_OBJECT, "-o", str(scratch / "_unwind.so")]

@@ -57,6 +57,11 @@ class StubImage:
         return text.vaddr // _PAGE * _PAGE, -(-(text.vaddr + text.memory_bytes) // _PAGE) * _PAGE
 
 
+def preload_path() -> Path:
+    """The library for LD_PRELOAD, with which a program samples itself."""
+    return (_HERE / "_preload.so").resolve()
+
+
 def _artifact(name: str) -> bytes:
     path = _HERE / name
     try:

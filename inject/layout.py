@@ -102,7 +102,9 @@ class Control(ctypes.Structure):
         ("spare_slots", _u32),
         ("tick_ns", _u64),
         ("costs_offset", _u64),
-        ("pad1", _u64 * 4),
+        ("log_offset", _u64),
+        ("log_size", _u64),
+        ("pad1", _u64 * 2),
         ("lease_until_ns", _u64),
         ("tail", _u64),
         ("state", _u32),
@@ -166,8 +168,37 @@ class Slot(ctypes.Structure):
         ("factor", _u32),
         ("pad0", _u32),
         ("ticks", _u64),
+        ("name", ctypes.c_char * 16),
+        ("pad", _u64),
+    )
+
+
+class Log(ctypes.Structure):
+    """``struct pa_log``: what a program that records itself writes beside its samples."""
+
+    _fields_ = (
+        ("used", _u64),
+        ("lost", _u64),
+        ("cpu_ns", _u64),
+        ("clock_ns", _u64),
+        ("began_ns", _u64),
         ("pad", _u64 * 3),
     )
+
+
+class LogEntry(ctypes.Structure):
+    """``struct pa_log_entry``; ``size`` bytes follow, the next begins at a multiple of 8."""
+
+    _fields_ = (("clock_ns", _u64), ("kind", _u32), ("size", _u32))
+
+
+class LogKind(enum.IntEnum):
+    """``enum pa_log_kind``."""
+
+    MAPS = 1
+    NAME = 2
+    COMMAND = 3
+    EXE = 4
 
 
 COSTS = 64

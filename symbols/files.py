@@ -42,6 +42,11 @@ def proc_opener(pid: int) -> FileOpener:
     return open_mapping
 
 
+def file_opener(mapping: Mapping) -> BinaryIO | None:
+    """Opens what was mapped in a process that may be gone, where the path still leads to that file."""
+    return _open_regular(mapping.path, mapping.inode) if mapping.is_file else None
+
+
 def _candidates(pid: int, mapping: Mapping) -> Iterator[tuple[str, int | None]]:
     """Paths to try, each with the inode to insist on.
 

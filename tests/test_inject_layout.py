@@ -22,6 +22,8 @@ MIRRORS: dict[str, type[ctypes.Structure]] = {
     "pa_index_entry": layout.IndexEntry,
     "pa_cache_line": layout.CacheLine,
     "pa_abi": layout.Abi,
+    "pa_log": layout.Log,
+    "pa_log_entry": layout.LogEntry,
     "boot_args": layout.BootArgs,
     "boot_segment": layout.BootSegment,
 }
@@ -30,6 +32,7 @@ ENUMS: dict[str, tuple[str, type[enum.IntEnum]]] = {
     "pa_slot_state": ("PA_SLOT_", layout.SlotState),
     "pa_end": ("PA_END_", layout.End),
     "pa_mode": ("PA_UNWIND_", layout.Unwind),
+    "pa_log_kind": ("PA_LOG_", layout.LogKind),
     "boot_command": ("BOOT_", layout.BootCommand),
     "boot_step": ("BOOT_STEP_", layout.BootStep),
 }

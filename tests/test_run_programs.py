@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import support
 from support import build_target
-from test_attach_run import COMMAND, DEADLINE_S, ROOT, Folded
+from test_attach_run import COMMAND, DEADLINE_S, ROOT, Folded, needs_perf
 
 SHARES = {"work_70": 0.7, "work_20": 0.2, "work_10": 0.1}
 
@@ -186,11 +186,43 @@ def test_a_program_that_becomes_another_one(tmp_path: Path) -> None:
     ran = run(tmp_path, program, "exec")
     assert ran.status == 0
     assert ran.out == by_itself(program)
-    split = build_target("split")
-    ran = run(tmp_path, "sh", "-c", f"i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; exec {split} 0.5")
+    work = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done"
+    ran = run(
+        tmp_path, "sh", "-c", f"{work}; exec {build_target('split')} 0.5", options=("--no-follow-exec",)
+    )
     assert "exec" in ran.err
     assert ran.profile.total
     assert not SHARES.keys() & ran.profile.leaves().keys()
+
+
+def test_what_a_program_becomes_is_followed(tmp_path: Path) -> None:
+    """And its exit status is still the run's."""
+    busy = "import time\nwhile time.process_time() < 2.5: pass\nraise SystemExit(9)"
+    work = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done"
+    ran = run(tmp_path, "sh", "-c", f'{work}; exec /usr/bin/python3 -c "{busy}"')
+    assert ran.status == 9
+    names = ran.profile.inclusive()
+    assert any("EvalFrame" in name for name in names), ran.err
+    ran = run(tmp_path, "sh", "-c", f'exec /usr/bin/python3 -c "{busy}; import os; os.kill(os.getpid(), 9)"')
+    assert ran.status == 9
+
+
+def test_programs_that_it_starts_are_sampled_if_asked_for(tmp_path: Path) -> None:
+    busy = "import time\nwhile time.process_time() < 2: pass"
+    ran = run(tmp_path, "sh", "-c", f'/usr/bin/python3 -c "{busy}"; exit 3', options=("-s",))
+    assert ran.status == 3
+    stacks = [stack for stack in ran.profile.stacks if any("EvalFrame" in frame for frame in stack)]
+    assert stacks and all(stack[0].endswith("python3") for stack in stacks)
+
+
+@needs_perf
+def test_perf_events_if_asked_for(tmp_path: Path) -> None:
+    ran = run(tmp_path, build_target("split"), "1", options=("--clock", "perf", "--hz", "997", "-v"))
+    assert ran.status == 0 and "by perf" in ran.err
+    leaves = ran.profile.leaves()
+    found = sum(leaves[name] for name in SHARES)
+    assert found > 100
+    assert leaves["work_70"] / found == pytest.approx(0.7, abs=0.08)
 
 
 def test_a_script_that_asks_env_for_its_interpreter(tmp_path: Path) -> None:

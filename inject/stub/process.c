@@ -181,4 +181,6 @@ void wake_tick(struct pa_control *c, i32 timer)
 		sys1(SYS_timer_delete, timer);
 	else if (!idle)
 		timers_serve(c, SERVE_LIMIT);
+	if (pa.on_wake && state == PA_STATE_RUN)
+		pa.on_wake(c);
 }

@@ -108,7 +108,9 @@ struct pa_control {
 	u32 spare_slots; /* so many at the end of the table are for ticks of threads that have none */
 	u64 tick_ns; /* between two of the kernel's own ticks: timers tick with these */
 	u64 costs_offset;
-	u64 pad1[4];
+	u64 log_offset; /* of a program that records itself: struct pa_log; 0: none */
+	u64 log_size;
+	u64 pad1[2];
 
 	/* Written by pyattach while the stub runs. */
 	u64 lease_until_ns; /* CLOCK_MONOTONIC as the target sees it */
@@ -205,7 +207,8 @@ struct pa_slot {
 	u32 factor; /* the rate_factor its timer was armed with */
 	u32 pad0;
 	u64 ticks; /* that came, also those that took no sample */
-	u64 pad[3];
+	char name[16]; /* of a thread that records itself, as last logged */
+	u64 pad;
 };
 
 /* Ticks by how many cycles their handlers took: the first bucket ends at 1 << PA_COSTS_FROM, then four to each
@@ -227,6 +230,28 @@ struct pa_record {
 
 /* The first word: position in words (48 bits) and length in words, first word included (16 bits). */
 #define PA_RECORD_WORD(position, words) (((position) << 16) | (words))
+
+/* What a program that records itself writes beside its samples, for whoever reads them later. */
+struct pa_log {
+	u64 used; /* bytes of entries */
+	u64 lost; /* entries there was no room for */
+	u64 cpu_ns, clock_ns; /* of the process, at the latest look; CLOCK_MONOTONIC then */
+	u64 began_ns; /* CLOCK_REALTIME */
+	u64 pad[3];
+};
+
+enum pa_log_kind {
+	PA_LOG_MAPS = 1,    /* lines of /proc/PID/maps: those of code, and of the files' first pages */
+	PA_LOG_NAME = 2,    /* u32 tid, char[16] */
+	PA_LOG_COMMAND = 3, /* /proc/PID/cmdline */
+	PA_LOG_EXE = 4,     /* the link /proc/PID/exe */
+};
+
+struct pa_log_entry {
+	u64 clock_ns;
+	u32 kind;
+	u32 size; /* of what follows, bytes; the next entry begins at a multiple of 8 */
+};
 
 /* What the stub exports as `pyattach_abi`, checked before it is brought in.  Its entry points are the
  * exported functions pa_init, pa_arm, pa_stop and pa_leave. */

@@ -20,6 +20,7 @@ struct pa_private {
 	u32 counts_cycles;
 	u32 pid;
 	u32 vm_read_forbidden;
+	void (*on_wake)(struct pa_control *); /* what a wake tick does beside, where nobody reads along */
 	struct kernel_sigaction old;
 };
 extern struct pa_private pa HIDDEN;
@@ -48,7 +49,9 @@ u32 rate_factor(const struct pa_control *c) HIDDEN;
 u32 slots_used(const struct pa_control *c) HIDDEN;
 /* First at `first_ns` (from now, or with TIMER_ABSTIME of the clock's own time), then every `period_ns`. */
 i64 set_timer(i32 timer, u32 how, u64 first_ns, u64 period_ns) HIDDEN;
-/* timers.c: look at the slots pyattach posted; arm or free at most `limit` of them. */
+/* timers.c: make the timer of the slot's thread. */
+void timer_arm(struct pa_control *c, struct pa_slot *slot, u32 index) HIDDEN;
+/* Look at the slots pyattach posted; arm or free at most `limit` of them. */
 void timers_serve(struct pa_control *c, u32 limit) HIDDEN;
 /* Called by the slot's own thread after each tick: set the next, or take a rate_factor that has changed. */
 void timer_again(struct pa_control *c, struct pa_slot *slot, u64 cpu_ns, u64 random) HIDDEN;
@@ -72,6 +75,7 @@ void wake_begin(struct pa_control *c) HIDDEN;
 void wake_tick(struct pa_control *c, i32 timer) HIDDEN;
 
 /* stub.c */
+EXPORT i64 pa_init(struct pa_control *c, u64 region_size);
 i64 pa_init(struct pa_control *c, u64 region_size);
 
 /* handler.c */

@@ -49,7 +49,7 @@ void timer_again(struct pa_control *c, struct pa_slot *slot, u64 cpu_ns, u64 ran
 	slot->factor = factor;
 }
 
-static void arm(struct pa_control *c, struct pa_slot *slot, u32 index)
+void timer_arm(struct pa_control *c, struct pa_slot *slot, u32 index)
 {
 	struct sigevent event = {
 		.value = ((u64)c->tick_tag << 32) | index,
@@ -99,7 +99,7 @@ void timers_serve(struct pa_control *c, u32 limit)
 		u32 state = __atomic_load_n(&slot->state, __ATOMIC_ACQUIRE);
 		if (state == PA_SLOT_WANTED) {
 			__atomic_store_n(&slot->state, PA_SLOT_ARMING, __ATOMIC_RELAXED);
-			arm(c, slot, index);
+			timer_arm(c, slot, index);
 			done++;
 		} else if (state == PA_SLOT_RETIRE) {
 			timer_disarm(slot, PA_SLOT_FREE);

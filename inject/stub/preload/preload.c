@@ -6,6 +6,7 @@
  */
 #include "../memory.h"
 #include "../stub.h"
+#include "record.h"
 
 /* How long the program is held for pyattach to read its mappings: so long unless pyattach has been seen to
  * be at it, and then so long at most.  After that it starts with frame pointers alone. */
@@ -125,14 +126,17 @@ static void begin(struct pa_control *c)
 
 void pa_preload(void)
 {
-	char **envp = find_environment();
+	char **all = find_environment(), **envp = all;
 	struct pa_control *c = 0;
 	char *rest = 0;
 	i32 fd = -1;
 	for (; envp && *envp && (fd = our_fd(*envp, &rest)) < 0; envp++)
 		;
-	if (fd < 0)
+	if (fd < 0) {
+		if (all)
+			record_begin(all);
 		return;
+	}
 	c = map_region(fd);
 	restore_environment(envp, rest);
 	sys1(SYS_close, fd);
