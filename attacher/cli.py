@@ -272,7 +272,8 @@ def write_outputs(
     failed: list[PyattachError] = []
     for output in outputs:
         if output == "-":
-            sys.stdout.write("".join(renderer_for("text").render(profile, options)))
+            sys.stdout.buffer.write(b"".join(renderer_for("text").render(profile, options)))
+            sys.stdout.flush()
             continue
         try:
             write_atomically(output, renderer_for(output).render(profile, options))
