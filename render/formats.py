@@ -10,14 +10,26 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import PyattachError, UsageError
+from .firefox import FirefoxRenderer
 from .folded import FoldedRenderer
+from .jsonfile import JsonRenderer
+from .pprof import PprofRenderer
 from .renderer import Renderer, RenderOptions
+from .speedscope import SpeedscopeRenderer
 from .svg import SvgRenderer
 from .text import TextRenderer
 
 __all__ = ["RENDERERS", "RenderOptions", "Renderer", "renderer_for", "write_atomically"]
 
-RENDERERS: list[Renderer] = [SvgRenderer(), FoldedRenderer(), TextRenderer()]
+RENDERERS: list[Renderer] = [
+    SvgRenderer(),
+    FoldedRenderer(),
+    TextRenderer(),
+    SpeedscopeRenderer(),
+    FirefoxRenderer(),
+    JsonRenderer(),
+    PprofRenderer(),
+]
 """All formats; the first is the default."""
 
 
@@ -26,10 +38,13 @@ def renderer_for(wanted: str | Path) -> Renderer:
 
     Raises UsageError, which names the known ones.
     """
-    suffix = Path(wanted).suffix.lower()
+    name = str(wanted).lower()
     for renderer in RENDERERS:
-        if str(wanted) == renderer.name or suffix in renderer.suffixes:
+        if name == renderer.name:
             return renderer
+    fits = [(len(suffix), r) for r in RENDERERS for suffix in r.suffixes if name.endswith(suffix)]
+    if fits:
+        return max(fits, key=lambda fit: fit[0])[1]  # out.speedscope.json is no out.json
     known = ", ".join(f"{r.name} ({' '.join(r.suffixes)})" for r in RENDERERS)
     raise UsageError(f"no output format fits '{wanted}'", f"known formats: {known}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from ..symbols.frame import Frame
 
@@ -60,12 +60,31 @@ class Meta:
 
 
 @dataclasses.dataclass(frozen=True)
+class Timeline:
+    """When the samples were taken: columns, in the order in which they came.  Times are seconds from the
+    begin of the session; ``stack_at`` are indices into ``stacks``."""
+
+    times_s: Sequence[float]
+    tids: Sequence[int]
+    stack_at: Sequence[int]
+    ticks: Sequence[int]
+    stacks: Sequence[Stack]
+
+    def samples(self) -> Iterator[tuple[float, int, Stack, int]]:
+        """Time, thread, stack and ticks of each sample."""
+        for time_s, tid, at, ticks in zip(self.times_s, self.tids, self.stack_at, self.ticks, strict=True):
+            yield time_s, tid, self.stacks[at], ticks
+
+
+@dataclasses.dataclass(frozen=True)
 class Profile:
-    """Samples of one session: ``weights[(tid, stack)]`` is the ticks that stack got on that thread."""
+    """Samples of one session: ``weights[(tid, stack)]`` is the ticks that stack got on that thread.
+    ``timeline``: the same one by one, where that was kept."""
 
     meta: Meta
     threads: Mapping[int, Thread]
     weights: Mapping[tuple[int, Stack], int]
+    timeline: Timeline | None = None
 
     @property
     def total(self) -> int:
