@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import array
 import collections
 import itertools
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 
 from ..inject.layout import End
-from ..render.profile import FunctionTotals, Stack
+from ..render.profile import FunctionTotals, Stack, Timeline
 from ..symbols.address import InstructionPointer, ReturnAddress
 from ..symbols.frame import TRUNCATED, Frame
 from ..symbols.resolver import Resolver
@@ -30,6 +32,10 @@ RawStack = tuple[tuple[int, ...], bool]
 ``waiting_address``."""
 
 
+_MOST_TIMES = 1_000_000
+"""Of so many samples the times are kept; they take 28 bytes each."""
+
+
 class SampleStore:
     """Ticks by (tid, stack of addresses), and each stack's frames once they are asked for.
 
@@ -45,13 +51,20 @@ class SampleStore:
         self.samples = 0
         self.truncated = 0
         self.ends: collections.Counter[int] = collections.Counter()
+        self._times: _Times | None = _Times()
 
-    def add(self, samples: Iterable[tuple[int, int, int, tuple[int, ...]]]) -> None:
-        """Count samples given as (tid, end, weight, frames)."""
-        for tid, end, weight, frames in samples:
+    def add(
+        self, samples: Iterable[tuple[int, int, int, tuple[int, ...]]], clocks_ns: Iterable[int] | None = None
+    ) -> None:
+        """Count samples given as (tid, end, weight, frames), taken at ``clocks_ns`` (now, if not given)."""
+        for (tid, end, weight, frames), clock_ns in zip(
+            samples, itertools.repeat(time.monotonic_ns()) if clocks_ns is None else clocks_ns, strict=False
+        ):
             if not frames:
                 continue
             raw = (frames, end == End.ROOT)
+            if self._times is not None and not self._times.add(clock_ns, tid, raw, weight):
+                self._times = None  # too many
             self._weights[tid, raw] += weight
             self._new.append((raw, weight))
             self.samples += weight
@@ -84,6 +97,10 @@ class SampleStore:
             out[key] = out.get(key, 0) + weight
         return out
 
+    def timeline(self, begin_ns: int) -> Timeline | None:
+        """The samples one by one, from CLOCK_MONOTONIC's ``begin_ns`` on; None where there are too many."""
+        return None if self._times is None else self._times.timeline(begin_ns, self._stack)
+
     def unresolved(self) -> int:
         """Ticks whose leaf has no name."""
         return sum(
@@ -115,3 +132,25 @@ class SampleStore:
         is mapped, a library may have gone."""
         mapping = self._resolver.maps.find(return_address - 1)
         return mapping is None or mapping.executable
+
+
+class _Times:
+    """The samples one by one, in columns."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[RawStack, int] = {}
+        self._clocks_ns, self._tids = array.array("q"), array.array("i")
+        self._stack_at, self._ticks = array.array("q"), array.array("q")
+
+    def add(self, clock_ns: int, tid: int, raw: RawStack, weight: int) -> bool:
+        if len(self._tids) >= _MOST_TIMES:
+            return False
+        self._clocks_ns.append(min(clock_ns, (1 << 63) - 1))
+        self._tids.append(tid)
+        self._stack_at.append(self._numbers.setdefault(raw, len(self._numbers)))
+        self._ticks.append(weight)
+        return True
+
+    def timeline(self, begin_ns: int, stack_of: Callable[[RawStack], Stack]) -> Timeline:
+        times_s = array.array("d", (max(0, clock - begin_ns) / 1e9 for clock in self._clocks_ns))
+        return Timeline(times_s, self._tids, self._stack_at, self._ticks, list(map(stack_of, self._numbers)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import gzip
 import html
 import os
 import re
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 from pyattach.errors import PyattachError, UsageError
 from pyattach.render.formats import RENDERERS, RenderOptions, renderer_for, write_atomically
 from pyattach.render.names import cells, crop, printable
+from pyattach.render.pprof import read_pprof
 from pyattach.render.profile import Meta, Profile, Thread
 from pyattach.render.renderer import encoded
 from pyattach.render.text import summary_lines
@@ -66,7 +68,8 @@ SMALL = profile(
 
 
 def rendered(name: str, of: Profile, **options: object) -> str:
-    return b"".join(renderer_for(name).render(of, RenderOptions(**options))).decode()  # type: ignore[arg-type]
+    data = b"".join(renderer_for(name).render(of, RenderOptions(**options)))  # type: ignore[arg-type]
+    return gzip.decompress(data).decode("latin1") if name == "pprof" else data.decode()
 
 
 def test_folded_merges_threads_and_sorts() -> None:
@@ -188,7 +191,7 @@ def test_summary_is_short() -> None:
 @pytest.mark.parametrize("name", [renderer.name for renderer in RENDERERS])
 def test_an_empty_profile_says_why(name: str) -> None:
     text = rendered(name, profile({}, duration_s=10.0, cpu_time_s=0.0, ended_by="duration reached"))
-    if name != "folded":
+    if name in ("svg", "text"):
         assert "No samples in 10.0 s." in text
         assert "Ended by: duration reached." in text
 
@@ -199,6 +202,10 @@ def test_hostile_names_leave_no_control_character(name: str, threads: bool) -> N
     weights = {(1, (MAIN, Frame(bad, bad, FrameKind.USER))): 5 for bad in HOSTILE}
     hostile = Profile(Meta(command=HOSTILE[6], notes=HOSTILE), {1: Thread(1, HOSTILE[6])}, weights)
     text = rendered(name, hostile, threads=threads)
+    if name == "pprof":
+        text = "".join(
+            frame.name for _, stack in read_pprof(text.encode("latin1")).weights for frame in stack
+        )
     assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]", text)
 
 
