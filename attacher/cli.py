@@ -15,15 +15,17 @@ from typing import TextIO
 from .. import __version__
 from ..errors import ExitCode, PyattachError, UsageError
 from ..inject.layout import Unwind
-from ..render.live import LiveHeader, LiveView, PlainView
+from ..render.live import LiveView, PlainView
 from ..render.names import printable
+from ..render.terminal_keys import TerminalKeys, in_foreground
 from ..render.text import summary_lines
 from .choosing import ThreadChoice
 from .clock import NAMES as CLOCKS
 from .family import attach as attach_family
 from .following import attach
+from .live_table import LiveTable
 from .outputs import add_output_options, check_outputs, default_suffix, render_options, write_outputs
-from .session import Options, Outcome, Progress
+from .session import Options, Outcome
 from .stay import HOW_LOADED
 
 RATE_RANGE_HZ = (10.0, 1000.0)
@@ -214,33 +216,6 @@ class StopSignals:
         return self.count > 0
 
 
-class LiveTable:
-    """Feeds a live view from the session's progress."""
-
-    def __init__(self, view: LiveView | PlainView, pid: int, command: str, options: Options) -> None:
-        self._view, self._pid, self._command, self._options = view, pid, command, options
-
-    def __call__(self, progress: Progress) -> None:
-        totals = progress.store.update_totals()
-        self._view.update(self._header(progress), totals.rows(200), totals.ticks)
-
-    def _header(self, progress: Progress) -> LiveHeader:
-        duration = self._options.duration_s
-        return LiveHeader(
-            pid=self._pid,
-            command=self._command,
-            rate_asked_hz=self._options.rate_hz,
-            rate_reached_hz=progress.rate_reached_hz,
-            threads=progress.threads,
-            samples=progress.store.samples,
-            dropped=progress.dropped,
-            overhead_share=progress.handler_share,
-            elapsed_s=progress.elapsed_s,
-            mode=self._options.mode,
-            remaining_s=None if duration is None else max(0.0, duration - progress.elapsed_s),
-        )
-
-
 def default_output(pid: int, wanted: str | None = None) -> str:
     """``PID-TIME.svg`` in the current folder, or with the ending of the wanted format.  Raises UsageError."""
     return f"{pid}-{time.strftime('%Y%m%dT%H%M%S')}{default_suffix(wanted)}"
@@ -249,7 +224,9 @@ def default_output(pid: int, wanted: str | None = None) -> str:
 def _view(arguments: argparse.Namespace) -> LiveView | PlainView | None:
     if arguments.no_live or arguments.quiet:
         return None
-    return LiveView() if sys.stderr.isatty() and sys.stdout.isatty() else PlainView(sys.stderr)
+    if not (sys.stderr.isatty() and sys.stdout.isatty() and in_foreground(sys.stdout.fileno())):
+        return PlainView(sys.stderr)
+    return LiveView(keys=TerminalKeys())
 
 
 def session_options(arguments: argparse.Namespace) -> Options:
@@ -300,7 +277,8 @@ def _attach(pid: int, options: Options, stop: StopSignals, view: LiveView | Plai
     if view is None:
         return session(pid, options, stop.stopped, lambda _progress: None)
     with view:
-        return session(pid, options, stop.stopped, LiveTable(view, pid, command_line(pid), options))
+        table = LiveTable(view, pid, command_line(pid), options)
+        return session(pid, options, table.stopped(stop.stopped), table)
 
 
 def _report(

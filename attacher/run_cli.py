@@ -21,8 +21,9 @@ from ..render.names import printable
 from ..render.text import summary_lines
 from . import procfs
 from .child import ChildProcess, start
-from .cli import LiveTable, StopSignals, add_options, session_options
+from .cli import StopSignals, add_options, session_options
 from .clock import TimerClock
+from .live_table import LiveTable
 from .outputs import check_outputs, default_suffix, render_options, write_outputs
 from .program import Program, find_program
 from .run import profile_child

@@ -46,7 +46,9 @@ class SampleStore:
         self._resolver = resolver
         self._weights: collections.Counter[tuple[int, RawStack]] = collections.Counter()
         self._resolved: dict[RawStack, Stack] = {}
-        self._new: list[tuple[RawStack, int]] = []
+        self._new: list[tuple[int, RawStack, int]] = []
+        self.watch: Callable[[int, Stack, int], None] | None = None
+        """Told of each sample (thread, stack, ticks) once its stack has names."""
         self.totals = FunctionTotals()
         self.samples = 0
         self.truncated = 0
@@ -66,7 +68,7 @@ class SampleStore:
             if self._times is not None and not self._times.add(clock_ns, tid, raw, weight):
                 self._times = None  # too many
             self._weights[tid, raw] += weight
-            self._new.append((raw, weight))
+            self._new.append((tid, raw, weight))
             self.samples += weight
             self.ends[end] += weight
             if not raw[1]:
@@ -84,8 +86,11 @@ class SampleStore:
 
     def update_totals(self) -> FunctionTotals:
         """Function totals with all samples so far."""
-        for raw, weight in self._new:
-            self.totals.add(self._stack(raw), weight)
+        for tid, raw, weight in self._new:
+            stack = self._stack(raw)
+            self.totals.add(stack, weight)
+            if self.watch is not None:
+                self.watch(tid, stack, weight)
         self._new.clear()
         return self.totals
 
@@ -96,6 +101,10 @@ class SampleStore:
             key = (tid, self._stack(raw))
             out[key] = out.get(key, 0) + weight
         return out
+
+    def forget_new(self) -> None:
+        """``watch`` is not told of the samples so far."""
+        self._new.clear()
 
     def timeline(self, begin_ns: int) -> Timeline | None:
         """The samples one by one, from CLOCK_MONOTONIC's ``begin_ns`` on; None where there are too many."""

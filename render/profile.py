@@ -122,23 +122,40 @@ class FunctionTotals:
     """Self and total ticks by function, added to stack by stack (live view and text share it)."""
 
     def __init__(self) -> None:
-        self._self: collections.Counter[Frame] = collections.Counter()
-        self._total: collections.Counter[Frame] = collections.Counter()
+        self._number: dict[int, int] = {}  # by identity: hashing a Frame costs more than all else here
+        self._of_frame: dict[Frame, int] = {}
+        self._seen: list[Frame] = []  # keeps the identities valid
+        self._self: list[int] = []
+        self._total: list[int] = []
         self.ticks = 0
 
     def add(self, stack: Stack, weight: int) -> None:
         """Count ``weight`` ticks for ``stack``."""
         self.ticks += weight
+        number = self._number
+        for key, frame in zip(map(id, stack), stack, strict=True):
+            if key not in number:
+                self._meet(frame)
         if stack:
-            self._self[stack[-1]] += weight
-        for frame in set(stack):
-            self._total[frame] += weight
+            self._self[number[id(stack[-1])]] += weight
+        for index in {number[key] for key in map(id, stack)}:
+            self._total[index] += weight
+
+    def _meet(self, frame: Frame) -> None:
+        self._seen.append(frame)
+        index = self._of_frame.setdefault(frame, len(self._of_frame))
+        self._number[id(frame)] = index
+        if index == len(self._self):
+            self._self.append(0)
+            self._total.append(0)
 
     def rows(self, limit: int, *, by_total: bool = False) -> list[FunctionRow]:
         """The ``limit`` heaviest functions, by self ticks or by total; ties in order of name."""
-        table, other = (self._total, self._self) if by_total else (self._self, self._total)
-        order = sorted(self._total, key=lambda f: (-table[f], -other[f], f.name, f.module))
-        return [FunctionRow(f, self._self[f], self._total[f]) for f in order[:limit]]
+        key, other = (self._total, self._self) if by_total else (self._self, self._total)
+        order = sorted(
+            self._of_frame.items(), key=lambda f: (-key[f[1]], -other[f[1]], f[0].name, f[0].module)
+        )
+        return [FunctionRow(frame, self._self[i], self._total[i]) for frame, i in order[:limit]]
 
 
 def totals_of(profile: Profile) -> FunctionTotals:
