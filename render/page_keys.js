@@ -232,5 +232,6 @@ async function start() {
   restoreState();
   listen();
   svg.setAttribute("data-ready", "");
+  performance.mark("pyattach-drawn");
 }
 start();

@@ -55,8 +55,10 @@ function layoutFrom(least) {
 
 // Text that fits.
 const MAYBE_WIDE = /[\u1100-\u1fff\u2300-\ufffc\u{10000}-\u{10ffff}]/u; // as in names.py
-const cells = (text) => { let n = 0; for (const c of text) n += MAYBE_WIDE.test(c) ? 2 : 1; return n; };
+const ASCII = /^[\x20-\x7e]*$/;
+const cells = (text) => { if (ASCII.test(text)) return text.length; let n = 0; for (const c of text) n += MAYBE_WIDE.test(c) ? 2 : 1; return n; };
 function fitting(text, room) {
+  if (typeof text === "string" && ASCII.test(text)) return text.slice(0, Math.max(0, room));
   let out = "";
   for (const c of text) { if ((room -= cells(c)) < 0) break; out += c; }
   return out;
@@ -73,7 +75,8 @@ function crop(name, room) { // as names.crop in Python
   return room > 0 ? fitting(last, room - 1) + "…" : "";
 }
 
-const number = (n) => Math.round(n).toLocaleString("en-US");
+const digits = new Intl.NumberFormat("en-US");
+const number = (n) => digits.format(Math.round(n));
 const share = (part, whole) => (whole ? (100 * part / whole).toFixed(2) : "0.00") + "%";
 
 const group = (block) => block.rest ?? block.deeper;

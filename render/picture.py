@@ -48,20 +48,25 @@ def frames(tree: Tree, classes: list[str], top: float, *, upward: bool) -> Itera
         name = f"({tree.count[node]:,} smaller)" if rest else tree.frames[tree.frame[node]].name
         if depth == DEEPEST + 1:
             kind, name = "r", "⋯ deeper"
-        x, width = PAD + start * scale, max(ticks * scale - 0.6, 0.6)
-        title = f"{shortened(printable(name), _TITLE_LIMIT)}, {ticks:,} ({share(ticks, tree.ticks[0])})"
+        x, width = f"{PAD + start * scale:.1f}".removesuffix(".0"), max(ticks * scale - 0.6, 0.6)
+        room = int((width - 5) / CHAR)
+        text = crop(printable(shortened(name, 1000)), room) if room >= 3 else ""
+        title = f"{ticks:,} ({share(ticks, tree.ticks[0])})"
+        if text != name:
+            title = f"{shortened(printable(name), _TITLE_LIMIT)}, {title}"
         rows[depth].append(
-            f'<rect class="{kind}" x="{x:.5g}" width="{width:.4g}" height="{ROW - 1}">'
+            f'<rect class="{kind}" x="{x}" width="{width:.4g}" height="{ROW - 1}">'
             f"<title>{xml(title)}</title></rect>"
         )
-        room = int((width - 5) / CHAR)
-        if room >= 3 and (text := crop(printable(shortened(name, 1000)), room)):
+        if text:
             mark = f' class="on-{kind}"' if kind in ("r", "m") else ""
-            names[depth].append(f'<text{mark} x="{x + 3:.5g}" y="12.5">{xml(text)}</text>')
+            names[depth].append(f'<text{mark} x="{x}">{xml(text)}</text>')
     yield '<g id="frames">\n'
     for depth, row in enumerate(rows):
         y = top + ROW * (len(rows) - 1 - depth if upward else depth)
         yield f'<g transform="translate(0 {y:g})">\n'
-        yield from (f"{element}\n" for element in (*row, *names[depth]))
-        yield "</g>\n"
+        yield "\n".join(row)
+        if names[depth]:
+            yield from ('\n<g transform="translate(3 12.5)">\n', "\n".join(names[depth]), "\n</g>")
+        yield "\n</g>\n"
     yield "</g>\n"
