@@ -3,8 +3,9 @@ Chromium: until it is painted, and a zoom.  And what a refresh of the live view 
 
     python benchmarks/render.py [--peer COMMAND] [--lines 10000 1000000] [--frames 100000]
 
-Peers take folded stacks on stdin and write SVG: flamegraph.pl (Debian's libdevel-nytprof-perl), the flamegraph
-package of npm, where they are found.  A visible frame is a rectangle with a frame's name in the SVG.
+Peers take folded stacks on stdin and write SVG: flamegraph.pl (Debian's libdevel-nytprof-perl) where it is
+found, and any other that is given (``--peer inferno-flamegraph``).  A visible frame is a frame's rectangle in the
+SVG as it is on disk.
 """
 
 from __future__ import annotations
@@ -37,14 +38,19 @@ from pyattach.render.profile import Meta, Profile, Stack, Thread  # noqa: E402
 from pyattach.symbols.frame import Frame, FrameKind  # noqa: E402
 
 FLAMEGRAPH_PL = "/usr/share/perl5/Devel/NYTProf/flamegraph.pl"
-PYATTACH = "import sys; from pyattach.attacher.main import main; sys.exit(main(['report', sys.argv[1], '-o', sys.argv[2]]))"
+PYATTACH = [sys.executable, "-m", "pyattach", "report"]
+FIRST_PAINT = """return performance.getEntriesByType("paint").find(
+    e => e.name === "first-paint")?.startTime"""
 
 
 def folded_lines(count: int, seed: int = 1) -> Iterator[str]:
     """``count`` distinct stacks as a program has them: some functions are hot, deep stacks share their
-    beginnings, names are as long as C++'s."""
+    beginnings, names are as long as C's and, every third, C++'s."""
     choose = random.Random(seed)
-    names = [f"ns{n % 17}::Component{n % 131}::function_number_{n}" for n in range(4000)]
+    names = [
+        f"ns{n % 17}::Component{n % 131}::function_{n}" if n % 3 == 0 else f"function_{n}"
+        for n in range(4000)
+    ]
     seen: set[str] = set()
     path: list[str] = []
     while len(seen) < count:
@@ -79,7 +85,7 @@ def against_peers(lines: int, folder: Path, peers: list[tuple[str, list[str]]]) 
     print(f"\n{lines:,} folded lines, {source.stat().st_size / 1e6:.1f} MB")
     print(f"{'':24}{'time':>10}{'file':>12}{'frames':>9}{'bytes/frame':>13}")
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ours = [sys.executable, "-c", PYATTACH, str(source), str(out)]
+    ours = [*PYATTACH, str(source), "-o", str(out)]
     took_s = timed(lambda: subprocess.run(ours, check=True, env=env, stderr=subprocess.DEVNULL))
     text = out.read_text()
     stored = re.search(r'<metadata id="profile">(.*?)</metadata>', text)
@@ -136,11 +142,7 @@ def in_chromium(count: int, folder: Path) -> None:
             drawn.append(
                 browser.execute_script("return performance.getEntriesByName('pyattach-drawn')[0]?.startTime")
             )
-            painted.append(
-                browser.execute_script(
-                    "return performance.getEntriesByType('paint').find(e => e.name === 'first-paint')?.startTime"
-                )
-            )
+            painted.append(browser.execute_script(FIRST_PAINT))
             for into, act in ((zoomed, "frame"), (reset, "reset")):
                 into.append(
                     browser.execute_async_script(
@@ -182,7 +184,8 @@ def live_refresh(functions: int = 500) -> None:
     refresh_s = statistics.median(times_s)
     share = refresh_s / pace_s + add_s * 99
     print(
-        f"\nlive view, {functions} functions, 120x40: {refresh_s * 1e3:.1f} ms a refresh, {add_s * 1e6:.0f} µs a sample;"
+        f"\nlive view, {functions} functions, 120x40: {refresh_s * 1e3:.1f} ms a refresh, "
+        f"{add_s * 1e6:.0f} µs a sample;"
     )
     print(f"  at its pace of {pace_s:g} s and 99 samples a second {share:.1%} of a core")
 

@@ -58,13 +58,13 @@ def diff_classes_of(tree: Tree) -> list[str]:
 
 
 def _changed(tree: Tree, node: int) -> str:  # as diffClass in page_layout.js
-    if not tree.base[node]:
-        return "new"
     whole, before = max(1, tree.ticks[0]), max(1, tree.base[0])
     now, was = tree.ticks[node] / whole, tree.base[node] / before
     both = (tree.ticks[node] + tree.base[node]) / (whole + before)
     if now == was or abs(now - was) <= 2 * math.sqrt(both * (1 - both) * (1 / whole + 1 / before)):
         return "same"
+    if not was:
+        return "new"
     ratio = abs(now - was) / max(now, was)
     return ("more" if now > was else "less") + ("0" if ratio < 0.1 else "1" if ratio < 0.33 else "2")
 

@@ -166,10 +166,12 @@ def _table(
     for index in window:
         row = rows[index]
         count = row.total_ticks if state.by_total else row.self_ticks
-        line = Text(style="reverse" if index == state.selected else "", no_wrap=True, overflow="crop")
-        line.append(_padded(printable(row.frame.name), name) + "  ", _STYLES.get(row.frame.kind, ""))
+        chosen = index == state.selected
+        line = Text(style="reverse" if chosen else "", no_wrap=True, overflow="crop")
+        style = "" if chosen else _STYLES.get(row.frame.kind, "")
+        line.append(_padded(printable(row.frame.name), name) + "  ", style)
         if module:
-            line.append(_padded(printable(row.frame.module), module) + "  ", _DIM)
+            line.append(_padded(printable(row.frame.module), module) + "  ", "" if chosen else _DIM)
         yield line.append(
             f"{share(row.self_ticks, ticks):>8}  {share(row.total_ticks, ticks):>8}  {count:>8,}"
         )

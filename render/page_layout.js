@@ -102,8 +102,8 @@ function change(v) {
 function diffClass(v) {
   if (kinds[v.frame] === "b") return "b";
   const { now, before, sure } = change(v);
-  if (!v.base) return "new";
   if (!sure || now === before) return "same";
+  if (!v.base) return "new";
   const ratio = Math.abs(now - before) / Math.max(now, before), step = ratio < .1 ? 0 : ratio < .33 ? 1 : 2;
   return (now > before ? "more" : "less") + step;
 }

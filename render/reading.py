@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import io
 import json
 import re
 import zlib
@@ -15,13 +16,13 @@ from .document import profile_of
 from .folded import NO_STACK
 from .kinds import kind_of
 from .pprof import read_pprof
-from .profile import Meta, Profile, Stack, Thread
+from .profile import Meta, Profile, Stack, Thread, uncollected
+from .weights import StackWeights
 
 MOST_BYTES = 2 << 30
 """Of a file once unpacked: a small one may hold anything."""
 
 _STORED = re.compile(rb'<metadata id="profile">([A-Za-z0-9+/=\s]*)</metadata>')
-_FOLDED = re.compile(r"(.+) (\d+)$")
 
 
 def read_profile(path: str | Path) -> Profile:
@@ -32,7 +33,8 @@ def read_profile(path: str | Path) -> Profile:
     except OSError as error:
         raise PyattachError(f"cannot read {path}: {error.strerror or error}") from error
     try:
-        return profile_from(data)
+        with uncollected():
+            return profile_from(data)
     except MalformedInput as error:
         raise MalformedInput(f"{path}: {error.what}", error.way_out) from error
 
@@ -47,7 +49,7 @@ def profile_from(data: bytes) -> Profile:
     if start.startswith(b"{"):
         return profile_of(_json(data))
     if not start or _is_text(data[:4096]):
-        return _from_folded(data.decode("utf-8", "replace"))
+        return _from_folded(data)
     return read_pprof(data)
 
 
@@ -94,21 +96,30 @@ def _json(data: bytes) -> object:
         raise MalformedInput(f"damaged: {error}") from error
 
 
-def _from_folded(text: str) -> Profile:
+class _Frames(dict[bytes, Frame]):
+    """A frame for each name, made when it is first asked for."""
+
+    def __missing__(self, name: bytes) -> Frame:
+        text = name.decode("utf-8", "replace")
+        self[name] = frame = Frame(text, "", kind_of(text))
+        return frame
+
+
+def _from_folded(data: bytes) -> Profile:
     """Any folded stacks; blank lines and comments (#) are left out."""
-    frames: dict[str, Frame] = {}
-    weights: dict[tuple[int, Stack], int] = {}
-    for count, line in enumerate(text.splitlines(), 1):
-        if not line or line.isspace() or line.startswith("#"):
-            continue
-        found = _FOLDED.match(line.rstrip())
-        if not found:
-            raise MalformedInput(f"line {count} is no folded stack: {line[:80]!r}")
-        stack = [] if found[1] == NO_STACK else found[1].split(";")
-        for name in stack:
-            if name not in frames:
-                frames[name] = Frame(name, "", kind_of(name))
-        key = (0, tuple([frames[name] for name in stack]))
-        weights[key] = weights.get(key, 0) + int(found[2])
-    weights = {key: ticks for key, ticks in weights.items() if ticks}
+    frame_of = _Frames().__getitem__
+    stacks: dict[bytes, int] = {}
+    for count, line in enumerate(io.BytesIO(data), 1):
+        stack, _, ticks = line.rstrip().rpartition(b" ")
+        if stack and ticks.isdigit():
+            stacks[stack] = stacks.get(stack, 0) + int(ticks)
+        elif line.strip() and not line.startswith(b"#"):
+            shown = line[:80].decode("utf-8", "replace").rstrip()
+            raise MalformedInput(f"line {count} is no folded stack: {shown!r}")
+    nothing = NO_STACK.encode()
+    stacks = {stack: ticks for stack, ticks in stacks.items() if ticks}
+    keys: list[tuple[int, Stack]] = [
+        (0, () if stack == nothing else tuple(map(frame_of, stack.split(b";")))) for stack in stacks
+    ]
+    weights = StackWeights(keys, list(stacks.values()))
     return Profile(Meta(mode="", samples=sum(weights.values())), {0: Thread(0, "")}, weights)

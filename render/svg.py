@@ -18,6 +18,7 @@ from typing import Any
 from .colours import DIFF_LEGEND, classes_of, diff_classes_of, frame_classes, legend
 from .document import document_of, used_frames
 from .facts import facts, seconds, short_command, why_empty
+from .large_tree import build_bounded
 from .names import crop, printable, shortened
 from .picture import LEAST_SHARE, PAD, ROW, WIDTH, frames, rows_of, xml
 from .profile import Meta, Profile
@@ -47,7 +48,7 @@ class SvgRenderer:
 
 def svg(profile: Profile, options: RenderOptions, base: Profile | None = None) -> Iterator[str]:
     """The flame graph of ``profile`` in pieces; with ``base``, coloured by what has changed since that."""
-    kept = _pruned_to(build(profile, base=base), most_nodes=_KEPT_NODES)
+    kept = build_bounded(profile, base=base, most_nodes=_KEPT_NODES)
     looked_at = kept
     if options.threads or options.reverse:
         looked_at = build(
@@ -67,12 +68,6 @@ def svg(profile: Profile, options: RenderOptions, base: Profile | None = None) -
     yield f'<metadata id="profile">{_packed(packed)}</metadata>\n'
     script = "\n".join(_resource(name) for name in _SCRIPTS)
     yield f'<script><![CDATA[\n(() => {{\n"use strict";\n{script}}})();\n]]></script>\n</svg>\n'
-
-
-def _pruned_to(tree: Tree, most_nodes: int) -> Tree:
-    if len(tree) <= most_nodes:
-        return tree
-    return pruned(tree, least_ticks(tree, share=0, most_nodes=most_nodes))
 
 
 def _page(profile: Profile, options: RenderOptions, kept: Tree, base: Profile | None) -> dict[str, Any]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from ..symbols.frame import Frame, FrameKind
 from .folded import NO_STACK, thread_name
-from .profile import Profile, Stack, Thread
+from .profile import Profile, Stack, Thread, uncollected
 
 ROOT = Frame("all", "", FrameKind.MARK)
 REST = -1
@@ -21,6 +21,9 @@ EMPTY = Frame(NO_STACK, "", FrameKind.MARK)
 
 Sample = tuple[int, int, int]
 """Node, thread (an index into ``Tree.tids``, or BASE) and ticks that ended there."""
+
+Entry = tuple[tuple[int, ...], int, int]
+"""Path (indices of frames, root first), thread and ticks."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -94,6 +97,12 @@ def build(
     Two frames are the same function where name and module agree.  ``reverse``: leaves first.  ``base`` is
     the profile to compare with; its stacks are in the tree, too.
     """
+    with uncollected():
+        return _built(profile, threads, reverse, base)
+
+
+def begun(profile: Profile, threads: bool, reverse: bool, base: Profile | None) -> tuple[Tree, list[Entry]]:
+    """A tree without nodes, and what goes into it, in order."""
     names, tids = _Names(profile, base, threads), sorted({tid for tid, _ in profile.weights})
     thread_at = {tid: i for i, tid in enumerate(tids)}
     entries = [
@@ -103,17 +112,17 @@ def build(
     for (_tid, stack), ticks in base.weights.items() if base else ():
         entries.append((names.path(None, stack, reverse), BASE, ticks))
     entries.sort()
-    tree = Tree(names.frames, names.bases, tids)
+    return Tree(names.frames, names.bases, tids), entries
+
+
+def _built(profile: Profile, threads: bool, reverse: bool, base: Profile | None) -> Tree:
+    tree, entries = begun(profile, threads, reverse, base)
     frame, depth, samples = tree.frame, tree.depth, tree.samples
     opened = [tree.open(0, 0)]
     before: tuple[int, ...] = ()
     for path, thread, ticks in entries:
         if path != before:
-            common = 0
-            for one, other in zip(before, path, strict=False):
-                if one != other:
-                    break
-                common += 1
+            common = common_length(before, path)
             del opened[common + 1 :]
             first = len(frame)
             frame.extend(path[common:])
@@ -170,14 +179,26 @@ def least_ticks(tree: Tree, *, share: float, most_nodes: int) -> int:
     return least
 
 
+def common_length(one: tuple[int, ...], other: tuple[int, ...]) -> int:
+    """How many of the first items are the same."""
+    length = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        length += 1
+    return length
+
+
 class _Names:
     """Numbers for all frames, in order: root, threads, no stack at all, then code by name."""
 
     def __init__(self, profile: Profile, base: Profile | None, threads: bool) -> None:
         # Resolvers share one Frame among all stacks, and hashing a Frame costs more than all else here:
         # so each object is looked at once, by its id, which the profiles keep valid.
-        objects = dict(_by_id(profile.weights))
-        objects.update(_by_id(base.weights) if base else ())
+        objects: dict[int, Frame] = {}
+        for _, stack in itertools.chain(profile.weights, base.weights if base else ()):
+            if not objects.keys() >= set(map(id, stack)):
+                objects.update(zip(map(id, stack), stack, strict=True))
         identities: dict[tuple[str, str], Frame] = {}
         for frame in sorted(objects.values(), key=lambda f: (f.name, f.module, f.kind.value)):
             identities.setdefault((frame.name, frame.module), frame)
@@ -187,17 +208,12 @@ class _Names:
         first = [ROOT, *(Frame(labels[tid], "", FrameKind.MARK) for tid in tids), EMPTY]
         number = {identity: len(first) + i for i, identity in enumerate(identities)}
         self.frames, self.bases = first + list(identities.values()), 1 + len(tids)
-        self._number = {key: number[frame.name, frame.module] for key, frame in objects.items()}
+        numbers = {key: number[frame.name, frame.module] for key, frame in objects.items()}
+        self._number_of = numbers.__getitem__
         self._of_thread = {tid: (1 + i,) for i, tid in enumerate(tids)}
 
     def path(self, tid: int | None, stack: Stack, reverse: bool) -> tuple[int, ...]:
-        number = self._number
-        path = tuple([number[key] for key in map(id, stack)]) or (self.bases,)
+        path = tuple(map(self._number_of, map(id, stack))) or (self.bases,)
         if reverse:
             path = path[::-1]
         return self._of_thread[tid] + path if tid in self._of_thread else path
-
-
-def _by_id(weights: Iterable[tuple[int, Stack]]) -> Iterator[tuple[int, Frame]]:
-    frames = itertools.chain.from_iterable(stack for _, stack in weights)
-    return ((id(frame), frame) for frame in frames)

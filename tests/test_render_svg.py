@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pyattach.render.document import profile_of
+from pyattach.render.large_tree import build_bounded
 from pyattach.render.profile import Meta, Profile, Thread
 from pyattach.render.tree import REST, build, least_ticks, pruned
 
@@ -196,5 +197,28 @@ def test_a_diff_has_the_later_shape_and_says_what_grew() -> None:
 
 
 def test_a_diff_takes_no_noise_for_a_change() -> None:
-    text = svg(profile({"main a": 52, "main b": 48}), profile({"main a": 48, "main b": 52}))
+    text = svg(profile({"main a": 52, "main b": 48, "c": 1}), profile({"main a": 48, "main b": 52}))
     assert {kind for kind, _, _ in drawn(text)} == {"b", "same"}
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.dictionaries(
+        st.tuples(st.integers(1, 2), st.lists(st.sampled_from("abcd"), max_size=5).map(tuple)),
+        st.integers(1, 9),
+        max_size=30,
+    ),
+    st.integers(1, 40),
+)
+def test_a_bounded_tree_is_the_pruned_tree(
+    stacks: dict[tuple[int, tuple[str, ...]], int], most_nodes: int
+) -> None:
+    weights = {(tid, tuple(frame(name) for name in stack)): ticks for (tid, stack), ticks in stacks.items()}
+    of = Profile(Meta(), {}, weights)
+    whole = build(of)
+    bounded = build_bounded(of, most_nodes=most_nodes)
+    if len(whole) <= most_nodes:
+        assert bounded == whole
+    else:
+        assert bounded == pruned(whole, least_ticks(whole, share=0, most_nodes=most_nodes))
+        assert sum(index != REST for index in bounded.frame) <= max(1, most_nodes)
