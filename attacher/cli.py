@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import re
 import signal
 import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TextIO
 
 from .. import __version__
 from ..errors import ExitCode, PyattachError, UsageError
 from ..inject.layout import Unwind
-from ..render.formats import RenderOptions, renderer_for, write_atomically
-from ..render.live import LiveHeader, LiveView, PlainView
+from ..render.live import LiveView, PlainView
 from ..render.names import printable
-from ..render.profile import Profile
+from ..render.terminal_keys import TerminalKeys, in_foreground
 from ..render.text import summary_lines
 from .choosing import ThreadChoice
 from .clock import NAMES as CLOCKS
 from .family import attach as attach_family
 from .following import attach
-from .session import Options, Outcome, Progress
+from .live_table import LiveTable
+from .outputs import add_output_options, check_outputs, default_suffix, render_options, write_outputs
+from .session import Options, Outcome
 from .stay import HOW_LOADED
 
 RATE_RANGE_HZ = (10.0, 1000.0)
@@ -38,6 +37,7 @@ examples:
   pyattach -p 1234 -d 30 -o out.svg  thirty seconds
   pyattach 1234 -o out.folded -o -   folded stacks into a file, a summary on stdout
   pyattach run -o out.svg -- make    start a program, sample all of it (pyattach run --help)
+  pyattach report 1234.svg -o x.pb.gz   another format; pyattach diff a.svg b.svg
   pyattach doctor 1234               would it work? nothing is touched
 
 exit codes: 0 ok, 1 error, 2 usage, 3 permission, 4 unsupported target, 5 no samples,
@@ -135,11 +135,7 @@ def add_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "-d", "--duration", type=duration_s, metavar="TIME", help="30, 500ms, 2m (default: until Ctrl-C)"
     )
-    p.add_argument(
-        "-o", "--output", action="append", metavar="FILE",
-        help=".svg, .folded or .txt by its ending; - for a summary on stdout; may be repeated",
-    )  # fmt: skip
-    p.add_argument("-t", "--threads", action="store_true", help="split the output by thread")
+    add_output_options(p)
     p.add_argument("--no-live", action="store_true", help="no live table")
     p.add_argument(
         "--max-depth", type=int, default=512, metavar="N", help="frames of a stack at most (default 512)"
@@ -220,73 +216,17 @@ class StopSignals:
         return self.count > 0
 
 
-class LiveTable:
-    """Feeds a live view from the session's progress."""
-
-    def __init__(self, view: LiveView | PlainView, pid: int, command: str, options: Options) -> None:
-        self._view, self._pid, self._command, self._options = view, pid, command, options
-
-    def __call__(self, progress: Progress) -> None:
-        totals = progress.store.update_totals()
-        self._view.update(self._header(progress), totals.rows(200), totals.ticks)
-
-    def _header(self, progress: Progress) -> LiveHeader:
-        duration = self._options.duration_s
-        return LiveHeader(
-            pid=self._pid,
-            command=self._command,
-            rate_asked_hz=self._options.rate_hz,
-            rate_reached_hz=progress.rate_reached_hz,
-            threads=progress.threads,
-            samples=progress.store.samples,
-            dropped=progress.dropped,
-            overhead_share=progress.overhead_share,
-            elapsed_s=progress.elapsed_s,
-            mode=self._options.mode,
-            remaining_s=None if duration is None else max(0.0, duration - progress.elapsed_s),
-        )
-
-
-def default_output(pid: int) -> str:
-    """``PID-TIME.svg`` in the current folder."""
-    return f"{pid}-{time.strftime('%Y%m%dT%H%M%S')}.svg"
-
-
-def check_outputs(outputs: Sequence[str]) -> None:
-    """Find out before attaching what could not be written after.  Raises UsageError."""
-    for output in outputs:
-        if output == "-":
-            continue
-        renderer_for(output)
-        folder = Path(output).absolute().parent
-        if not os.path.isdir(folder):  # noqa: PTH112 - false where it may not be looked into
-            raise UsageError(f"{output}: there is no folder {folder}", "make it, or name another place")
-        if not os.access(folder, os.W_OK):
-            raise UsageError(f"{output}: {folder} can't be written to", "name another place with -o")
-
-
-def write_outputs(
-    profile: Profile, outputs: Sequence[str], options: RenderOptions, say: Callable[[str], None]
-) -> None:
-    """Write every file; one that fails does not keep the others from being written."""
-    failed: list[PyattachError] = []
-    for output in outputs:
-        if output == "-":
-            sys.stdout.write("".join(renderer_for("text").render(profile, options)))
-            continue
-        try:
-            write_atomically(output, renderer_for(output).render(profile, options))
-            say(f"wrote {output}")
-        except PyattachError as error:
-            failed.append(error)
-    if failed:
-        raise failed[0]
+def default_output(pid: int, wanted: str | None = None) -> str:
+    """``PID-TIME.svg`` in the current folder, or with the ending of the wanted format.  Raises UsageError."""
+    return f"{pid}-{time.strftime('%Y%m%dT%H%M%S')}{default_suffix(wanted)}"
 
 
 def _view(arguments: argparse.Namespace) -> LiveView | PlainView | None:
     if arguments.no_live or arguments.quiet:
         return None
-    return LiveView() if sys.stderr.isatty() and sys.stdout.isatty() else PlainView(sys.stderr)
+    if not (sys.stderr.isatty() and sys.stdout.isatty() and in_foreground(sys.stdout.fileno())):
+        return PlainView(sys.stderr)
+    return LiveView(keys=TerminalKeys())
 
 
 def session_options(arguments: argparse.Namespace) -> Options:
@@ -316,8 +256,8 @@ def run(arguments: argparse.Namespace, err: TextIO) -> ExitCode:
             print(line, file=err)
 
     pid = chosen_pid(arguments)
-    outputs = arguments.output or [default_output(pid)]
-    check_outputs(outputs)
+    outputs = arguments.output or [default_output(pid, arguments.format)]
+    check_outputs(outputs, arguments.format)
     if arguments.rate > RATE_RANGE_HZ[1]:
         say(f"warning: {arguments.rate:g} Hz costs the target more than a few percent of its time")
     options = session_options(arguments)
@@ -337,20 +277,20 @@ def _attach(pid: int, options: Options, stop: StopSignals, view: LiveView | Plai
     if view is None:
         return session(pid, options, stop.stopped, lambda _progress: None)
     with view:
-        return session(pid, options, stop.stopped, LiveTable(view, pid, command_line(pid), options))
+        table = LiveTable(view, pid, command_line(pid), options)
+        return session(pid, options, table.stopped(stop.stopped), table)
 
 
 def _report(
     outcome: Outcome, outputs: Sequence[str], arguments: argparse.Namespace, say: Callable[[str], None]
 ) -> None:
-    options = RenderOptions(threads=arguments.threads)
-    if "-" not in outputs:
+    if "-" not in outputs or arguments.format not in (None, "text"):
         for line in summary_lines(outcome.profile, top=10):
             say(line)
     for note in outcome.profile.meta.notes:
         if arguments.verbose or not note.startswith(HOW_LOADED):
             say(f"note: {printable(note)}")
-    write_outputs(outcome.profile, outputs, options, say)
+    write_outputs(outcome.profile, outputs, render_options(arguments), say, arguments.format)
     if not outcome.profile.total:
         say("no samples: the target used no CPU time while it was sampled")
     if not outcome.residue and not outcome.target_ended:

@@ -17,6 +17,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from . import doctor_cli
 
         return doctor_cli.main(words[1:])
+    if words[:1] in (["report"], ["diff"]):
+        from . import report_cli
+
+        return report_cli.main(words[0], words[1:])
     from . import cli
 
     return cli.main(words)

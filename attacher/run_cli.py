@@ -17,14 +17,15 @@ from ..errors import PyattachError, UsageError
 from ..inject.image import preload_path
 from ..inject.preload import PreloadedStub
 from ..render.facts import hertz, seconds
-from ..render.formats import RenderOptions
 from ..render.live import LiveView, PlainView
 from ..render.names import printable
 from ..render.text import summary_lines
 from . import procfs
 from .child import ChildProcess, start
-from .cli import LiveTable, StopSignals, add_options, check_outputs, session_options, write_outputs
+from .cli import StopSignals, add_options, session_options
 from .clock import Clock, choose_for_child
+from .live_table import LiveTable
+from .outputs import check_outputs, default_suffix, render_options, write_outputs
 from .program import Program, find_program
 from .run import profile_child
 from .session import Options, Outcome, plan_region
@@ -103,8 +104,8 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
     words = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     if not words:
         raise UsageError("no command given", "try: pyattach run -- COMMAND")
-    outputs = arguments.output or [_default_output(words[0])]
-    check_outputs(outputs)
+    outputs = arguments.output or [_default_output(words[0], arguments.format)]
+    check_outputs(outputs, arguments.format)
     program = find_program(words)
     options = session_options(arguments)
     clock = choose_for_child(options.clock, options.rate_hz, jitter=options.jitter)
@@ -149,10 +150,10 @@ def _profiled(
         return profile_child(child, program, stub, clock, options, signals.stopped, table)
 
 
-def _default_output(command: str) -> str:
-    """``NAME-TIME.svg`` in the current folder."""
+def _default_output(command: str, wanted: str | None) -> str:
+    """``NAME-TIME.svg`` in the current folder, or with the ending of the wanted format."""
     name = os.path.basename(command.rstrip("/")) or "program"  # noqa: PTH119
-    return f"{name}-{time.strftime('%Y%m%dT%H%M%S')}.svg"
+    return f"{name}-{time.strftime('%Y%m%dT%H%M%S')}{default_suffix(wanted)}"
 
 
 def _report(
@@ -161,7 +162,8 @@ def _report(
     meta = outcome.profile.meta
     written: list[str] = []
     try:
-        write_outputs(outcome.profile, outputs, RenderOptions(threads=arguments.threads), written.append)
+        options = render_options(arguments)
+        write_outputs(outcome.profile, outputs, options, written.append, arguments.format)
     finally:
         if arguments.verbose:
             for line in [*summary_lines(outcome.profile), *meta.notes]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import array
 import collections
 import itertools
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 
 from ..inject.layout import End
-from ..render.profile import FunctionTotals, Stack
+from ..render.profile import FunctionTotals, Stack, Timeline
 from ..symbols.address import InstructionPointer, ReturnAddress
 from ..symbols.frame import TRUNCATED, Frame
 from ..symbols.resolver import Resolver
@@ -30,6 +32,10 @@ RawStack = tuple[tuple[int, ...], bool]
 ``waiting_address``."""
 
 
+_MOST_TIMES = 1_000_000
+"""Of so many samples the times are kept; they take 28 bytes each."""
+
+
 class SampleStore:
     """Ticks by (tid, stack of addresses), and each stack's frames once they are asked for.
 
@@ -40,20 +46,29 @@ class SampleStore:
         self._resolver = resolver
         self._weights: collections.Counter[tuple[int, RawStack]] = collections.Counter()
         self._resolved: dict[RawStack, Stack] = {}
-        self._new: list[tuple[RawStack, int]] = []
+        self._new: list[tuple[int, RawStack, int]] = []
+        self.watch: Callable[[int, Stack, int], None] | None = None
+        """Told of each sample (thread, stack, ticks) once its stack has names."""
         self.totals = FunctionTotals()
         self.samples = 0
         self.truncated = 0
         self.ends: collections.Counter[int] = collections.Counter()
+        self._times: _Times | None = _Times()
 
-    def add(self, samples: Iterable[tuple[int, int, int, tuple[int, ...]]]) -> None:
-        """Count samples given as (tid, end, weight, frames)."""
-        for tid, end, weight, frames in samples:
+    def add(
+        self, samples: Iterable[tuple[int, int, int, tuple[int, ...]]], clocks_ns: Iterable[int] | None = None
+    ) -> None:
+        """Count samples given as (tid, end, weight, frames), taken at ``clocks_ns`` (now, if not given)."""
+        for (tid, end, weight, frames), clock_ns in zip(
+            samples, itertools.repeat(time.monotonic_ns()) if clocks_ns is None else clocks_ns, strict=False
+        ):
             if not frames:
                 continue
             raw = (frames, end == End.ROOT)
+            if self._times is not None and not self._times.add(clock_ns, tid, raw, weight):
+                self._times = None  # too many
             self._weights[tid, raw] += weight
-            self._new.append((raw, weight))
+            self._new.append((tid, raw, weight))
             self.samples += weight
             self.ends[end] += weight
             if not raw[1]:
@@ -71,8 +86,11 @@ class SampleStore:
 
     def update_totals(self) -> FunctionTotals:
         """Function totals with all samples so far."""
-        for raw, weight in self._new:
-            self.totals.add(self._stack(raw), weight)
+        for tid, raw, weight in self._new:
+            stack = self._stack(raw)
+            self.totals.add(stack, weight)
+            if self.watch is not None:
+                self.watch(tid, stack, weight)
         self._new.clear()
         return self.totals
 
@@ -83,6 +101,14 @@ class SampleStore:
             key = (tid, self._stack(raw))
             out[key] = out.get(key, 0) + weight
         return out
+
+    def forget_new(self) -> None:
+        """``watch`` is not told of the samples so far."""
+        self._new.clear()
+
+    def timeline(self, begin_ns: int) -> Timeline | None:
+        """The samples one by one, from CLOCK_MONOTONIC's ``begin_ns`` on; None where there are too many."""
+        return None if self._times is None else self._times.timeline(begin_ns, self._stack)
 
     def unresolved(self) -> int:
         """Ticks whose leaf has no name."""
@@ -115,3 +141,25 @@ class SampleStore:
         is mapped, a library may have gone."""
         mapping = self._resolver.maps.find(return_address - 1)
         return mapping is None or mapping.executable
+
+
+class _Times:
+    """The samples one by one, in columns."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[RawStack, int] = {}
+        self._clocks_ns, self._tids = array.array("q"), array.array("i")
+        self._stack_at, self._ticks = array.array("q"), array.array("q")
+
+    def add(self, clock_ns: int, tid: int, raw: RawStack, weight: int) -> bool:
+        if len(self._tids) >= _MOST_TIMES:
+            return False
+        self._clocks_ns.append(min(clock_ns, (1 << 63) - 1))
+        self._tids.append(tid)
+        self._stack_at.append(self._numbers.setdefault(raw, len(self._numbers)))
+        self._ticks.append(weight)
+        return True
+
+    def timeline(self, begin_ns: int, stack_of: Callable[[RawStack], Stack]) -> Timeline:
+        times_s = array.array("d", (max(0, clock - begin_ns) / 1e9 for clock in self._clocks_ns))
+        return Timeline(times_s, self._tids, self._stack_at, self._ticks, list(map(stack_of, self._numbers)))

@@ -335,7 +335,7 @@ class Session:
     def _read_ring(self, *, final: bool = False) -> None:
         samples = self.reader.drain(final=final)
         self.shared.set_tail(self.reader.tail)
-        self.store.add((s.tid, s.end, s.weight, s.frames) for s in samples)
+        self.store.add(((s.tid, s.end, s.weight, s.frames) for s in samples), (s.clock_ns for s in samples))
 
     def _arm_by_borrowing(self) -> None:
         """A thread runs that no tick of another one could arm: borrow one for it."""
@@ -425,7 +425,8 @@ class Session:
         )
         weights = self.store.weights()
         meta = dataclasses.replace(meta, unresolved=self.store.unresolved())
-        return Profile(meta, dict(self.threads.names), weights)
+        timeline = self.store.timeline(round(self.started * 1e9))
+        return Profile(meta, dict(self.threads.names), weights, timeline)
 
     def _rate_reached(self) -> float | None:
         """Samples per second of CPU time; None where the CPU time is too short or too long ago to tell.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import array
 import collections
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from ..symbols.frame import Frame
-from .profile import Meta, Profile, Stack, Thread
+from .profile import Meta, Profile, Stack, Thread, Timeline
 
 _MOST_NOTES = 20
 
@@ -24,13 +25,34 @@ def combined(profiles: Sequence[Profile]) -> Profile:
     for profile in profiles:
         threads.update(profile.threads)
         weights.update(profile.weights)
-    return Profile(_combined_meta([profile.meta for profile in profiles]), threads, dict(weights))
+    meta = _combined_meta([profile.meta for profile in profiles])
+    return Profile(meta, threads, dict(weights), _combined_timeline(profiles))
 
 
 def below(profile: Profile, root: Frame) -> Profile:
     """The same with ``root`` as the outermost frame of every stack."""
     weights = {(tid, (root, *stack)): ticks for (tid, stack), ticks in profile.weights.items()}
-    return dataclasses.replace(profile, weights=weights)
+    timeline = profile.timeline
+    if timeline is not None:
+        timeline = dataclasses.replace(timeline, stacks=[(root, *stack) for stack in timeline.stacks])
+    return dataclasses.replace(profile, weights=weights, timeline=timeline)
+
+
+def _combined_timeline(profiles: Sequence[Profile]) -> Timeline | None:
+    """Of the first one's clock, where all have a timeline and their begins are known."""
+    first = profiles[0].meta.started_at_unix_s
+    times_s, tids, stack_at, ticks = array.array("d"), array.array("q"), array.array("q"), array.array("q")
+    stacks: list[Stack] = []
+    for profile in profiles:
+        timeline, start = profile.timeline, profile.meta.started_at_unix_s
+        if timeline is None or start is None or first is None:
+            return None
+        times_s.extend(time_s + start - first for time_s in timeline.times_s)
+        tids.extend(timeline.tids)
+        stack_at.extend(at + len(stacks) for at in timeline.stack_at)
+        ticks.extend(timeline.ticks)
+        stacks += timeline.stacks
+    return Timeline(times_s, tids, stack_at, ticks, stacks)
 
 
 def _combined_meta(metas: list[Meta]) -> Meta:

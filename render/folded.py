@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from ..symbols.frame import Frame
 from .names import printable
 from .profile import Profile, Thread
-from .renderer import RenderOptions
+from .renderer import RenderOptions, encoded
 
 NO_STACK = "[no stack]"
 """Stands for a stack that holds no frame at all."""
@@ -35,15 +35,19 @@ class FoldedRenderer:
     name = "folded"
     suffixes = (".folded", ".collapsed")
 
-    def render(self, profile: Profile, options: RenderOptions) -> Iterator[str]:
+    def render(self, profile: Profile, options: RenderOptions) -> Iterator[bytes]:
         """The lines, each with its line end."""
-        lines: collections.Counter[str] = collections.Counter()
-        names: dict[str, str] = {}
-        for (tid, stack), ticks in profile.weights.items():
-            root = thread_name(profile.threads.get(tid, Thread(tid, ""))) if options.threads else ""
-            lines[_line(root, stack, names)] += ticks
-        for line in sorted(lines):
-            yield f"{line} {lines[line]}\n"
+        return encoded(_lines(profile, options))
+
+
+def _lines(profile: Profile, options: RenderOptions) -> Iterator[str]:
+    lines: collections.Counter[str] = collections.Counter()
+    names: dict[str, str] = {}
+    for (tid, stack), ticks in profile.weights.items():
+        root = thread_name(profile.threads.get(tid, Thread(tid, ""))) if options.threads else ""
+        lines[_line(root, stack, names)] += ticks
+    for line in sorted(lines):
+        yield f"{line} {lines[line]}\n"
 
 
 def _line(root: str, stack: tuple[Frame, ...], names: dict[str, str]) -> str:

@@ -10,14 +10,26 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import PyattachError, UsageError
+from .firefox import FirefoxRenderer
 from .folded import FoldedRenderer
+from .jsonfile import JsonRenderer
+from .pprof import PprofRenderer
 from .renderer import Renderer, RenderOptions
+from .speedscope import SpeedscopeRenderer
 from .svg import SvgRenderer
 from .text import TextRenderer
 
 __all__ = ["RENDERERS", "RenderOptions", "Renderer", "renderer_for", "write_atomically"]
 
-RENDERERS: list[Renderer] = [SvgRenderer(), FoldedRenderer(), TextRenderer()]
+RENDERERS: list[Renderer] = [
+    SvgRenderer(),
+    FoldedRenderer(),
+    TextRenderer(),
+    SpeedscopeRenderer(),
+    FirefoxRenderer(),
+    JsonRenderer(),
+    PprofRenderer(),
+]
 """All formats; the first is the default."""
 
 
@@ -26,16 +38,19 @@ def renderer_for(wanted: str | Path) -> Renderer:
 
     Raises UsageError, which names the known ones.
     """
-    suffix = Path(wanted).suffix.lower()
+    name = str(wanted).lower()
     for renderer in RENDERERS:
-        if str(wanted) == renderer.name or suffix in renderer.suffixes:
+        if name == renderer.name:
             return renderer
+    fits = [(len(suffix), r) for r in RENDERERS for suffix in r.suffixes if name.endswith(suffix)]
+    if fits:
+        return max(fits, key=lambda fit: fit[0])[1]  # out.speedscope.json is no out.json
     known = ", ".join(f"{r.name} ({' '.join(r.suffixes)})" for r in RENDERERS)
     raise UsageError(f"no output format fits '{wanted}'", f"known formats: {known}")
 
 
-def write_atomically(path: str | Path, chunks: Iterable[str]) -> None:
-    """Write ``chunks`` to ``path`` as UTF-8; it holds all of them or stays as it was.
+def write_atomically(path: str | Path, chunks: Iterable[bytes]) -> None:
+    """Write ``chunks`` to ``path``; it holds all of them or stays as it was.
 
     A link is followed; a device or a pipe is written to directly, for it can't be replaced.
     Raises PyattachError where the file can't be written; what ``chunks`` raises passes through.
@@ -43,7 +58,7 @@ def write_atomically(path: str | Path, chunks: Iterable[str]) -> None:
     target = Path(os.path.realpath(path))
     try:
         if target.exists() and not stat.S_ISREG(target.stat().st_mode):
-            with open(target, "w", encoding="utf-8", errors="replace", newline="") as file:
+            with open(target, "wb") as file:
                 file.writelines(chunks)
         else:
             _replace(target, chunks)
@@ -51,12 +66,12 @@ def write_atomically(path: str | Path, chunks: Iterable[str]) -> None:
         raise PyattachError(f"cannot write {path}: {error.strerror or error}", _way_out(error)) from error
 
 
-def _replace(target: Path, chunks: Iterable[str]) -> None:
+def _replace(target: Path, chunks: Iterable[bytes]) -> None:
     temporary = target.with_name(f".pyattach-{secrets.token_hex(8)}.tmp")
     # Not tempfile: its files are readable by their owner only, ours follow the umask.
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        with open(fd, "w", encoding="utf-8", errors="replace", newline="") as file:
+        with open(fd, "wb") as file:
             file.writelines(chunks)
         temporary.replace(target)
     except BaseException:

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
-import collections
+import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+import gc
+from collections.abc import Iterator, Mapping, Sequence
 
 from ..symbols.frame import Frame
+
+
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Without the search for garbage in cycles: where millions of tuples are made and no cycle, it takes
+    most of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
 
 Stack = tuple[Frame, ...]
 """Frames from the root (outermost caller) to the leaf (where the tick hit)."""
@@ -68,12 +83,31 @@ class Meta:
 
 
 @dataclasses.dataclass(frozen=True)
+class Timeline:
+    """When the samples were taken: columns, in the order in which they came.  Times are seconds from the
+    begin of the session; ``stack_at`` are indices into ``stacks``."""
+
+    times_s: Sequence[float]
+    tids: Sequence[int]
+    stack_at: Sequence[int]
+    ticks: Sequence[int]
+    stacks: Sequence[Stack]
+
+    def samples(self) -> Iterator[tuple[float, int, Stack, int]]:
+        """Time, thread, stack and ticks of each sample."""
+        for time_s, tid, at, ticks in zip(self.times_s, self.tids, self.stack_at, self.ticks, strict=True):
+            yield time_s, tid, self.stacks[at], ticks
+
+
+@dataclasses.dataclass(frozen=True)
 class Profile:
-    """Samples of one session: ``weights[(tid, stack)]`` is the ticks that stack got on that thread."""
+    """Samples of one session: ``weights[(tid, stack)]`` is the ticks that stack got on that thread.
+    ``timeline``: the same one by one, where that was kept."""
 
     meta: Meta
     threads: Mapping[int, Thread]
     weights: Mapping[tuple[int, Stack], int]
+    timeline: Timeline | None = None
 
     @property
     def total(self) -> int:
@@ -82,10 +116,10 @@ class Profile:
 
     def merged(self) -> dict[Stack, int]:
         """Ticks by stack, all threads together."""
-        out: collections.Counter[Stack] = collections.Counter()
+        out: dict[Stack, int] = {}
         for (_tid, stack), weight in self.weights.items():
-            out[stack] += weight
-        return dict(out)
+            out[stack] = out.get(stack, 0) + weight
+        return out
 
     def by_thread(self) -> Iterator[tuple[Thread, dict[Stack, int]]]:
         """Ticks by stack for each thread, the busiest thread first."""
@@ -111,23 +145,40 @@ class FunctionTotals:
     """Self and total ticks by function, added to stack by stack (live view and text share it)."""
 
     def __init__(self) -> None:
-        self._self: collections.Counter[Frame] = collections.Counter()
-        self._total: collections.Counter[Frame] = collections.Counter()
+        self._number: dict[int, int] = {}  # by identity: hashing a Frame costs more than all else here
+        self._of_frame: dict[Frame, int] = {}
+        self._seen: list[Frame] = []  # keeps the identities valid
+        self._self: list[int] = []
+        self._total: list[int] = []
         self.ticks = 0
 
     def add(self, stack: Stack, weight: int) -> None:
         """Count ``weight`` ticks for ``stack``."""
         self.ticks += weight
+        number = self._number
+        for key, frame in zip(map(id, stack), stack, strict=True):
+            if key not in number:
+                self._meet(frame)
         if stack:
-            self._self[stack[-1]] += weight
-        for frame in set(stack):
-            self._total[frame] += weight
+            self._self[number[id(stack[-1])]] += weight
+        for index in {number[key] for key in map(id, stack)}:
+            self._total[index] += weight
+
+    def _meet(self, frame: Frame) -> None:
+        self._seen.append(frame)
+        index = self._of_frame.setdefault(frame, len(self._of_frame))
+        self._number[id(frame)] = index
+        if index == len(self._self):
+            self._self.append(0)
+            self._total.append(0)
 
     def rows(self, limit: int, *, by_total: bool = False) -> list[FunctionRow]:
         """The ``limit`` heaviest functions, by self ticks or by total; ties in order of name."""
-        table, other = (self._total, self._self) if by_total else (self._self, self._total)
-        order = sorted(self._total, key=lambda f: (-table[f], -other[f], f.name, f.module))
-        return [FunctionRow(f, self._self[f], self._total[f]) for f in order[:limit]]
+        key, other = (self._total, self._self) if by_total else (self._self, self._total)
+        order = sorted(
+            self._of_frame.items(), key=lambda f: (-key[f[1]], -other[f[1]], f[0].name, f[0].module)
+        )
+        return [FunctionRow(frame, self._self[i], self._total[i]) for frame, i in order[:limit]]
 
 
 def totals_of(profile: Profile) -> FunctionTotals:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from .profile import Profile
@@ -12,11 +12,14 @@ from .profile import Profile
 @dataclasses.dataclass(frozen=True, slots=True)
 class RenderOptions:
     """What the user may choose: ``threads`` keeps threads apart, ``title`` replaces the title made from
-    the command, ``top`` is the number of functions in each table of the text."""
+    the command, ``top`` is the number of functions in each table of the text.  How a picture opens:
+    ``inverted`` with the root at the top (an icicle), ``reverse`` with the leaves first."""
 
     threads: bool = False
     title: str = ""
     top: int = 30
+    inverted: bool = False
+    reverse: bool = False
 
 
 class Renderer(Protocol):
@@ -30,5 +33,10 @@ class Renderer(Protocol):
     def suffixes(self) -> tuple[str, ...]:
         """File name endings that stand for it, with their dot."""
 
-    def render(self, profile: Profile, options: RenderOptions) -> Iterator[str]:
+    def render(self, profile: Profile, options: RenderOptions) -> Iterator[bytes]:
         """The file in pieces, line ends included."""
+
+
+def encoded(pieces: Iterable[str]) -> Iterator[bytes]:
+    """Text in UTF-8; what can't be encoded (a lone surrogate) becomes a question mark."""
+    return (piece.encode("utf-8", "replace") for piece in pieces)

@@ -9,7 +9,7 @@ from .facts import facts, share, why_empty
 from .folded import thread_name
 from .names import printable, shortened
 from .profile import FunctionTotals, Profile, totals_of
-from .renderer import RenderOptions
+from .renderer import RenderOptions, encoded
 
 _NAME_LIMIT = 200
 """Characters of a function's name; a template instance may have tens of thousands."""
@@ -25,10 +25,9 @@ class TextRenderer:
     name = "text"
     suffixes = (".txt",)
 
-    def render(self, profile: Profile, options: RenderOptions) -> Iterator[str]:
+    def render(self, profile: Profile, options: RenderOptions) -> Iterator[bytes]:
         """The lines, each with its line end."""
-        for line in _lines(profile, options):
-            yield line.rstrip() + "\n"
+        return encoded(line.rstrip() + "\n" for line in _lines(profile, options))
 
 
 def summary_lines(profile: Profile, top: int = 10) -> Iterator[str]:

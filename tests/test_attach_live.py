@@ -106,7 +106,107 @@ def check_view(rows: list[str], pid: int, columns: int, lines: int) -> None:
     assert len(rows) <= lines and all(len(row) <= columns for row in rows)
     assert f"pid {pid}" in rows[0] and rows[0].startswith("split")
     assert "99 Hz asked" in rows[1] and "samples" in rows[1]
+    assert rows[lines - 1].startswith("q quit   ? help")
     head = next(index for index, row in enumerate(rows) if row.startswith("function"))
     assert rows[head + 1].startswith("work_70"), rows
-    shown = [row.split()[0] for row in rows[head + 1 :] if row.strip()]
+    shown = [row.split()[0] for row in rows[head + 1 : lines - 1] if row.strip()]
     assert {"work_70", "work_20", "work_10"} <= set(shown)
+
+
+def start(
+    terminal: Callable[[int, int], Terminal], folder: Path, *words: str, columns: int = 80, lines: int = 24
+) -> Terminal:
+    """pyattach in a terminal, once its table is there; the terminal's settings before are in a file."""
+    screen = terminal(columns, lines)
+    screen.wait_until("the shell is there", lambda rows: rows and rows[0].startswith("$"))
+    screen.line(f"cd {shlex.quote(str(folder))}; stty -a > before; clear")
+    command = shlex.join(["env", f"PYTHONPATH={ROOT}", *COMMAND, *words])
+    screen.line(f"{command}; echo left-with-$?; stty -a > after; echo all-done")
+    screen.wait_until("samples are shown", lambda rows: any(row.startswith("work_70") for row in rows))
+    return screen
+
+
+def table(rows: list[str]) -> list[str]:
+    """The functions of the table, in order."""
+    head = next(index for index, row in enumerate(rows) if row.startswith("function"))
+    return [row.split()[0] for row in rows[head + 1 : -1] if row.strip()]
+
+
+def ended(screen: Terminal, folder: Path) -> list[str]:
+    screen.wait_until("it has ended", lambda rows: "all-done" in rows)
+    assert screen.state("alternate_on") == "0" and screen.state("cursor_flag") == "1"
+    before, after = ((folder / name).read_text().partition("line =")[2] for name in ("before", "after"))
+    assert after == before  # all but the size
+    return screen.run("capture-pane", "-p", "-S", "-", "-J").splitlines()
+
+
+def test_the_keys_of_the_live_view(
+    spawn: Spawn, terminal: Callable[[int, int], Terminal], tmp_path: Path
+) -> None:
+    with spawn("split") as target:
+        screen = start(terminal, tmp_path, str(target.pid), "-o", "o.svg", "-d", "10m")
+        assert "━" in screen.screen()[0] or "─" in screen.screen()[0]
+        screen.type("4")
+        screen.wait_until(
+            "sorted by total", lambda rows: "total ↓" in rows[3] and table(rows)[0] != "work_70"
+        )
+        screen.type("3")
+        screen.wait_until("sorted by self", lambda rows: "self ↓" in rows[3] and table(rows)[0] == "work_70")
+        screen.type("/")
+        screen.wait_until("a filter is asked for", lambda rows: rows[2].startswith("filter:"))
+        screen.run("send-keys", "-l", "work_1")
+        screen.wait_until("it is filtered", lambda rows: table(rows) == ["work_10"])
+        screen.type("Enter", "c", "t")
+        screen.wait_until(
+            "one thread", lambda rows: re.match(rf"thread 1 of 1: split {target.pid}, 100.00%", rows[2])
+        )
+        screen.type("t", "?")
+        screen.wait_until("the help", lambda rows: any("detach, write the files" in row for row in rows))
+        screen.type("?", "Down")
+        screen.wait_until("one is selected", lambda rows: rows[-1].startswith("work_70  [split]"))
+        screen.type("p")
+        rows = screen.wait_until("it stands still", lambda rows: rows[2].startswith("paused"))
+        frozen = rows[4:]
+        screen.type("w")
+        screen.wait_until("a snapshot is written", lambda rows: "wrote " in rows[1])
+        assert screen.screen()[4:] == frozen
+        screen.type("p", "r")
+        screen.run("resize-window", "-x", "60", "-y", "12")
+        screen.wait_until(
+            "it follows the size", lambda rows: len(rows) == 12 and rows[-1].startswith("work_70")
+        )
+        screen.type("C-z")
+        screen.type("q")
+        said = ended(screen, tmp_path)
+        assert "left-with-0" in said
+    check_svg(tmp_path / "o.svg")
+    (snapshot,) = tmp_path.glob("*-snapshot.svg")
+    check_svg(snapshot)
+
+
+@pytest.mark.parametrize("number", ["TERM", "HUP"])
+def test_a_signal_leaves_the_terminal_as_it_was(
+    spawn: Spawn, terminal: Callable[[int, int], Terminal], tmp_path: Path, number: str
+) -> None:
+    with spawn("split") as target:
+        screen = start(terminal, tmp_path, str(target.pid), "-o", "o.svg")
+        shell = screen.state("pane_pid")
+        (pyattach,) = subprocess.run(
+            ["pgrep", "-P", shell], capture_output=True, text=True, check=True
+        ).stdout.split()
+        subprocess.run(["kill", f"-{number}", pyattach], check=True)
+        assert "left-with-0" in ended(screen, tmp_path)
+
+
+def test_in_the_background_it_prints_lines(
+    spawn: Spawn, terminal: Callable[[int, int], Terminal], tmp_path: Path
+) -> None:
+    with spawn("split") as target:
+        screen = terminal(100, 24)
+        screen.wait_until("the shell is there", lambda rows: rows and rows[0].startswith("$"))
+        command = shlex.join(
+            ["env", f"PYTHONPATH={ROOT}", *COMMAND, str(target.pid), "-d", "1", "-o", "o.svg"]
+        )
+        screen.line(f"cd {shlex.quote(str(tmp_path))}; set -m; {command} & wait; echo all-done")
+        screen.wait_until("it has ended", lambda rows: "all-done" in rows)
+        assert "wrote o.svg" in "\n".join(screen.run("capture-pane", "-p", "-S", "-", "-J").splitlines())

@@ -1,0 +1,98 @@
+"""Feeds a live view from the session's progress, and the session with what is asked for there."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from .. import __version__
+from ..errors import PyattachError
+from ..render.formats import RenderOptions, renderer_for, write_atomically
+from ..render.live import LiveHeader, LiveView, PlainView
+from ..render.live_totals import LiveTotals
+from ..render.profile import Meta, Profile, Thread
+from .samples import SampleStore
+from .session import Options, Progress
+
+
+class LiveTable:
+    """Called with the session's progress; ``stopped`` is to be asked between two looks at the target."""
+
+    def __init__(self, view: LiveView | PlainView, pid: int, command: str, options: Options) -> None:
+        self._view, self._pid, self._command, self._options = view, pid, command, options
+        self._totals = LiveTotals()
+        self._store: SampleStore | None = None
+        self._header: LiveHeader | None = None
+        if isinstance(view, LiveView):
+            view.snapshot, view.name_of = self._snapshot, self._name_of
+
+    def __call__(self, progress: Progress) -> None:
+        if progress.store is not self._store:  # the first, or that of the program executed next
+            self._store = progress.store
+            for (tid, stack), ticks in progress.store.weights().items():
+                self._totals.add(tid, stack, ticks)
+            progress.store.forget_new()
+            progress.store.watch = self._totals.add
+        progress.store.update_totals()
+        self._header = self._header_of(progress)
+        self._view.update(self._header, self._totals)
+
+    def stopped(self, should_stop: Callable[[], bool]) -> Callable[[], bool]:
+        """``should_stop``, or the key for it; keys do what they do when this is called."""
+        return lambda: self._view.poll() or should_stop()
+
+    def _header_of(self, progress: Progress) -> LiveHeader:
+        duration = self._options.duration_s
+        return LiveHeader(
+            pid=self._pid,
+            command=self._command,
+            rate_asked_hz=self._options.rate_hz,
+            rate_reached_hz=progress.rate_reached_hz,
+            threads=progress.threads,
+            samples=progress.store.samples,
+            dropped=progress.dropped,
+            overhead_share=progress.overhead_share,
+            elapsed_s=progress.elapsed_s,
+            mode=self._options.mode,
+            remaining_s=None if duration is None else max(0.0, duration - progress.elapsed_s),
+        )
+
+    def _name_of(self, tid: int) -> str:
+        try:
+            comm = Path(f"/proc/{self._pid}/task/{tid}/comm").read_bytes()
+        except OSError:
+            return ""
+        return comm.decode("utf-8", "replace").strip()
+
+    def _snapshot(self) -> str:
+        """Write what there is so far; what to say."""
+        store, header = self._store, self._header
+        if store is None or header is None:
+            return "there is nothing yet"
+        weights = store.weights()
+        meta = Meta(
+            command=self._command,
+            pid=self._pid,
+            mode=self._options.mode,
+            rate_asked_hz=self._options.rate_hz,
+            rate_reached_hz=header.rate_reached_hz,
+            duration_s=header.elapsed_s,
+            samples=store.samples,
+            dropped=header.dropped,
+            truncated=store.truncated,
+            unresolved=store.unresolved(),
+            handler_share=header.overhead_share,
+            ended_by="a snapshot; sampling went on",
+            version=__version__,
+            truncated_by=store.truncated_by(),
+        )
+        threads = {tid: Thread(tid, self._name_of(tid)) for tid, _ in weights}
+        path = f"{self._pid}-{time.strftime('%Y%m%dT%H%M%S')}-snapshot.svg"
+        try:
+            write_atomically(
+                path, renderer_for(path).render(Profile(meta, threads, weights), RenderOptions())
+            )
+        except PyattachError as error:
+            return error.what
+        return f"wrote {path}"

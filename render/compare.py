@@ -1,0 +1,56 @@
+"""Two profiles side by side: what must hold for that, and the picture of what has changed."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from ..errors import UsageError
+from ..symbols.frame import Frame
+from .profile import Profile, Stack
+from .renderer import RenderOptions, encoded
+from .svg import svg
+
+
+def diff_svg(
+    before: Profile, after: Profile, options: RenderOptions, *, different_modes: bool = False
+) -> Iterator[bytes]:
+    """The flame graph of ``after``, coloured by how the share of each frame has changed since ``before``.
+
+    Raises UsageError where the modes differ (time on a processor, time in all) and that is not wanted.
+    """
+    modes = [profile.meta.mode for profile in (before, after)]
+    if "" not in modes and modes[0] != modes[1] and not different_modes:
+        raise UsageError(
+            f"the first profile is of mode {modes[0]!r}, the second of {modes[1]!r}: their shares mean "
+            "different things",
+            "say --different-modes to compare them all the same",
+        )
+    before, after = _with_like_modules(before, after)
+    return encoded(svg(after, options, before))
+
+
+def _with_like_modules(before: Profile, after: Profile) -> tuple[Profile, Profile]:
+    """Folded stacks name no modules: then those of the other profile would make all frames new."""
+    if _has_modules(before) != _has_modules(after):
+        return _without_modules(before), _without_modules(after)
+    return before, after
+
+
+def _has_modules(profile: Profile) -> bool:
+    return any(frame.module for _, stack in profile.weights for frame in stack)
+
+
+def _without_modules(profile: Profile) -> Profile:
+    bare: dict[Frame, Frame] = {}
+
+    def of(frame: Frame) -> Frame:
+        if frame not in bare:
+            bare[frame] = Frame(frame.name, "", frame.kind)
+        return bare[frame]
+
+    weights: dict[tuple[int, Stack], int] = {}
+    for (tid, stack), ticks in profile.weights.items():
+        key = (tid, tuple(map(of, stack)))
+        weights[key] = weights.get(key, 0) + ticks
+    return dataclasses.replace(profile, weights=weights, timeline=None)

@@ -1,0 +1,196 @@
+"""One screen of the live view: what was measured, what is shown, the table, the keys."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from ..symbols.frame import FrameKind
+from .facts import hertz, seconds, share, small_share
+from .live_state import HELP, LiveState
+from .live_totals import LiveTotals
+from .names import cells, crop, printable
+from .profile import FunctionRow
+
+_AROUND = 5  # lines that are not rows of the table
+_BAR = 16
+_DIM = "bright_black"
+_STYLES = {
+    FrameKind.USER: "",
+    FrameKind.LIBRARY: "cyan",
+    FrameKind.JIT: "green",
+    FrameKind.UNKNOWN: _DIM,
+    FrameKind.MARK: "bold magenta",
+}
+_KEYS = ("q quit", "? help", "s sort", "t threads", "/ filter", "p pause", "i interval", "r reset", "w write")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LiveHeader:
+    """The state of a running session.  ``None`` means: not known yet, or without end.
+
+    ``overhead_share`` is a share (0.01 is 1%) of the target's CPU time; ``command`` is untrusted.
+    """
+
+    pid: int
+    command: str
+    rate_asked_hz: float
+    rate_reached_hz: float | None
+    threads: int
+    samples: int
+    dropped: int
+    overhead_share: float | None
+    elapsed_s: float
+    remaining_s: float | None
+    note: str = ""
+    mode: str = "cpu"
+
+
+def build_screen(
+    header: LiveHeader,
+    totals: LiveTotals,
+    state: LiveState,
+    size: tuple[int, int],
+    name_of: Callable[[int], str] = lambda tid: "",
+) -> RenderableType:
+    """All of it for a terminal of ``size`` (columns, lines)."""
+    width, height = size
+    lines = [_first(header, width), _line(_joined(figures(header), width), _DIM)]
+    if state.help:
+        return Group(*lines[: max(0, height - 1)], *list(_help(width))[: max(1, height - 3)])
+    tids = totals.tids()
+    tid = tids[min(state.thread, len(tids) - 1)] if state.thread is not None and tids else None
+    rows = totals.rows(tid, interval=state.interval, by_total=state.by_total, containing=state.filter)
+    lines.append(_shown(state, totals, tid, name_of, width))
+    window = state.window(rows, max(1, height - _AROUND))
+    lines += _table(rows, window, state, totals.ticks(tid, interval=state.interval), width)
+    return Group(*_fitted(lines, _foot(rows, state, width), height))
+
+
+def _fitted(lines: list[Text], foot: Text, height: int) -> list[Text]:
+    """The foot on the last line; on a screen of a few lines there is only the begin."""
+    if height <= _AROUND:
+        return lines[:height]
+    return [*lines, *[Text()] * (height - 1 - len(lines)), foot]
+
+
+def _line(text: str, style: str = "") -> Text:
+    return Text(text, style=style, no_wrap=True, overflow="crop")
+
+
+def _first(header: LiveHeader, width: int) -> Text:
+    clock = seconds(header.elapsed_s)
+    if header.remaining_s is not None:
+        clock = f"{_bar(header)}{clock}, {seconds(header.remaining_s)} left"
+    pid = f"  pid {header.pid}"
+    if len(clock) + len(pid) + 12 > width:
+        clock = clock.removeprefix(_bar(header))
+    room = width - len(clock) - len(pid) - 2  # cells() takes the bar for wide
+    name = crop(_program(header), max(4, room))
+    gap = max(1, width - cells(name) - len(pid) - len(clock))
+    return Text.assemble((name, "bold"), pid, " " * gap, clock, no_wrap=True, overflow="crop")
+
+
+def _bar(header: LiveHeader) -> str:
+    if header.remaining_s is None:
+        return ""
+    whole = header.elapsed_s + header.remaining_s
+    done = round(_BAR * min(1.0, header.elapsed_s / whole)) if whole else _BAR
+    return "━" * done + "─" * (_BAR - done) + "  "
+
+
+def _program(header: LiveHeader) -> str:
+    """The command without the folder of its program."""
+    program, _, arguments = printable(header.command).partition(" ")
+    return f"{program.rpartition('/')[2]} {arguments}".strip() or "?"
+
+
+def figures(header: LiveHeader) -> list[str]:
+    """What was measured, the most important first: a narrow terminal shows only as many as fit."""
+    rate = f"{hertz(header.rate_asked_hz)} asked"
+    if header.rate_reached_hz is not None:
+        rate += f", {header.rate_reached_hz:.1f} reached"
+    if header.mode != "cpu":
+        rate = f"{printable(header.mode)} · {rate}"
+    parts = [rate, f"{header.samples:,} samples", f"{header.dropped:,} dropped"]
+    if header.overhead_share is not None:
+        parts.append(f"{small_share(header.overhead_share)} overhead")
+    parts.append(f"{header.threads:,} thread{'s' * (header.threads != 1)}")
+    # A note is news: it goes before what is always there, so that it is not the first to be left out.
+    return [printable(header.note), *parts] if header.note else parts
+
+
+def _joined(parts: Sequence[str], width: int, between: str = " · ") -> str:
+    line = crop(parts[0], width)
+    for part in parts[1:]:
+        if cells(line) + cells(between) + cells(part) > width:
+            break
+        line += between + part
+    return line
+
+
+def _shown(
+    state: LiveState, totals: LiveTotals, tid: int | None, name_of: Callable[[int], str], width: int
+) -> Text:
+    if state.typing:
+        return _line(crop(f"filter: {state.filter}▏", width), "bold")
+    thread = "all threads"
+    if tid is not None:
+        part = share(totals.ticks(tid, interval=False), totals.ticks(None, interval=False))
+        name = crop(printable(name_of(tid)), 20)
+        at = min(state.thread or 0, len(totals.tids()) - 1) + 1
+        thread = f"thread {at} of {len(totals.tids())}: {name} {tid}, {part} of all".replace("  ", " ")
+    over = f"the last {state.pace_s:g} s" if state.interval else "since the begin"
+    parts = [thread, over]
+    if state.filter:
+        parts.append(f"with {crop(printable(state.filter), 20)!r}")
+    line = Text(no_wrap=True, overflow="crop")
+    if state.paused:
+        line.append("paused", "bold yellow").append(" · ")
+    return line.append(_joined(parts, width - cells(line.plain)), _DIM)
+
+
+def _table(
+    rows: list[FunctionRow], window: range, state: LiveState, ticks: int, width: int
+) -> Iterator[Text]:
+    module = 22 if width >= 100 else 16 if width >= 80 else 11 if width >= 50 else 0
+    name = max(8, width - module - (2 if module else 0) - 30)
+    marks = [" ↓" if state.by_total is by_total else "" for by_total in (False, True)]
+    head = f"{'function':<{name}}  " + (f"{'module':<{module}}  " if module else "")
+    yield _line(f"{head}{'self' + marks[0]:>8}  {'total' + marks[1]:>8}  {'samples':>8}", "bold")
+    if not rows:
+        yield _line("no function has that in its name" if state.filter else "no samples yet", _DIM)
+    for index in window:
+        row = rows[index]
+        count = row.total_ticks if state.by_total else row.self_ticks
+        chosen = index == state.selected
+        line = Text(style="reverse" if chosen else "", no_wrap=True, overflow="crop")
+        style = "" if chosen else _STYLES.get(row.frame.kind, "")
+        line.append(_padded(printable(row.frame.name), name) + "  ", style)
+        if module:
+            line.append(_padded(printable(row.frame.module), module) + "  ", "" if chosen else _DIM)
+        yield line.append(
+            f"{share(row.self_ticks, ticks):>8}  {share(row.total_ticks, ticks):>8}  {count:>8,}"
+        )
+
+
+def _padded(text: str, width: int) -> str:
+    text = crop(text, width)
+    return text + " " * (width - cells(text))
+
+
+def _foot(rows: list[FunctionRow], state: LiveState, width: int) -> Text:
+    """The whole name of the selected function, or the keys."""
+    if 0 <= state.selected < len(rows):
+        frame = rows[state.selected].frame
+        module = f"  [{printable(frame.module)}]" if frame.module else ""
+        return _line(crop(printable(frame.name) + module, width), "bold")
+    return _line(_joined(_KEYS, width, "   "), _DIM)
+
+
+def _help(width: int) -> Iterator[Text]:
+    for keys, what in HELP:
+        yield _line(crop(f"  {keys:<9}{what}", width))

@@ -1,0 +1,138 @@
+"""What the user has chosen to see in the live view, and what each key does to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Sequence
+
+ORDERS = (("self", True), ("total", True), ("self", False), ("total", False))
+"""What the keys 1 to 4 sort by: which column, and whether of the last interval."""
+
+PACES_S = (0.5, 1.0, 2.0, 5.0)
+"""Seconds between two refreshes that ``+`` and ``-`` choose from."""
+
+HELP = (
+    ("q", "quit: stop sampling, detach, write the files"),
+    ("1 2", "sort by self, total: of the last interval"),
+    ("3 4", "sort by self, total: since the begin"),
+    ("s S", "next, previous of these; i: interval or all"),
+    ("t", "one thread, or all together"),
+    ("< >", "the thread before, the next (also ← →)"),
+    ("/ c", "filter by a part of the name; clear it"),
+    ("p space", "pause the display; sampling goes on"),
+    ("r", "reset the table; the files keep everything"),
+    ("↑ ↓", "select a function; PgUp, PgDn, Home, End"),
+    ("+ -", "refresh faster, slower"),
+    ("w", "write what there is so far to a file"),
+    ("? h", "show or hide this"),
+)
+
+
+class Wish(enum.Enum):
+    """What a key asks for that the state alone can't do."""
+
+    QUIT = enum.auto()
+    RESET = enum.auto()
+    SNAPSHOT = enum.auto()
+
+
+@dataclasses.dataclass(slots=True)
+class LiveState:
+    """``order`` is an index into ORDERS, ``thread`` one into the threads in order of their ticks, None for
+    all; ``selected`` and ``top`` are rows of the table: the one selected (-1: none), the first shown."""
+
+    order: int = 2
+    thread: int | None = None
+    filter: str = ""
+    typing: bool = False
+    paused: bool = False
+    help: bool = False
+    pace: int = 1
+    selected: int = -1
+    top: int = 0
+
+    @property
+    def by_total(self) -> bool:
+        return ORDERS[self.order][0] == "total"
+
+    @property
+    def interval(self) -> bool:
+        return ORDERS[self.order][1]
+
+    @property
+    def pace_s(self) -> float:
+        return PACES_S[self.pace]
+
+    def press(self, key: str, threads: int) -> Wish | None:
+        """Do what ``key`` (a character, or a name from ``terminal_keys``) means; there are ``threads``."""
+        if self.typing:
+            self._type(key)
+            return None
+        if self.help:
+            self.help = False
+            return Wish.QUIT if key == "q" else None
+        if key in _WISHES:
+            return _WISHES[key]
+        self._choose(key, threads)
+        return None
+
+    def _choose(self, key: str, threads: int) -> None:
+        if key in "1234":
+            self._sort(int(key) - 1)
+        elif key in ("s", "S"):
+            self._sort((self.order + (1 if key == "s" else -1)) % len(ORDERS))
+        elif key == "i":
+            self._sort((self.order + 2) % 4)
+        elif key == "t":
+            self.thread = 0 if self.thread is None and threads else None
+        elif key in ("<", ">", "left", "right"):
+            step = 1 if key in (">", "right") else -1
+            self.thread = (
+                ((self.thread or 0) + step) % threads if self.thread is not None and threads else None
+            )
+        elif key == "/":
+            self.typing = True
+        elif key == "c":
+            self.filter = ""
+        elif key in ("p", " "):
+            self.paused = not self.paused
+        elif key in ("?", "h"):
+            self.help = True
+        elif key in ("+", "-", "="):
+            step = 1 if key == "-" else -1
+            self.pace = min(max(self.pace + step, 0), len(PACES_S) - 1)
+        else:
+            self._move(key)
+
+    def _sort(self, order: int) -> None:
+        self.order, self.top = order, 0
+
+    def _type(self, key: str) -> None:
+        if key in ("enter", "escape"):
+            self.typing = False
+            if key == "escape":
+                self.filter = ""
+        elif key == "backspace":
+            self.filter = self.filter[:-1]
+        elif len(key) == 1 and key.isprintable():
+            self.filter += key
+            self.selected, self.top = -1, 0
+
+    def _move(self, key: str) -> None:
+        steps = {"up": -1, "down": 1, "pageup": -10, "pagedown": 10, "home": -(1 << 30), "end": 1 << 30}
+        if key == "escape":
+            self.selected = -1
+        elif key in steps:
+            self.selected = max(0, self.selected + steps[key])
+
+    def window(self, rows: Sequence[object], height: int) -> range:
+        """Which of ``rows`` are shown where ``height`` fit; the selected one is among them."""
+        self.selected = min(self.selected, len(rows) - 1)
+        if self.selected >= 0:
+            self.top = min(max(self.top, self.selected - height + 1), self.selected)
+        self.top = max(0, min(self.top, len(rows) - height))
+        return range(self.top, min(len(rows), self.top + height))
+
+
+_WISHES = {"q": Wish.QUIT, "r": Wish.RESET, "w": Wish.SNAPSHOT}
