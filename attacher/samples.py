@@ -148,7 +148,7 @@ class _Times:
 
     def __init__(self) -> None:
         self._numbers: dict[RawStack, int] = {}
-        self._clocks_ns, self._tids = array.array("q"), array.array("i")
+        self._clocks_ns, self._tids = array.array("q"), array.array("q")
         self._stack_at, self._ticks = array.array("q"), array.array("q")
 
     def add(self, clock_ns: int, tid: int, raw: RawStack, weight: int) -> bool:

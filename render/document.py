@@ -140,17 +140,18 @@ def _meta_of(fields: dict[str, Any]) -> Meta:
             taken["notes"] = tuple(str(note) for note in value)
         elif field.name == "truncated_by" and isinstance(value, list):
             taken["truncated_by"] = tuple((str(why), int(count)) for why, count in value)
-        elif isinstance(value, bool):
-            continue
-        elif isinstance(value, kinds[field.name]) or (
-            isinstance(value, int) and _takes_float(kinds[field.name])
-        ):
+        elif field.name == "handler_percentiles_ns" and isinstance(value, list):
+            median_ns, most_ns = map(float, value)
+            taken["handler_percentiles_ns"] = (median_ns, most_ns)
+        elif type(value) in _plain_types(kinds[field.name]):
             taken[field.name] = value
     return Meta(**taken)
 
 
-def _takes_float(kind: Any) -> bool:
-    return kind is float or float in typing.get_args(kind)
+def _plain_types(kind: Any) -> tuple[Any, ...]:
+    """The types that a value of ``kind`` may have in a document: an int will do for a float."""
+    kinds = typing.get_args(kind) or (kind,)
+    return (*kinds, int) if float in kinds else kinds
 
 
 def _at_least_0(index: int) -> int:
