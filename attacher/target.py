@@ -7,10 +7,9 @@ import errno
 import os
 import time
 from collections.abc import Iterable
-from pathlib import Path
 
 from ..errors import NoSuchTarget
-from ..symbols.maps import Maps, parse_maps
+from ..symbols.maps import Maps
 from . import procfs
 from .permission import no_permission
 from .ptrace import Tracee, let_go_of_late_stops
@@ -27,6 +26,9 @@ class TargetProcess:
     Opening raises the refusals of ``check``; the object is a context manager that closes what it
     opened here.  It changes nothing in the target by itself.
     """
+
+    _latest_maps = (b"", Maps())
+    """As they were read, and what that says."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -58,11 +60,15 @@ class TargetProcess:
         return procfs.thread_ids(self.pid)
 
     def maps(self) -> Maps:
-        """The mappings as they are now; empty once the process is gone."""
+        """The mappings as they are now; empty once the process is gone.  The same object as long as nothing
+        has changed."""
         try:
-            return Maps(parse_maps(Path(f"/proc/{self.pid}/maps").read_bytes()))
+            text = procfs.read_file(f"/proc/{self.pid}/maps")
         except (FileNotFoundError, ProcessLookupError):
-            return Maps([])
+            return Maps()
+        if text != self._latest_maps[0]:
+            self._latest_maps = (text, Maps.parse(text))
+        return self._latest_maps[1]
 
     def exe_path(self) -> str:
         """Path of the executable as the kernel shows it; "" when it can't be read."""

@@ -12,6 +12,9 @@ from . import procfs
 from .choosing import ALL_THREADS, ThreadChoice
 from .clock import Clock
 
+_FEW = 16
+"""Up to so many threads listing them takes no longer than finding out whether there are others."""
+
 
 @dataclasses.dataclass(slots=True)
 class _Known:
@@ -19,6 +22,10 @@ class _Known:
     start_time: int
     cpu_at_start_s: float
     cpu_s: float
+    cpu_ns: int | None = None
+    """As it was read last."""
+    ran: bool = True
+    """Since it was last looked at thoroughly."""
 
 
 class ThreadTable:
@@ -44,6 +51,7 @@ class ThreadTable:
         self.names: dict[int, Thread] = {}
         self._without_slot: set[int] = set()
         self._seen_once: set[int] = set()
+        self._listed: tuple[tuple[int, int] | None, list[int]] = (None, [])
 
     def first_slots(self) -> bytes:
         """The slot table's first contents, as far as they are used: all threads, running ones first."""
@@ -61,7 +69,7 @@ class ThreadTable:
         second look that sees it; ticks of its own are too coarse for one that ends sooner, and the process's
         clock meets it meanwhile.  Returns whether anything was posted."""
         self._collect_retired(slots)
-        now = procfs.thread_ids(self._pid)
+        now = self._thread_ids(thorough=thorough)
         gone = set(self._known) - set(now)
         if thorough:
             gone |= {tid for tid in now if tid in self._known and self._is_another(tid)}
@@ -82,6 +90,13 @@ class ThreadTable:
                 self.names[tid] = Thread(tid, stat.name)
         return [tid for tid in new if tid in before]
 
+    def _thread_ids(self, *, thorough: bool) -> list[int]:
+        """The threads that exist now.  Where there are many and none can have come, those listed last."""
+        sign = procfs.sign_of_threads(self._pid) if self.count > _FEW else None
+        if thorough or sign is None or sign != self._listed[0]:
+            self._listed = (sign, procfs.thread_ids(self._pid))
+        return self._listed[1]
+
     def _collect_retired(self, slots: ctypes.Array[Slot]) -> None:
         for index in list(self._retiring):
             state = slots[index].state
@@ -94,10 +109,13 @@ class ThreadTable:
 
     def _is_another(self, tid: int) -> bool:
         """Whether the tid was used again, or the thread has taken a name that was not chosen."""
+        known = self._known[tid]
+        if not known.ran and not self._choice.patterns:
+            return False  # a thread that is new has run, and of the others only names can have changed
+        known.ran = False
         stat = procfs.read_stat(self._pid, tid)
         if stat is None:
             return False
-        known = self._known[tid]
         known.cpu_s = stat.cpu_s if stat.start_time == known.start_time else known.cpu_s
         return stat.start_time != known.start_time or not self._choice.takes(tid, stat.name)
 
@@ -159,11 +177,12 @@ class ThreadTable:
         """CPU time that all threads seen so far have used since they were first seen, seconds."""
         for tid, known in self._known.items():
             ns = procfs.thread_cpu_ns(self._pid, tid)
-            stat = procfs.read_stat(self._pid, tid) if ns is None else None
-            if stat is not None and stat.start_time == known.start_time:
-                known.cpu_s = stat.cpu_s
-            elif ns is not None:
-                known.cpu_s = ns / 1e9
+            if ns is None:
+                stat = procfs.read_stat(self._pid, tid)
+                if stat is not None and stat.start_time == known.start_time:
+                    known.cpu_s, known.ran = stat.cpu_s, True
+            elif ns != known.cpu_ns:
+                known.cpu_ns, known.cpu_s, known.ran = ns, ns / 1e9, True
         return self._gone_cpu_s + sum(k.cpu_s - k.cpu_at_start_s for k in self._known.values())
 
     def used(self, slots: ctypes.Array[Slot]) -> list[Slot]:

@@ -136,6 +136,8 @@ class Maps:
         return len(self._mappings)
 
     def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
         return self._mappings == other._mappings if isinstance(other, Maps) else NotImplemented
 
     def __hash__(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import subprocess
 import threading
@@ -106,10 +107,39 @@ def test_threads_are_listed() -> None:
     assert listed == sorted(listed)
 
 
+def test_a_thread_that_takes_the_place_of_another_changes_their_sign() -> None:
+    def sign() -> tuple[int, int] | None:
+        return procfs.sign_of_threads(os.getpid())
+
+    seen: list[tuple[int, int] | None] = []
+    in_a_thread_named(b"first", lambda _tid: seen.append(sign()))
+    in_a_thread_named(b"second", lambda _tid: seen.append(sign()))
+    first, second = seen
+    assert first is not None and second is not None
+    assert first[1] != second[1]
+    assert procfs.sign_of_threads(2**22 + 1) is None
+
+
+def test_a_file_longer_than_a_page_is_read_to_its_end() -> None:
+    pages = [
+        mmap.mmap(-1, 4096, prot=(mmap.PROT_READ, mmap.PROT_READ | mmap.PROT_WRITE)[n % 2])
+        for n in range(100)
+    ]
+    maps = procfs.read_file("/proc/self/maps")
+    assert len(maps) > 4096 and maps.endswith(b"\n")
+    assert maps.count(b"[stack]") == 1, "which comes near the end"
+    for page in pages:
+        page.close()
+
+
 @pytest.fixture
 def crafted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """Files under this folder stand in for those of /proc."""
+    read_file = procfs.read_file
     monkeypatch.setattr(procfs, "Path", lambda path: tmp_path / str(path).removeprefix("/proc/"))
+    monkeypatch.setattr(
+        procfs, "read_file", lambda path: read_file(f"{tmp_path}/{path.removeprefix('/proc/')}")
+    )
     return tmp_path
 
 

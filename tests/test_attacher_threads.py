@@ -35,13 +35,18 @@ class FakeProc:
         self.threads: dict[int, FakeThread] = {}
         self.schedstat = True
         self.vanishing: set[int] = set()
+        self.listings = 0
+        self.newest = 0
+        self.stats_read: list[int] = []
 
     def thread_ids(self, pid: int) -> list[int]:
         assert pid == PID
+        self.listings += 1
         return sorted(self.threads.keys() | self.vanishing)
 
     def read_stat(self, pid: int, tid: int | None = None) -> Stat | None:
         assert pid == PID and tid is not None
+        self.stats_read.append(tid)
         thread = self.threads.get(tid)
         if thread is None:
             return None
@@ -52,11 +57,15 @@ class FakeProc:
         thread = self.threads.get(tid)
         return thread.cpu_ns if thread is not None and self.schedstat else None
 
+    def sign_of_threads(self, pid: int) -> tuple[int, int] | None:
+        assert pid == PID
+        return len(self.threads), self.newest
+
 
 @pytest.fixture
 def proc(monkeypatch: pytest.MonkeyPatch) -> FakeProc:
     fake = FakeProc()
-    for name in ("thread_ids", "read_stat", "thread_cpu_ns"):
+    for name in ("thread_ids", "read_stat", "thread_cpu_ns", "sign_of_threads"):
         monkeypatch.setattr(procfs, name, getattr(fake, name))
     return fake
 
@@ -173,6 +182,40 @@ def test_a_tid_that_is_used_again_is_another_thread(proc: FakeProc) -> None:
     proc.threads[101].cpu_ns = 1_500_000_000
     assert table.table.cpu_s() == pytest.approx(2.5)
     assert not table.refresh(thorough=True)
+
+
+def test_many_threads_are_listed_again_only_if_one_can_have_come(proc: FakeProc) -> None:
+    proc.threads = {tid: FakeThread() for tid in range(100, 200)}
+    table = Table(256)
+    table.refresh()
+    listings = proc.listings
+    assert not table.refresh()
+    assert proc.listings == listings
+    del proc.threads[150]  # and another in its place: as many as before
+    proc.threads[200], proc.newest = FakeThread(), 200
+    assert table.refresh()
+    assert table.table.tids == {*range(100, 150), *range(151, 201)}
+    listings = proc.listings
+    proc.threads[201] = FakeThread()
+    assert table.refresh()
+    assert 201 in table.table.tids
+    table.refresh(thorough=True)
+    assert proc.listings == listings + 2, "a thorough look believes no sign"
+
+
+def test_only_threads_that_have_run_are_looked_at_again(proc: FakeProc) -> None:
+    proc.threads = {100: FakeThread(cpu_ns=5), 101: FakeThread(cpu_ns=7)}
+    table = Table(4)
+    table.table.cpu_s()
+    table.refresh(thorough=True)
+    proc.stats_read.clear()
+    table.table.cpu_s()
+    assert not table.refresh(thorough=True)
+    assert proc.stats_read == []
+    proc.threads[101] = FakeThread(start_time=9, cpu_ns=1)
+    table.table.cpu_s()
+    assert table.refresh(thorough=True)
+    assert 100 not in proc.stats_read
 
 
 def test_threads_beyond_the_room_are_counted_and_taken_once_there_is_room(proc: FakeProc) -> None:
