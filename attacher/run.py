@@ -50,10 +50,7 @@ def profile_child(
     sampled, the profile is empty and its first note says why.  Raises PyattachError.
     """
     begin_unix_s, begin = time.time(), time.monotonic()
-    why_not = program.refusal or _reach(child, stub, should_stop)
-    if not why_not and not options.allow_seccomp and any("/libseccomp.so" in m.path for m in child.maps()):
-        why_not = _LIBSECCOMP
-        _say_no(stub)
+    why_not = why_not_reached(child, program, stub, options, should_stop)
     if why_not:
         while child.alive() and not should_stop():
             child.pause(_LATER_LOOK_S)
@@ -69,6 +66,22 @@ def profile_child(
         )
         return Outcome(Profile(meta, {}, {}), (), not child.alive(), warning=why_not)
     return _sample(child, stub, options, should_stop, on_progress)
+
+
+def why_not_reached(
+    child: ChildProcess,
+    program: Program,
+    stub: PreloadedStub,
+    options: Options,
+    should_stop: Callable[[], bool],
+) -> str:
+    """Wait until the stub is reached in the program, which then waits for the module table; empty, or why
+    that is not to be."""
+    why_not = program.refusal or _reach(child, stub, should_stop)
+    if not why_not and not options.allow_seccomp and any("/libseccomp.so" in m.path for m in child.maps()):
+        _say_no(stub)
+        return _LIBSECCOMP
+    return why_not
 
 
 def _reach(child: ChildProcess, stub: PreloadedStub, should_stop: Callable[[], bool]) -> str:

@@ -24,6 +24,8 @@ from . import procfs
 from .child import ChildProcess, start
 from .cli import LiveTable, StopSignals, add_options, check_outputs, session_options, write_outputs
 from .clock import TimerClock
+from .heap_options import add_heap_options, heap_options, report_heap
+from .heap_run import heap_stub, profile_heap_of_child
 from .program import Program, find_program
 from .run import profile_child
 from .session import Options, Outcome, plan_region
@@ -53,6 +55,8 @@ def parser() -> argparse.ArgumentParser:
     add_options(p)
     p.set_defaults(only=[], subprocesses=False, follow_exec=False, loader="auto", clock="timer", mode="cpu")
     p.add_argument("--live", action="store_true", help="a live table, where stderr is a terminal")
+    p.add_argument("--heap", action="store_true", help="where memory is allocated, instead of CPU time")
+    add_heap_options(p, "--heap-kind", "--heap-unit")
     p.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="the program to start")
     return p
 
@@ -100,9 +104,13 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
     outputs = arguments.output or [_default_output(words[0])]
     check_outputs(outputs)
     program = find_program(words)
-    options = session_options(arguments)
+    options = _with_inherited_filter(session_options(arguments))
     with contextlib.ExitStack() as undo:
-        stub = PreloadedStub.create(plan_region(_with_inherited_filter(options), 1, TimerClock()))
+        stub = (
+            heap_stub(heap_options(arguments, options))
+            if arguments.heap
+            else PreloadedStub.create(plan_region(options, 1, TimerClock()))
+        )
         undo.callback(stub.close)
         signals = RunSignals()
         undo.enter_context(signals)
@@ -110,8 +118,13 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
         undo.enter_context(child)
         signals.adopt(child)
         try:
-            outcome = _profiled(child, program, stub, signals, arguments)
-            _report(outcome, outputs, arguments, say)
+            if arguments.heap:
+                chosen = heap_options(arguments, options)
+                heap = profile_heap_of_child(child, program, stub, chosen, signals.stopped)
+                report_heap(heap, outputs, arguments, say)
+            else:
+                outcome = _profiled(child, program, stub, signals, arguments)
+                _report(outcome, outputs, arguments, say)
             failed = 0
         except PyattachError as error:
             say(str(error))

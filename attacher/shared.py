@@ -51,11 +51,11 @@ class SharedMemory:
         self.bytes = (ctypes.c_char * stub.plan.size).from_buffer(stub.region)
         self.target_gone = False
 
-    def renew_lease(self) -> bool:
+    def renew_lease(self, lease_ns: int = LEASE_NS) -> bool:
         """Renew; returns whether it had run out in between, so that timers may have gone quiet."""
         now_ns = time.monotonic_ns() + self._stub.clock_offset_ns
         lapsed = now_ns > int(self.control.lease_until_ns)
-        self.control.lease_until_ns = now_ns + LEASE_NS
+        self.control.lease_until_ns = now_ns + lease_ns
         return lapsed
 
     def posted(self, slots_used: int) -> None:

@@ -95,6 +95,12 @@ def preload_image() -> bytes:
 
 
 @functools.cache
+def heap_preload_image() -> bytes:
+    """``_heap_preload.so``."""
+    return _fitting("_heap_preload.so", PRELOAD_REGION)
+
+
+@functools.cache
 def stub_image() -> StubImage:
     """The stub, parsed once.  Raises PyattachError when it was built for another layout."""
     data = _artifact("_stub.so")

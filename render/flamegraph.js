@@ -95,7 +95,7 @@
   function figures(block) {
     const ticks = block.rest ? block.rest.ticks : block.node.ticks;
     const parent = block.rest ? block.rest.parent : block.node.parent;
-    const parts = [`${number(ticks)} samples`, `${share(ticks, all.ticks)} of all`];
+    const parts = [`${number(ticks)} ${data.unit ?? "samples"}`, `${share(ticks, all.ticks)} of all`];
     if (parent) parts.push(`${share(ticks, parent.ticks)} of parent`);
     if (!block.rest) parts.push(`self ${number(block.node.self)} (${share(block.node.self, all.ticks)})`);
     return parts;
@@ -240,7 +240,7 @@
     let text = input.classList.contains("wrong") ? "not a regular expression" : "";
     if (hits) {
       const ticks = matchedTicks(tops);
-      text = `Matched: ${share(ticks, whole)} (${number(ticks)} samples)` + (view.node === all && !view.only ? "" : " of this view");
+      text = `Matched: ${share(ticks, whole)} (${number(ticks)} ${data.unit ?? "samples"})` + (view.node === all && !view.only ? "" : " of this view");
     }
     find("matched").textContent = text;
   }

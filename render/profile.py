@@ -30,8 +30,11 @@ class Meta:
     the sampled threads.  Shares (0.01 = 1%) are of that CPU time: ``handler_share`` inside the signal
     handler, ``delivery_share`` the calibrated cost of the kernel's signal delivery.
 
-    ``mode`` is "cpu" or "wall".  A wall profile also holds ``waiting`` samples of threads that slept in the
-    kernel, and its ``rate_reached_hz`` is looks per second; a sample of either kind stands for a period.
+    ``mode`` is "cpu", "wall" or "heap".  A wall profile also holds ``waiting`` samples of threads that slept
+    in the kernel, and its ``rate_reached_hz`` is looks per second; a sample of either kind stands for a period.
+
+    In a profile of the heap (``mode`` "heap") weights are in ``unit``, "bytes" or "blocks"; ``kind`` says
+    which ones, and ``rows`` are its own facts, as label and value.
     """
 
     command: str = ""
@@ -57,6 +60,9 @@ class Meta:
     ticks: int | None = None
     clock: str = ""
     waiting: int | None = None
+    unit: str = "samples"
+    kind: str = ""
+    rows: tuple[tuple[str, str], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

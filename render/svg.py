@@ -42,10 +42,12 @@ _LEGEND = (
     ("m", "remark, not code"),
     ("r", f"siblings under {LEAST_SHARE:.1%} of the view"),
 )
-_TRUTH = (
-    "The width of a frame is its share of the samples, not a span of time; siblings stand in order of name."
-)
-_KIND = {"cpu": "flame graph of CPU time", "wall": "flame graph of all threads' time, running and waiting"}
+_TRUTH = "The width of a frame is its share of the {}, not a span of time; siblings stand in order of name."
+_KIND = {
+    "cpu": "flame graph of CPU time",
+    "wall": "flame graph of all threads' time, running and waiting",
+    "heap": "flame graph of the heap",
+}
 _STATIC_HINT = "Open this file in a web browser to zoom and to search."
 
 
@@ -74,7 +76,8 @@ class SvgRenderer:
             kind = "wrapped" if index else "wrapped truth"
             yield f'<text class="{kind}" x="{PAD}" y="{44 + 17 * line}">{_xml(text)}</text>\n'
         yield "</g>\n"
-        yield f'<metadata id="data">{_json(_data(kept, classes, title, foot))}</metadata>\n'
+        data = {**_data(kept, classes, title, foot), "unit": profile.meta.unit}
+        yield f'<metadata id="data">{_json(data)}</metadata>\n'
         yield f"<script><![CDATA[\n{_resource('flamegraph.js')}]]></script>\n</svg>\n"
 
 
@@ -94,7 +97,7 @@ def _head(title: str, profile: Profile, height: float) -> Iterator[str]:
 def _subtitle(profile: Profile) -> str:
     meta = profile.meta
     parts = [f"pid {meta.pid}"] if meta.pid else []
-    return " · ".join([*parts, f"{profile.total:,} samples in {seconds(meta.duration_s)}"])
+    return " · ".join([*parts, f"{profile.total:,} {meta.kind or meta.unit} in {seconds(meta.duration_s)}"])
 
 
 def _frames(tree: Tree, classes: list[str]) -> Iterator[str]:
@@ -151,7 +154,7 @@ def _foot(profile: Profile) -> list[str]:
     command = [f"{label}: {shortened(value, 500)}" for label, value in rows if label == "command"]
     others = " · ".join(f"{label}: {value}" for label, value in rows if label != "command")
     notes = [shortened(printable(note), 500) for note in profile.meta.notes]
-    return [*([_TRUTH] if profile.total else []), *command, others, *notes]
+    return [*([_TRUTH.format(profile.meta.unit)] if profile.total else []), *command, others, *notes]
 
 
 def _wrapped(paragraphs: list[str]) -> list[tuple[int, str]]:

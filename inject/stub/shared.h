@@ -8,6 +8,7 @@
  *   control.slots_offset     struct pa_slot[]      one for each thread
  *   control.scratch_offset   u64[max_depth] each   where a handler walks, one for each slot
  *   control.ring_offset      u64[]                 the ring, a power of two of bytes
+ *   control.heap_offset      struct pa_heap        the heap profiler's, where there is one (heap/layout.h)
  *
  * The ring.  head and tail count 8-byte words since the start and never wrap; word w lies at
  * ring[w & (words - 1)].  A handler reserves by moving head, writes the record behind its first word,
@@ -105,7 +106,8 @@ struct pa_control {
 	u64 jitter_ns; /* how much later than in even distances a timer may tick, by chance; 0: not at all */
 	u32 event_base; /* pyattach's event for slot n is its file event_base + n: what si_fd says; 0: none */
 	u32 spare_slots; /* so many at the end of the table are for ticks of threads that have none */
-	u64 pad1[6];
+	u64 heap_offset; /* struct pa_heap (heap/layout.h); 0: there is none */
+	u64 pad1[5];
 
 	/* Written by pyattach while the stub runs. */
 	u64 lease_until_ns; /* CLOCK_MONOTONIC as the target sees it */

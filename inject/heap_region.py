@@ -1,0 +1,102 @@
+"""How the heap profiler's part of the shared memory is divided, and its first contents.
+
+Room is for the largest process there may be: what is not used of it takes addresses, no memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+
+from .heap_layout import (
+    DIRECTORY,
+    FILTER,
+    FIRST_ITEM,
+    FIRST_LEVEL,
+    HEAP_MAGIC,
+    HEAP_VERSION,
+    LEAF_WORDS,
+    Heap,
+    HeapThread,
+    Item,
+)
+from .layout import Control
+from .region import PAGE, RegionPlan
+
+_THREADS = 4096
+_LEAVES = 1 << 15
+_NODES, _NODE_LEVELS = 1 << 22, 14
+_SITES, _SITE_LEVELS = 1 << 24, 16
+_POOL_PAGES = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class HeapPlan(RegionPlan):
+    """A region with a heap part behind everything else.
+
+    ``sample_bytes``: mean bytes between two allocations that are recorded; 0: all are.
+    ``heap_flags``: HEAP_ATTACHED.  ``real``: addresses of the allocator's functions, where attached.
+    """
+
+    sample_bytes: int = 0
+    heap_flags: int = 0
+    real: tuple[int, ...] = ()
+
+    @property
+    def heap_offset(self) -> int:
+        """From the region's begin."""
+        return RegionPlan.size.__get__(self)  # type: ignore[no-any-return]
+
+    @property
+    def size(self) -> int:
+        return self.heap_offset + self._divided()[1]
+
+    def control(self, nonce: int, lease_until_ns: int) -> Control:
+        control = RegionPlan.control(self, nonce, lease_until_ns)
+        control.heap_offset = self.heap_offset
+        return control
+
+    def heap(self) -> Heap:
+        """``struct pa_heap`` to start from."""
+        return self._divided()[0]
+
+    def _divided(self) -> tuple[Heap, int]:
+        """And the bytes of the heap part."""
+        heap = Heap(
+            magic=HEAP_MAGIC,
+            version=HEAP_VERSION,
+            size=ctypes.sizeof(Heap),
+            max_depth=self.max_depth,
+            flags=self.heap_flags,
+            sample_bytes=self.sample_bytes,
+            thread_count=_THREADS,
+            leaf_count=_LEAVES,
+            pool_pages=_POOL_PAGES,
+            pool_used=1,
+            leaves_used=1,
+            real=self.real,
+        )
+        at = _Places(ctypes.sizeof(Heap))
+        heap.threads_offset = at.take(_THREADS * ctypes.sizeof(HeapThread))
+        for table, most, levels in ((heap.nodes, _NODES, _NODE_LEVELS), (heap.sites, _SITES, _SITE_LEVELS)):
+            table.most, table.levels, table.used = most, levels, FIRST_ITEM
+            table.items_offset = at.take(most * ctypes.sizeof(Item))
+            table.index_offset = at.take(4 * ((1 << FIRST_LEVEL + levels) - (1 << FIRST_LEVEL)))
+        heap.directory_offset = at.take(4 * DIRECTORY)
+        heap.next_offset = at.take(4 * _LEAVES)
+        heap.leaves_offset = at.take(4 * LEAF_WORDS * _LEAVES)
+        heap.filter_offset = at.take(2 * FILTER)
+        heap.pool_offset = at.take(_POOL_PAGES * PAGE)
+        return heap, at.next
+
+
+class _Places:
+    """Hands out whole pages, one behind the other."""
+
+    def __init__(self, first: int) -> None:
+        self.next = 0
+        self.take(first)
+
+    def take(self, size: int) -> int:
+        at, self.next = self.next, self.next + (size + PAGE - 1) // PAGE * PAGE
+        return at
