@@ -52,7 +52,6 @@ def heap_options(arguments: argparse.Namespace, options: Options) -> HeapOptions
         sample_bytes=arguments.heap_sample,
         unwind=options.unwind,
         allow_seccomp=options.allow_seccomp,
-        loader=options.loader,
     )
 
 

@@ -90,11 +90,6 @@ class HeapResult:
             return (_UNRECORDED, *frames)
         return tuple(frames) if root == 1 + End.ROOT else (TRUNCATED, *frames)
 
-    def resolve_all(self) -> None:
-        """Find the names of all addresses there are, which the resolver then remembers."""
-        for counts_of in self.counts:
-            self.stack(self.tables.site(counts_of)[1])
-
     def count_truncated(self) -> int:
         """Recorded allocations whose stack does not begin at a thread's first function."""
         return sum(

@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable
 
 from .. import __version__
+from ..inject.heap_layout import FIRST_ITEM
 from ..inject.heap_region import HeapPlan
 from ..inject.layout import NO_VM_READ, Unwind
 from ..render.profile import Meta
+from ..symbols.address import ReturnAddress
 from ..symbols.resolver import Resolver, proc_opener
 from . import procfs
 from .heap_profile import KINDS, Amount, HeapResult
@@ -35,7 +37,6 @@ class HeapOptions:
     sample_bytes: int = 0
     unwind: Unwind = Unwind.AUTO
     allow_seccomp: bool = False
-    loader: str = "auto"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,18 +65,26 @@ def heap_plan(options: HeapOptions, **more: int | tuple[int, ...]) -> HeapPlan:
     )
 
 
+def make_resolver(target: TargetProcess) -> Resolver:
+    """With the mappings as they are now."""
+    return Resolver(target.maps(), proc_opener(target.pid), exe_path=target.exe_path())
+
+
 class HeapSession:
     """From ``begin`` on the stub records; ``record`` looks after it until the end; ``outcome`` last."""
 
-    def __init__(self, target: TargetProcess, options: HeapOptions, plan: HeapPlan) -> None:
+    def __init__(
+        self, target: TargetProcess, options: HeapOptions, plan: HeapPlan, resolver: Resolver | None = None
+    ) -> None:
         self.target, self.options, self.plan = target, options, plan
-        self.resolver = Resolver(target.maps(), proc_opener(target.pid), exe_path=target.exe_path())
+        self.resolver = resolver or make_resolver(target)
         self.modules = ModuleTable(target, self.resolver, plan)
         self.notes: list[str] = []
         self.rows: list[tuple[str, str]] = []
         self.ended_by = ""
         self._started_at_unix_s, self.started = time.time(), time.monotonic()
         self._peak_rss = 0
+        self._named = 0
 
     def begin(self, stub: SharedRegion) -> None:
         """The stub is there, and where its memory is."""
@@ -112,13 +121,20 @@ class HeapSession:
         maps = self.target.maps()
         if maps == self.resolver.maps or not self.target.memory_is_current():
             return
+        if maps.executable() == self.resolver.maps.executable():
+            self.resolver.update(maps)
+            return
         self._name_all()  # while the libraries that go are still known
         self.resolver.update(maps)
         if self.modules.refresh(maps, self.shared.bytes, self.shared.control.modules_seq):
             self.shared.modules_moved()
 
     def _name_all(self) -> None:
-        HeapResult(self.tables, self.resolver, self.options.sample_bytes).resolve_all()
+        self.tables.update()
+        nodes = self.tables.nodes
+        for address in nodes[2 * max(self._named, FIRST_ITEM) :: 2]:
+            self.resolver.resolve(ReturnAddress(address))
+        self._named = len(nodes) // 2
 
     def outcome(self, residue: tuple[str, ...] = (), warning: str = "") -> HeapOutcome:
         """What was recorded."""

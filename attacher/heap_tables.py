@@ -11,6 +11,8 @@ import collections
 import ctypes
 import dataclasses
 import os
+import struct
+import weakref
 from collections.abc import Iterator
 
 from ..inject.heap_layout import (
@@ -32,6 +34,8 @@ from ..inject.heap_region import HeapPlan
 from ..inject.region import PAGE
 
 _CHUNK = 1 << 20
+_COUNTS = struct.Struct("<IIQQQq")
+"""``struct pa_heap_counts``."""
 
 
 @dataclasses.dataclass
@@ -59,10 +63,12 @@ class Block:
 
 
 class HeapTables:
-    """Reads the heap part of the region that ``memfd`` holds from ``region_offset`` on."""
+    """Reads the heap part of the region that ``memfd`` holds from ``region_offset`` on; it keeps the file
+    open as long as it is there itself."""
 
     def __init__(self, memfd: int, region_offset: int, plan: HeapPlan) -> None:
-        self._memfd = memfd
+        self._memfd = os.dup(memfd)
+        weakref.finalize(self, os.close, self._memfd)
         self._offset = region_offset + plan.heap_offset
         self._heap = plan.heap()
         self.nodes = array.array("Q")
@@ -127,25 +133,24 @@ class HeapTables:
         out: collections.defaultdict[int, SiteCounts] = collections.defaultdict(SiteCounts)
         for thread in self.threads():
             for page in self._pages(thread):
-                for counts in page.counts[: min(page.used, COUNTS_IN_PAGE)]:
-                    total = out[counts.site]
-                    total.allocs += counts.allocs
-                    total.frees += counts.frees
-                    total.temporary += counts.temporary
-                    current = counts.peak_seq == seq
-                    # A site freed by one thread and allocated by others is below zero in the former.
-                    live = ctypes.c_int64(counts.allocs - counts.frees).value
-                    total.at_peak += counts.at_peak if current else live
+                for site, peak_seq, allocs, frees, temporary, at_peak in _COUNTS.iter_unpack(page):
+                    total = out[site]
+                    total.allocs += allocs
+                    total.frees += frees
+                    total.temporary += temporary
+                    # Since the peak nothing has changed, or it was noted before the first change.
+                    total.at_peak += at_peak if peak_seq == seq else allocs - frees
         return dict(out)
 
-    def _pages(self, thread: HeapThread) -> Iterator[CountsPage]:
+    def _pages(self, thread: HeapThread) -> Iterator[bytes]:
+        """Counts, page by page."""
         number, seen = thread.first_page, 0
         while number and number <= self._heap.pool_pages and seen < self._heap.pool_pages:
-            page = CountsPage.from_buffer_copy(
-                self._read(self._heap.pool_offset + (number - 1) * PAGE, ctypes.sizeof(CountsPage))
-            )
-            yield page
-            number, seen = page.next, seen + 1
+            page = self._read(self._heap.pool_offset + (number - 1) * PAGE, PAGE)
+            number, used = struct.unpack_from("<II", page)
+            start = CountsPage.counts.offset
+            yield page[start : start + min(used, COUNTS_IN_PAGE) * _COUNTS.size]
+            seen += 1
 
     def blocks(self) -> Iterator[Block]:
         """All live blocks, in no order."""

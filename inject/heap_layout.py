@@ -6,6 +6,7 @@ Names, order and sizes are those of the header; a test compiles an offsetof prin
 from __future__ import annotations
 
 import ctypes
+import enum
 
 HEAP_MAGIC = 0x70616568746179F0
 HEAP_VERSION = 1
@@ -23,6 +24,7 @@ FOLD_BYTES = 65536
 HEAP_ATTACHED = 1
 FILTER = 32768
 REAL = 11
+PATCHES = 65536
 COUNTS_IN_PAGE = 102
 
 FUNCTIONS = (
@@ -85,8 +87,11 @@ class Heap(ctypes.Structure):
         ("leaf_count", _u32),
         ("pool_pages", _u64),
         ("filter_offset", _u64),
+        ("patches_offset", _u64),
         ("real", _u64 * REAL),
-        ("pad0", _u64 * 1),
+        ("patch_count", _u32),
+        ("pad0", _u32),
+        ("pad5", _u64 * 7),
         ("nodes", Intern),
         ("sites", Intern),
         ("pool_used", _u64),
@@ -103,6 +108,22 @@ class Heap(ctypes.Structure):
         ("pad3", _u32),
         ("pad4", _u64 * 5),
     )
+
+
+class Patch(ctypes.Structure):
+    """``struct pa_patch``: a word that is made to lead to a hook."""
+
+    _fields_ = (("address", _u64), ("before", _u64), ("after", _u64), ("protection", _u32), ("state", _u32))
+
+
+class PatchState(enum.IntEnum):
+    """``enum pa_patch_state``."""
+
+    WANTED = 0
+    MADE = 1
+    REFUSED = 2
+    UNDONE = 3
+    LEFT = 4
 
 
 class Counts(ctypes.Structure):

@@ -16,9 +16,11 @@ from .heap_layout import (
     HEAP_MAGIC,
     HEAP_VERSION,
     LEAF_WORDS,
+    PATCHES,
     Heap,
     HeapThread,
     Item,
+    Patch,
 )
 from .layout import Control
 from .region import PAGE, RegionPlan
@@ -85,6 +87,7 @@ class HeapPlan(RegionPlan):
         heap.directory_offset = at.take(4 * DIRECTORY)
         heap.next_offset = at.take(4 * _LEAVES)
         heap.leaves_offset = at.take(4 * LEAF_WORDS * _LEAVES)
+        heap.patches_offset = at.take(PATCHES * ctypes.sizeof(Patch))
         heap.filter_offset = at.take(2 * FILTER)
         heap.pool_offset = at.take(_POOL_PAGES * PAGE)
         return heap, at.next

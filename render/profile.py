@@ -31,7 +31,7 @@ class Meta:
     handler, ``delivery_share`` the calibrated cost of the kernel's signal delivery.
 
     ``mode`` is "cpu", "wall" or "heap".  A wall profile also holds ``waiting`` samples of threads that slept
-    in the kernel, and its ``rate_reached_hz`` is looks per second; a sample of either kind stands for a period.
+    in the kernel, and its ``rate_reached_hz`` is looks per second; a sample of any kind is one period.
 
     In a profile of the heap (``mode`` "heap") weights are in ``unit``, "bytes" or "blocks"; ``kind`` says
     which ones, and ``rows`` are its own facts, as label and value.

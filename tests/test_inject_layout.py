@@ -25,6 +25,7 @@ MIRRORS: dict[str, type[ctypes.Structure]] = {
     "pa_item": heap_layout.Item,
     "pa_intern": heap_layout.Intern,
     "pa_heap": heap_layout.Heap,
+    "pa_patch": heap_layout.Patch,
     "pa_heap_counts": heap_layout.Counts,
     "pa_heap_page": heap_layout.CountsPage,
     "pa_heap_thread": heap_layout.HeapThread,
@@ -38,6 +39,7 @@ ENUMS: dict[str, tuple[str, type[enum.IntEnum]]] = {
     "pa_slot_state": ("PA_SLOT_", layout.SlotState),
     "pa_end": ("PA_END_", layout.End),
     "pa_mode": ("PA_UNWIND_", layout.Unwind),
+    "pa_patch_state": ("PA_PATCH_", heap_layout.PatchState),
     "boot_command": ("BOOT_", layout.BootCommand),
     "boot_step": ("BOOT_STEP_", layout.BootStep),
 }
@@ -72,6 +74,7 @@ CONSTANTS = {
     "PA_FOLD_BYTES": heap_layout.FOLD_BYTES,
     "PA_HEAP_ATTACHED": heap_layout.HEAP_ATTACHED,
     "PA_FILTER": heap_layout.FILTER,
+    "PA_PATCHES": heap_layout.PATCHES,
     "PA_REAL": heap_layout.REAL,
     "PA_COUNTS_IN_PAGE": heap_layout.COUNTS_IN_PAGE,
 }

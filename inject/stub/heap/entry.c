@@ -1,6 +1,6 @@
 /* The heap stub's entry points, as stub.c's for the sampler: on a borrowed thread where pyattach attaches, or from
  * the constructor or the first call where the program was started with it. */
-#include "heap.h"
+#include "patch.h"
 
 EXPORT const struct pa_abi pyattach_abi = {
 	.magic = PA_MAGIC,
@@ -64,24 +64,28 @@ EXPORT i64 pa_init(struct pa_control *c, u64 region_size)
 
 EXPORT i64 pa_arm(void)
 {
+	patches_make();
 	return 0;
 }
 
-/* Hooks only pass on from now on; those that are inside of one go on recording in memory that stays. */
+/* Hooks only pass on from now on; threads that are inside of one go on recording, in memory that stays. */
 EXPORT i64 pa_stop(void)
 {
 	__atomic_store_n(&ph.control->state, PA_STATE_STOP, __ATOMIC_RELEASE);
+	patches_undo();
+	if (ph.mine)
+		__atomic_store_n(ph.mine, 0, __ATOMIC_RELEASE);
 	ph.control->stop_clock_ns = clock_ns();
-	ph.control->signal_given_back = 1;
 	return 0;
 }
 
-/* No thread is inside of a hook any more, and none comes. */
+/* No thread is inside of a hook.  One that comes still, by an address taken meanwhile, is passed on: for that the
+ * image may stay without the memory. */
 EXPORT i64 pa_leave(void)
 {
 	struct pa_control *c = ph.control;
 	volatile u32 *mine = ph.mine;
-	ph.mine = 0;
+	__atomic_store_n(&ph.mine, 0, __ATOMIC_SEQ_CST);
 	ph.control = 0;
 	sys2(SYS_munmap, mine, 4096);
 	sys2(SYS_munmap, c, c->region_size);

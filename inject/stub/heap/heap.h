@@ -7,6 +7,7 @@
  *   blocks.h   live blocks by address
  *   thread.c   a thread's own tables
  *   real.c     the allocator's functions
+ *   patch.c    words that lead to the hooks
  *   entry.c    the stub's entry points
  */
 #ifndef PA_HEAP_H

@@ -39,8 +39,9 @@ static int is_nested(struct pa_heap_thread *t, u64 sp)
 static inline struct pa_heap_thread *enter(const u64 *frame)
 {
 	struct pa_heap_thread *t;
+	const volatile u32 *mine = __atomic_load_n(&ph.mine, __ATOMIC_ACQUIRE);
 	u64 tp;
-	if (UNLIKELY(!ph.mine || !*ph.mine) ||
+	if (UNLIKELY(!mine || !*mine) ||
 	    UNLIKELY(__atomic_load_n(&ph.control->state, __ATOMIC_RELAXED) != PA_STATE_RUN))
 		return 0;
 	__asm__ volatile("mov %%fs:0, %0" : "=r"(tp));

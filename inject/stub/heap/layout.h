@@ -8,6 +8,7 @@
  *   directory_offset      u32[]                     which leaf holds the blocks of 4 MB of addresses
  *   next_offset           u32[]                     by leaf: the leaf for those that have no room there
  *   leaves_offset         u32[65536] each           live blocks (blocks.h)
+ *   patches_offset        struct pa_patch[]         attached: the words that lead to the hooks
  *   pool_offset           pages                     of threads: struct pa_heap_counts pages, and private tables
  *
  * All of it is sparse: what is not used takes no memory.  All offsets but heap_offset count from struct pa_heap.
@@ -73,8 +74,11 @@ struct pa_heap {
 	u32 thread_count, leaf_count; /* of threads: a power of two */
 	u64 pool_pages;
 	u64 filter_offset; /* with sample_bytes: u16[PA_FILTER], how many sampled blocks hash there */
+	u64 patches_offset;
 	u64 real[PA_REAL]; /* attached: the allocator's functions, in the order of struct pa_real */
-	u64 pad0[1];
+	u32 patch_count; /* of patches_offset's: pyattach writes more, then has them made */
+	u32 pad0;
+	u64 pad5[7];
 
 	struct pa_intern nodes, sites;
 
@@ -96,6 +100,22 @@ struct pa_heap {
 	u64 pad4[5];
 };
 #define PA_HEAP_ATTACHED 1 /* blocks may be older than this, or freed unseen: what an address had before is replaced */
+
+/* A word of the target that is made to lead to a hook, and back. */
+struct pa_patch {
+	u64 address;
+	u64 before, after;
+	u32 protection; /* of its page, PROT_*: it is given that again */
+	u32 state;	/* enum pa_patch_state */
+};
+#define PA_PATCHES 65536
+enum pa_patch_state {
+	PA_PATCH_WANTED = 0,
+	PA_PATCH_MADE = 1,
+	PA_PATCH_REFUSED = 2, /* the word held something else, or could not be written */
+	PA_PATCH_UNDONE = 3,
+	PA_PATCH_LEFT = 4, /* so was it when it was to be undone */
+};
 
 /* One thread's counts of one site.  Live blocks: allocs less frees, over all threads. */
 struct pa_heap_counts {
@@ -156,6 +176,7 @@ struct pa_heap_thread {
 _Static_assert(sizeof(struct pa_heap_page) == 4096 && sizeof(struct pa_heap_counts) == 40, "counts");
 _Static_assert(sizeof(struct pa_heap_thread) == 256, "whole lines");
 _Static_assert(sizeof(struct pa_item) == 16 && sizeof(struct pa_intern) % PA_LINE == 0, "intern");
+_Static_assert(__builtin_offsetof(struct pa_heap, nodes) % PA_LINE == 0, "the tables' lines");
 _Static_assert(sizeof(struct pa_heap) % PA_LINE == 0, "whole lines");
 _Static_assert(__builtin_offsetof(struct pa_heap, live) % PA_LINE == 0, "the sum's line");
 _Static_assert(__builtin_offsetof(struct pa_heap, pool_used) % PA_LINE == 0, "the line of what is handed out");
