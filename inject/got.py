@@ -64,16 +64,19 @@ class LoadedModule:
 
 def loaded_modules(maps: Maps, read: Read) -> list[LoadedModule]:
     """All ELF files in ``maps`` that have a dynamic section and can be read, in order of address."""
-    out = []
+    out: list[LoadedModule] = []
     for mapping in maps:
+        # lld maps the first page of small files several times: only the first is the file's begin.
+        if out and mapping.start < out[-1].end:
+            continue
         if mapping.is_file and mapping.offset == 0 and mapping.readable:
-            module = _module(mapping, maps, read)
+            module = _module(mapping, read)
             if module is not None:
                 out.append(module)
     return out
 
 
-def _module(mapping: Mapping, maps: Maps, read: Read) -> LoadedModule | None:
+def _module(mapping: Mapping, read: Read) -> LoadedModule | None:
     try:
         header = read(mapping.start, 64)
         if header[:6] != b"\x7fELF\x02\x01":
