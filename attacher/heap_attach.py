@@ -12,7 +12,15 @@ from ..inject.heap_layout import FUNCTIONS, HEAP_ATTACHED, Heap, PatchState
 from ..inject.image import heap_image
 from ..inject.loader import LoadedStub, Loading
 from .heap_hooks import Hooks, patch_table
-from .heap_session import LEASE_NS, HeapOptions, HeapOutcome, HeapSession, heap_plan, make_resolver
+from .heap_session import (
+    LEASE_NS,
+    HeapOptions,
+    HeapOutcome,
+    HeapSession,
+    code_bytes,
+    heap_plan,
+    make_resolver,
+)
 from .hold import hold_any
 from .target import TargetProcess, check_seccomp
 from .verify import remains, snapshot
@@ -57,7 +65,9 @@ class Attached:
         except BaseException:
             resolver.close()
             raise
-        self.plan = heap_plan(options, heap_flags=HEAP_ATTACHED, real=self._hooks.real)
+        self.plan = heap_plan(
+            options, heap_flags=HEAP_ATTACHED, real=self._hooks.real, code_bytes=code_bytes(resolver.maps)
+        )
         self.session = HeapSession(target, options, self.plan, resolver)
         self._stub: LoadedStub | None = None
         self._maps = self.session.resolver.maps

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
@@ -62,19 +61,15 @@ def report_lines(outcome: HeapOutcome, top: int = 20) -> Iterator[str]:
 
 def _sites(outcome: HeapOutcome, kind: str, top: int) -> Iterator[str]:
     assert outcome.result is not None
-    size = outcome.result.weights(kind, "bytes")
-    blocks: collections.Counter[Stack] = collections.Counter()
-    for (_, stack), count in outcome.result.weights(kind, "blocks").items():
-        blocks[stack] += count
-    total = sum(size.values())
-    order = sorted(blocks, key=lambda stack: (-size.get((0, stack), 0), -blocks[stack], _named(stack)))
-    for stack in order[:top]:
-        at = size.get((0, stack), 0)
-        yield f"{at:>16,} {share(at, total):>7} {blocks[stack]:>12,}  {_named(stack)}"
+    order = outcome.result.places(kind)
+    total = sum(size for _, size, _ in order)
+    for place, size, blocks in order[:top]:
+        named = _named(outcome.result.frames(place, 1 + _CALLERS))
+        yield f"{size:>16,.0f} {share(size, total):>7} {blocks:>12,.0f}  {named}"
     if len(order) > top:
-        rest = sum(size.get((0, stack), 0) for stack in order[top:])
-        yield f"{rest:>16,} {share(rest, total):>7} {'':>12}  {len(order) - top:,} other sites"
+        rest = sum(size for _, size, _ in order[top:])
+        yield f"{rest:>16,.0f} {share(rest, total):>7} {'':>12}  {len(order) - top:,} other sites"
 
 
 def _named(stack: Stack) -> str:
-    return " < ".join(shortened(printable(frame.name), _NAME) for frame in reversed(stack[-1 - _CALLERS :]))
+    return " < ".join(shortened(printable(frame.name), _NAME) for frame in reversed(stack))

@@ -8,13 +8,14 @@ from collections.abc import Callable
 
 from .. import __version__
 from ..inject.heap_layout import FUNCTIONS
+from ..inject.heap_region import cache_lines
 from ..inject.image import heap_preload_image
 from ..inject.layout import State
 from ..inject.preload import PreloadedStub
 from ..render.profile import Meta
 from ..symbols.elf import ElfImage
 from .child import ChildProcess
-from .heap_session import LEASE_NS, HeapOptions, HeapOutcome, HeapSession, heap_plan
+from .heap_session import LEASE_NS, HeapOptions, HeapOutcome, HeapSession, code_bytes, heap_plan
 from .program import Program
 from .run import why_not_reached
 from .session import Options
@@ -80,6 +81,7 @@ def _let_it_begin(session: HeapSession, stub: PreloadedStub) -> None:
     shared = SharedMemory(stub)
     try:
         shared.renew_lease(LEASE_NS)
+        shared.control.cache_lines = cache_lines(code_bytes(session.resolver.maps))
         if session.modules.refresh(session.resolver.maps, shared.bytes, shared.control.modules_seq):
             shared.modules_moved()
         if shared.control.state == State.RUN:

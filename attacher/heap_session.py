@@ -13,6 +13,7 @@ from ..inject.heap_region import HeapPlan
 from ..inject.layout import NO_VM_READ, Unwind
 from ..render.profile import Meta
 from ..symbols.address import ReturnAddress
+from ..symbols.maps import Maps
 from ..symbols.resolver import Resolver, proc_opener
 from . import procfs
 from .heap_profile import KINDS, Amount, HeapResult
@@ -63,6 +64,11 @@ def heap_plan(options: HeapOptions, **more: int | tuple[int, ...]) -> HeapPlan:
         sample_bytes=options.sample_bytes,
         **more,  # type: ignore[arg-type]
     )
+
+
+def code_bytes(maps: Maps) -> int:
+    """Of all executable mappings."""
+    return sum(mapping.end - mapping.start for mapping in maps.executable())
 
 
 def make_resolver(target: TargetProcess) -> Resolver:

@@ -98,18 +98,6 @@ class HeapTables:
             items.frombytes(self._read(table.items_offset + have * size, count * size))
             have += count
 
-    def stack(self, node: int) -> tuple[tuple[int, ...], int]:
-        """Return addresses, innermost first, and the number of the root they end in (``NO_STACK``, or one
-        more than the ``End`` of the walk)."""
-        addresses = []
-        while node >= FIRST_ITEM and 2 * node < len(self.nodes):
-            addresses.append(self.nodes[2 * node])
-            caller = self.nodes[2 * node + 1] & 0xFFFF_FFFF
-            if caller >= node and caller >= FIRST_ITEM:  # callers come first: this one was never finished
-                return tuple(addresses), 0
-            node = caller
-        return tuple(addresses), node
-
     def site(self, site: int) -> tuple[int, int]:
         """Size in bytes and node; of one that is not known, nothing."""
         if not FIRST_ITEM <= site < len(self.sites) // 2:

@@ -22,7 +22,7 @@ from .heap_layout import (
     Item,
     Patch,
 )
-from .layout import Control
+from .layout import CacheLine, Control
 from .region import PAGE, RegionPlan
 
 _THREADS = 4096
@@ -30,6 +30,14 @@ _LEAVES = 1 << 15
 _NODES, _NODE_LEVELS = 1 << 22, 14
 _SITES, _SITE_LEVELS = 1 << 24, 16
 _POOL_PAGES = 1 << 20
+_LEAST_LINES, _MOST_LINES = 1 << 13, 1 << 16
+_BYTES_OF_CODE = 512
+"""For so much code there is one rule kept: of the return addresses in it few are on stacks that allocate."""
+
+
+def cache_lines(code_bytes: int) -> int:
+    """How many rules the unwinder keeps for a program with so much code."""
+    return max(_LEAST_LINES, min(_MOST_LINES, 1 << (code_bytes // _BYTES_OF_CODE).bit_length()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,11 +46,13 @@ class HeapPlan(RegionPlan):
 
     ``sample_bytes``: mean bytes between two allocations that are recorded; 0: all are.
     ``heap_flags``: HEAP_ATTACHED.  ``real``: addresses of the allocator's functions, where attached.
+    ``code_bytes``: of all executable mappings, as far as they are known.
     """
 
     sample_bytes: int = 0
     heap_flags: int = 0
     real: tuple[int, ...] = ()
+    code_bytes: int = 0
 
     @property
     def heap_offset(self) -> int:
@@ -56,14 +66,16 @@ class HeapPlan(RegionPlan):
     def control(self, nonce: int, lease_until_ns: int) -> Control:
         control = RegionPlan.control(self, nonce, lease_until_ns)
         control.heap_offset = self.heap_offset
+        control.cache_offset = self.heap_offset + self._divided()[2]
+        control.cache_lines = cache_lines(self.code_bytes)
         return control
 
     def heap(self) -> Heap:
         """``struct pa_heap`` to start from."""
         return self._divided()[0]
 
-    def _divided(self) -> tuple[Heap, int]:
-        """And the bytes of the heap part."""
+    def _divided(self) -> tuple[Heap, int, int]:
+        """And the bytes of the heap part, and where in it the rules of the unwinder are kept."""
         heap = Heap(
             magic=HEAP_MAGIC,
             version=HEAP_VERSION,
@@ -89,8 +101,9 @@ class HeapPlan(RegionPlan):
         heap.leaves_offset = at.take(4 * LEAF_WORDS * _LEAVES)
         heap.patches_offset = at.take(PATCHES * ctypes.sizeof(Patch))
         heap.filter_offset = at.take(2 * FILTER)
+        cache_at = at.take(_MOST_LINES * ctypes.sizeof(CacheLine))
         heap.pool_offset = at.take(_POOL_PAGES * PAGE)
-        return heap, at.next
+        return heap, at.next, cache_at
 
 
 class _Places:

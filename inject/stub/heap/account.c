@@ -2,23 +2,34 @@
 #include "blocks.h"
 #include "intern.h"
 
-/* The process's live bytes, as far as threads have folded theirs in.  A thread by itself folds at once: then the peak
- * is exact, and else it is to PA_FOLD_BYTES for each thread. */
-static void fold(struct pa_heap_thread *t)
+static void new_peak(i64 live)
 {
 	struct pa_heap *h = ph.heap;
-	i64 pending = t->pending, live, peak;
-	int alone = __atomic_load_n(&h->threads_used, __ATOMIC_RELAXED) == 1;
-	if (!alone && pending < PA_FOLD_BYTES && pending > -PA_FOLD_BYTES)
-		return;
-	t->pending = 0;
-	live = __atomic_add_fetch(&h->live, pending, __ATOMIC_RELAXED);
-	peak = __atomic_load_n(&h->peak, __ATOMIC_RELAXED);
+	i64 peak = __atomic_load_n(&h->peak, __ATOMIC_RELAXED);
 	while (live > peak)
 		if (__atomic_compare_exchange_n(&h->peak, &peak, live, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
 			__atomic_fetch_add(&h->peak_seq, 1, __ATOMIC_RELAXED);
 			return;
 		}
+}
+
+/* The process's live bytes.  Threads add theirs up when so many have changed, and the peak is known to as much for
+ * each thread.  One that is alone looks for the peak every time, and needs nothing of what makes that safe. */
+static inline void fold(struct pa_heap_thread *t)
+{
+	struct pa_heap *h = ph.heap;
+	i64 pending = t->pending;
+	if (__atomic_load_n(&h->threads_used, __ATOMIC_RELAXED) == 1) {
+		i64 live = h->live + pending;
+		if (live > h->peak) {
+			h->peak = live;
+			h->peak_seq++;
+		}
+	}
+	if (UNLIKELY(pending >= PA_FOLD_BYTES || pending <= -PA_FOLD_BYTES)) {
+		t->pending = 0;
+		new_peak(__atomic_add_fetch(&h->live, pending, __ATOMIC_RELAXED));
+	}
 }
 
 /* Before a count changes: how it was when the peak was highest. */

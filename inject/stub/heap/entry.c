@@ -23,6 +23,7 @@ static int fits(const struct pa_control *c, u64 region_size)
 	       h->magic == PA_HEAP_MAGIC && h->version == PA_HEAP_VERSION && h->size == sizeof(*h) &&
 	       c->heap_offset + h->pool_offset + (h->pool_pages << 12) <= region_size && h->max_depth &&
 	       h->thread_count && !(h->thread_count & (h->thread_count - 1)) && c->cache_lines &&
+	       c->cache_offset + c->cache_lines * 32 <= region_size &&
 	       !(c->cache_lines & (c->cache_lines - 1));
 }
 

@@ -147,7 +147,7 @@ struct pa_heap_recent { /* a site looked for lately */
 	u32 counts; /* 8-byte words from the pool's begin */
 	u32 pad;
 };
-#define PA_RECENT 256
+#define PA_RECENT 1024
 
 /* A thread, found by its thread pointer.  One that has ended leaves it to the next with that pointer. */
 struct pa_heap_thread {
