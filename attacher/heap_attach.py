@@ -22,7 +22,8 @@ from .heap_session import (
     make_resolver,
 )
 from .hold import hold_any
-from .target import TargetProcess, check_seccomp
+from .refusals import check_seccomp
+from .target import TargetProcess
 from .verify import remains, snapshot
 
 _INSIDE_S = 5.0
