@@ -7,7 +7,7 @@ import secrets
 import time
 from collections.abc import Callable
 
-from ..errors import InjectionFailed, TargetDied
+from ..errors import PyattachError, TargetDied
 from ..inject.heap_layout import FUNCTIONS, HEAP_ATTACHED, Heap, PatchState
 from ..inject.image import heap_image
 from ..inject.loader import LoadedStub, Loading
@@ -22,6 +22,7 @@ from .heap_session import (
     make_resolver,
 )
 from .hold import hold_any
+from .ptrace import let_go_of_late_stops
 from .refusals import check_seccomp
 from .target import TargetProcess
 from .verify import remains, snapshot
@@ -122,8 +123,14 @@ class Attached:
             self.session.notes.append(
                 f"{len(patches)} slots came with libraries loaded meanwhile: hooked soon after"
             )
-        with contextlib.suppress(ProcessLookupError):
+        try:
             self._call("pa_arm")
+        except ProcessLookupError:  # its end is seen at the next look
+            return
+        except PyattachError as error:
+            if first:
+                raise
+            self.session.notes.append(f"libraries loaded meanwhile are not hooked: {error}")
 
     def _call(self, entry: str) -> None:
         borrowing = self.stub.prepare_call(entry)
@@ -131,7 +138,8 @@ class Attached:
             self.stub.run(borrowing, held)
 
     def leave(self) -> list[str]:
-        """Put every word back and take the stub out, unless some thread may still come there: what stays."""
+        """Put every word back and take the stub out, unless some thread may still come there: what stays.
+        Raises nothing of pyattach's own: what went wrong is in the answer."""
         session = self.session
         made = self._count(PatchState.MADE)
         session.rows += self._hooks.facts(made)
@@ -141,13 +149,15 @@ class Attached:
         session.follow_maps()
         if not self._target.alive() or not self._target.memory_is_current():
             return []
+        session.shared.stop()  # whatever comes: from here on the hooks pass on
         try:
             self._call("pa_stop")
             left = self._take_out()
         except ProcessLookupError:
             return []
-        except InjectionFailed as error:
+        except PyattachError as error:
             left = [f"the stub stays mapped: {error}"]
+        _wait_for_late_stops()
         held = ", ".join(f"{ns / 1e3:.0f}" for ns in self.stub.held_ns)
         session.notes.append(f"one thread at a time was held, for {held} us")
         return left
@@ -200,3 +210,10 @@ class Attached:
         self.session.close()
         if self._stub is not None:
             self._stub.close()
+
+
+def _wait_for_late_stops() -> None:
+    """No thread is left stopped that stopped only when nobody waited for it any more."""
+    deadline = time.monotonic() + _INSIDE_S
+    while let_go_of_late_stops() and time.monotonic() < deadline:
+        time.sleep(0.001)

@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import dataclasses
 import os
+import time
 from collections.abc import Iterator
 
 from ..errors import UnsupportedTarget
@@ -16,7 +17,7 @@ from ..inject.heap_layout import FUNCTIONS, PATCHES, Patch, PatchState
 from ..symbols.maps import Maps
 from ..symbols.resolver import Resolver
 from . import procfs
-from .ptrace import Tracee
+from .ptrace import Tracee, let_go_of_late_stops
 from .target import TargetProcess
 
 _NAMES = frozenset(FUNCTIONS)
@@ -25,6 +26,7 @@ _CHUNK = 1 << 22
 _MOST_SCANNED = 4 << 30
 _MOST_THREADS = 256
 _STACK = 1 << 20
+_STOP_S = 1.0
 _PRESENT = 0b11 << 62  # in memory or in swap (Documentation/admin-guide/mm/pagemap.rst)
 
 
@@ -185,15 +187,26 @@ class Hooks:
     ) -> bool:
         blocked = procfs.read_blocked(self._target.pid, tid)
         if blocked is None:
-            with Tracee(tid) as tracee:
-                stop = tracee.interrupt(0.05)
-                return stop is None or bool(wanted & set(tracee.registers().values()))
+            registers = _registers(tid)
+            return registers is None or bool(wanted & set(registers.values()))
         mapping = maps.find(blocked.sp)
         if mapping is None:
             return True
         words = array.array("Q")
         words.frombytes(self._target.read(blocked.sp & ~7, min(mapping.end - (blocked.sp & ~7), _STACK)))
         return any(low <= word < high for word in words for low, high in doubtful)
+
+
+def _registers(tid: int) -> dict[str, int] | None:
+    """Of a thread that runs, stopped for that moment; None where it did not stop."""
+    deadline = time.monotonic() + _STOP_S
+    while time.monotonic() < deadline:
+        if not let_go_of_late_stops():
+            with Tracee(tid) as tracee:
+                if tracee.interrupt(_STOP_S / 2) is not None:
+                    return tracee.registers()
+        time.sleep(0.001)
+    return None
 
 
 def _holds(data: bytes, wanted: set[int]) -> bool:

@@ -252,10 +252,11 @@ def forget_late_stops() -> None:
     _late.clear()
 
 
-def let_go_of_late_stops() -> None:
-    """Let go of threads that were asked to stop, could not, and have stopped since.
+def let_go_of_late_stops() -> int:
+    """Let go of threads that were asked to stop, could not, and have stopped since; how many have not yet.
 
     To be called every now and then while pyattach lives: such a thread would stand still until then.
     When pyattach ends, the kernel lets go of all of them.
     """
     _late[:] = [tracee for tracee in _late if not tracee.let_go_late()]
+    return len(_late)
