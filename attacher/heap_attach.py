@@ -48,6 +48,7 @@ def attach_heap(pid: int, options: HeapOptions, should_stop: Callable[[], bool])
             raise TargetDied(f"process {pid} ended while pyattach attached") from error
         residue: list[str] = []
         try:
+            attached.hook_new_modules(first=True)
             attached.session.record(should_stop, attached.hook_new_modules)
         finally:
             residue += attached.leave()
@@ -75,8 +76,8 @@ class Attached:
         self._maps = self.session.resolver.maps
 
     def begin(self) -> None:
-        """Bring the stub in and redirect what leads to the allocator.  Raises InjectionFailed and
-        ProcessLookupError."""
+        """Bring the stub in; nothing leads to it yet.  Raises InjectionFailed and ProcessLookupError: it is
+        not there then."""
         control = self.plan.control(secrets.randbits(64), time.monotonic_ns() + LEASE_NS)
         modules = self.session.modules.first(self.session.resolver.maps)
         more = ((self.plan.heap_offset, bytes(self.plan.heap())),)
@@ -98,7 +99,6 @@ class Attached:
         self._head = Heap.from_buffer(stub.region, self.plan.heap_offset)
         self._patches = patch_table(stub.region, self.plan.heap_offset + heap.patches_offset)
         self._hook_at = {name: stub.base + stub.image.entries[f"pa_hook_{name}"] for name in FUNCTIONS}
-        self.hook_new_modules(first=True)
 
     @property
     def stub(self) -> LoadedStub:
@@ -116,6 +116,8 @@ class Attached:
         room = len(self._patches) - self._head.patch_count
         if not patches:
             return
+        if len(patches) > room:
+            self.session.notes.append(f"{len(patches) - room} slots had no room and are not hooked")
         for i, patch in enumerate(patches[:room], self._head.patch_count):
             self._patches[i] = patch
         self._head.patch_count += len(patches[:room])

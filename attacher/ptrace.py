@@ -247,6 +247,11 @@ class Tracee:
 _late: list[Tracee] = []
 
 
+def stops_late(tid: int) -> bool:
+    """Whether the thread was asked to stop and has not yet: it is seized, and can't be a second time."""
+    return any(tracee.tid == tid for tracee in _late)
+
+
 def forget_late_stops() -> None:
     """For a fork of this process: what was seized by the other is none of its business."""
     _late.clear()
