@@ -13,8 +13,8 @@ MODES = {"wall": "wall: share of the time of all threads, running and waiting"}
 
 
 def share(part: float, whole: float) -> str:
-    """``part`` of ``whole`` in per cent, two decimals: ``12.30%``."""
-    return f"{100 * part / whole:.2f}%" if whole else "0.00%"
+    """``part`` of ``whole`` in per cent, two decimals: ``12.30%``; halves up, as in the pictures' pages."""
+    return f"{100 * part / whole + 1e-9:.2f}%" if whole else "0.00%"
 
 
 def hertz(rate_hz: float) -> str:

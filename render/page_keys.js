@@ -4,15 +4,16 @@
 let anchor = null, found = [], foundAt = -1; // the matches that n and N go through, and in which view
 
 function runSearch() {
-  let regexp = null;
-  input.classList.remove("wrong");
-  try {
-    if (input.value) regexp = new RegExp(input.value, find("case").classList.contains("on") ? "u" : "iu");
-  } catch { input.classList.add("wrong"); }
+  const regexp = input.value ? regexpFrom(input.value, find("case").classList.contains("on") ? "" : "i") : null;
+  input.classList.toggle("wrong", regexp === undefined);
   searchFor(regexp);
   anchorSearch();
   markAll();
   fillTable();
+}
+function regexpFrom(text, flags) {
+  for (const more of ["u", ""]) // some take escapes that Unicode's form does not know
+    try { return new RegExp(text, flags + more); } catch { continue; }
 }
 function anchorSearch() {
   anchor = { tops: shownTops(), part: view.node !== view.root || !!view.only };

@@ -31,7 +31,7 @@ class TextRenderer:
 
 
 def summary_lines(profile: Profile, top: int = 10) -> Iterator[str]:
-    """What was measured and the ``top`` heaviest functions by self, without line ends."""
+    """What was measured and the ``top`` heaviest functions by self and by total, without line ends."""
     wanted = ["rate", "duration", "CPU time", "samples", "dropped", "truncated stacks", "overhead"]
     wanted += ["each sample", "pyattach's CPU"]
     if profile.meta.mode != "cpu":
@@ -40,7 +40,7 @@ def summary_lines(profile: Profile, top: int = 10) -> Iterator[str]:
     if not profile.total:
         yield from ("", *why_empty(profile))
     else:
-        yield from _table(_BY_SELF, totals_of(profile), top, profile.meta.unit, by_total=False)
+        yield from _tables(totals_of(profile), top, profile.meta.unit)
 
 
 def _lines(profile: Profile, options: RenderOptions) -> Iterator[str]:

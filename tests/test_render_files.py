@@ -212,7 +212,8 @@ def test_text_by_thread_has_a_section_for_each() -> None:
 def test_summary_is_short() -> None:
     lines = list(summary_lines(SMALL, top=1))
     assert lines[0] == "rate              99 Hz asked, 98.2 Hz of CPU time reached"
-    assert lines[-1] == "  77.00%   97.00%         77  work(int)  [app]"
+    assert lines[-1] == "  77.00%   97.00%         97  work(int)  [app]"
+    assert "  77.00%   97.00%         77  work(int)  [app]" in lines
 
 
 @pytest.mark.parametrize("name", [renderer.name for renderer in RENDERERS])
