@@ -14,7 +14,7 @@ from ..inject.arch import x86_64 as arch
 from ..inject.locks import LIMIT_BYTES, LockZones
 from ..symbols.maps import Maps
 from . import procfs
-from .ptrace import StopKind, Tracee, let_go_of_late_stops
+from .ptrace import StopKind, Tracee, let_go_of_late_stops, stops_late
 from .target import TargetProcess
 
 STOP_DEADLINE_S = 0.25
@@ -168,6 +168,9 @@ def _no_collection() -> Iterator[None]:
 @contextlib.contextmanager
 def _stopped(target: TargetProcess, tid: int) -> Iterator[Held | None]:
     """The thread, stopped; None when it can't be used.  Let go of when the block is left."""
+    if stops_late(tid):
+        yield None
+        return
     with _no_collection(), Tracee(tid) as tracee:
         asked_ns = time.monotonic_ns()
         stop = tracee.interrupt(STOP_DEADLINE_S)

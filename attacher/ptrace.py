@@ -256,15 +256,21 @@ def status_taken(pid: int) -> int | None:
 _late: list[Tracee] = []
 
 
+def stops_late(tid: int) -> bool:
+    """Whether the thread was asked to stop and has not yet: it is seized, and can't be a second time."""
+    return any(tracee.tid == tid for tracee in _late)
+
+
 def forget_late_stops() -> None:
     """For a fork of this process: what was seized by the other is none of its business."""
     _late.clear()
 
 
-def let_go_of_late_stops() -> None:
-    """Let go of threads that were asked to stop, could not, and have stopped since.
+def let_go_of_late_stops() -> int:
+    """Let go of threads that were asked to stop, could not, and have stopped since; how many have not yet.
 
     To be called every now and then while pyattach lives: such a thread would stand still until then.
     When pyattach ends, the kernel lets go of all of them.
     """
     _late[:] = [tracee for tracee in _late if not tracee.let_go_late()]
+    return len(_late)

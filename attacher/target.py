@@ -13,7 +13,7 @@ from ..errors import NoSuchTarget
 from ..symbols.maps import Maps, parse_maps
 from . import procfs
 from .permission import no_permission
-from .ptrace import Tracee, let_go_of_late_stops
+from .ptrace import Tracee, let_go_of_late_stops, stops_late
 from .refusals import check
 
 _LOOK_S = 0.02
@@ -135,7 +135,7 @@ class TargetProcess:
             blocked = procfs.read_blocked(self.pid, tid)
             if blocked is not None:
                 return _outside(blocked.ip, ranges)
-            if not use_ptrace:
+            if not use_ptrace or stops_late(tid):
                 return False
             with Tracee(tid) as tracee:
                 stop = tracee.interrupt(0.05)

@@ -1,0 +1,35 @@
+"""A thread that was asked to stop and has not yet is still seized: it is passed over, not seized again."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from support import spawn
+
+from pyattach.attacher.hold import hold_any
+from pyattach.attacher.ptrace import Tracee, let_go_of_late_stops, stops_late
+from pyattach.attacher.target import TargetProcess
+from pyattach.errors import InjectionFailed
+
+
+def test_it_is_passed_over(may_trace: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyattach.attacher.hold.SEARCH_DEADLINE_S", 0.05)
+    with spawn("quiet") as target, TargetProcess(target.pid) as process:
+        tracee = Tracee(target.pid).__enter__()
+        never_stops = monkeypatch.context()
+        with never_stops as patch:
+            patch.setattr(Tracee, "_wait", lambda _self, _deadline: None)
+            tracee.detach()  # it does not stop in time, as far as is seen
+            assert stops_late(target.pid)
+            with pytest.raises(InjectionFailed), hold_any(process):
+                pass
+            assert process.wait_outside([target.pid], [(0, 1 << 47)], 0.05) == {target.pid}
+        deadline = time.monotonic() + 5
+        while let_go_of_late_stops() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        assert not stops_late(target.pid)
+        with hold_any(process) as held:
+            assert held.tid == target.pid
+            held.release()
+        target.finish()
