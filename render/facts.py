@@ -47,6 +47,11 @@ def short_command(meta: Meta) -> str:
 def facts(meta: Meta) -> list[tuple[str, str]]:
     """Label and value of everything that was measured, in the order to be read; nothing else."""
     rows = [("command", printable(meta.command)), ("pid", str(meta.pid) if meta.pid else "")]
+    if meta.mode == "heap":
+        rows += [("shown", meta.kind), ("duration", seconds(meta.duration_s))]
+        rows += [(label, printable(value)) for label, value in meta.rows]
+        rows += [("ended by", printable(meta.ended_by)), ("pyattach", printable(meta.version))]
+        return [(label, value) for label, value in rows if value]
     rows += [("mode", MODES.get(meta.mode, printable(meta.mode))), ("rate", _rate(meta))]
     rows.append(("duration", seconds(meta.duration_s)))
     if meta.cpu_time_s is not None:
@@ -64,7 +69,7 @@ def facts(meta: Meta) -> list[tuple[str, str]]:
 def why_empty(profile: Profile) -> list[str]:
     """What to say in the place of a picture or a table of a profile that holds no sample."""
     meta = profile.meta
-    lines = [f"No samples in {seconds(meta.duration_s)}."]
+    lines = [f"No {meta.unit} in {seconds(meta.duration_s)}."]
     if meta.dropped:
         lines.append(f"{meta.dropped:,} were taken and dropped.")
     if meta.cpu_time_s is not None:

@@ -48,8 +48,11 @@ class Meta:
     waited for a processor; ``handler_percentiles_ns`` p50 and p99.  ``own_..._cpu_s`` is CPU time of pyattach
     itself, until the first sample could be taken, and from then until the target was let go of.
 
-    ``mode`` is "cpu" or "wall".  A wall profile also holds ``waiting`` samples of threads that slept in the
-    kernel, and its ``rate_reached_hz`` is looks per second; a sample of either kind stands for a period.
+    ``mode`` is "cpu", "wall" or "heap".  A wall profile also holds ``waiting`` samples of threads that slept
+    in the kernel, and its ``rate_reached_hz`` is looks per second; a sample of any kind is one period.
+
+    In a profile of the heap (``mode`` "heap") weights are in ``unit``, "bytes" or "blocks"; ``kind`` says
+    which ones, and ``rows`` are its own facts, as label and value.
     """
 
     command: str = ""
@@ -80,6 +83,9 @@ class Meta:
     overhead_of_wall: float | None = None
     own_startup_cpu_s: float | None = None
     own_sampling_cpu_s: float | None = None
+    unit: str = "samples"
+    kind: str = ""
+    rows: tuple[tuple[str, str], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

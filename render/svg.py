@@ -28,10 +28,12 @@ from .tree import REST, Tree, build, least_ticks, pruned
 _KEPT_NODES = 300_000
 _TOP = 88
 _SCRIPTS = ("page_model.js", "page_layout.js", "page_draw.js", "page_table.js", "page_keys.js")
-_TRUTH = (
-    "The width of a frame is its share of the samples, not a span of time; siblings stand in order of name."
-)
-_KIND = {"cpu": "flame graph of CPU time", "wall": "flame graph of all threads' time, running and waiting"}
+_TRUTH = "The width of a frame is its share of the {}, not a span of time; siblings stand in order of name."
+_KIND = {
+    "cpu": "flame graph of CPU time",
+    "wall": "flame graph of all threads' time, running and waiting",
+    "heap": "flame graph of the heap",
+}
 _STATIC_HINT = "Open this file in a web browser to zoom and to search."
 
 
@@ -86,7 +88,7 @@ def _page(profile: Profile, options: RenderOptions, kept: Tree, base: Profile | 
         "title": title,
         "subtitle": _subtitle(profile),
         "colours": [classes[index] for index in used_frames(kept)],
-        "truth": _TRUTH if profile.total else "",
+        "truth": _TRUTH.format(meta.unit) if profile.total else "",
         "facts": rows,
         "notes": notes,
         "inverted": options.inverted,
@@ -105,7 +107,7 @@ def _subtitle(profile: Profile) -> str:
     meta = profile.meta
     parts = [f"pid {meta.pid}"] if meta.pid else []
     during = f" in {seconds(meta.duration_s)}" if meta.duration_s else ""
-    return " · ".join([*parts, f"{profile.total:,} samples{during}"])
+    return " · ".join([*parts, f"{profile.total:,} {meta.kind or meta.unit}{during}"])
 
 
 def _head(page: dict[str, Any], height: float) -> Iterator[str]:

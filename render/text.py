@@ -15,8 +15,8 @@ _NAME_LIMIT = 200
 """Characters of a function's name; a template instance may have tens of thousands."""
 
 
-_BY_SELF = "by self: samples whose innermost frame it was"
-_BY_TOTAL = "by total: samples with it anywhere on the stack"
+_BY_SELF = "by self: {} whose innermost frame it was"
+_BY_TOTAL = "by total: {} with it anywhere on the stack"
 
 
 class TextRenderer:
@@ -40,7 +40,7 @@ def summary_lines(profile: Profile, top: int = 10) -> Iterator[str]:
     if not profile.total:
         yield from ("", *why_empty(profile))
     else:
-        yield from _table(_BY_SELF, totals_of(profile), top, by_total=False)
+        yield from _table(_BY_SELF, totals_of(profile), top, profile.meta.unit, by_total=False)
 
 
 def _lines(profile: Profile, options: RenderOptions) -> Iterator[str]:
@@ -55,10 +55,13 @@ def _lines(profile: Profile, options: RenderOptions) -> Iterator[str]:
             for stack, ticks in stacks.items():
                 totals.add(stack, ticks)
             heading = f"thread {printable(thread_name(thread))}"
-            yield from ("", f"{heading}: {totals.ticks:,} samples, {share(totals.ticks, profile.total)}")
-            yield from _tables(totals, options.top)
+            yield from (
+                "",
+                f"{heading}: {totals.ticks:,} {profile.meta.unit}, {share(totals.ticks, profile.total)}",
+            )
+            yield from _tables(totals, options.top, profile.meta.unit)
     else:
-        yield from _tables(totals_of(profile), options.top)
+        yield from _tables(totals_of(profile), options.top, profile.meta.unit)
 
 
 def _header(rows: list[tuple[str, str]]) -> Iterator[str]:
@@ -67,20 +70,21 @@ def _header(rows: list[tuple[str, str]]) -> Iterator[str]:
         yield f"{label:<{margin}}  {value}"
 
 
-def _tables(totals: FunctionTotals, top: int) -> Iterator[str]:
-    yield from _table(_BY_SELF, totals, top, by_total=False)
-    yield from _table(_BY_TOTAL, totals, top, by_total=True)
+def _tables(totals: FunctionTotals, top: int, unit: str) -> Iterator[str]:
+    yield from _table(_BY_SELF, totals, top, unit, by_total=False)
+    yield from _table(_BY_TOTAL, totals, top, unit, by_total=True)
 
 
-def _table(title: str, totals: FunctionTotals, top: int, *, by_total: bool) -> Iterator[str]:
+def _table(title: str, totals: FunctionTotals, top: int, unit: str, *, by_total: bool) -> Iterator[str]:
     rows = totals.rows(top, by_total=by_total)
     if not by_total:
         rows = [row for row in rows if row.self_ticks]
-    yield from ("", title, f"{'self':>8} {'total':>8} {'samples':>10}  function")
+    width = 10 if unit == "samples" else 16
+    yield from ("", title.format(unit), f"{'self':>8} {'total':>8} {unit:>{width}}  function")
     for row in rows:
         ticks = row.total_ticks if by_total else row.self_ticks
         shares = f"{share(row.self_ticks, totals.ticks):>8} {share(row.total_ticks, totals.ticks):>8}"
-        yield f"{shares} {ticks:>10,}  {_label(row.frame)}"
+        yield f"{shares} {ticks:>{width},}  {_label(row.frame)}"
 
 
 def _label(frame: Frame) -> str:
