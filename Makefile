@@ -5,7 +5,8 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 
-STUB := inject/_stub.so inject/_preload.so inject/_boot.bin inject/_loader.bin inject/_unwind.so
+STUB := inject/_stub.so inject/_preload.so inject/_heap.so inject/_heap_preload.so \
+    inject/_boot.bin inject/_loader.bin inject/_unwind.so
 # pip runs again when one of these changes; a changed stub is compiled by the target "stub".
 PACKAGING := pyproject.toml setup.py inject/build_stub.py
 

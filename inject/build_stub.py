@@ -3,6 +3,8 @@ unwinder for pyattach's own side.
 
 ``_stub.so``     the shared object that samples there, from ``stub/*.c``
 ``_preload.so``  the same, and a constructor from ``stub/preload/``, to start a program with
+``_heap.so``     the heap profiler's stub, from ``stub/heap/*.c`` and the unwinder
+``_heap_preload.so``  the same, with the allocator's functions under their own names, to start a program with
 ``_boot.bin``    the bootstrap, position-independent bytes without headers, from ``stub/boot/boot.S``
 ``_loader.bin``  the loader, the same kind of bytes, from ``stub/boot/loader.c``
 ``_unwind.so``   for pyattach itself: the stub's unwinder as a library, what a tick costs; ``stub/outside``
@@ -23,7 +25,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-ARTIFACTS = ("_stub.so", "_preload.so", "_boot.bin", "_loader.bin", "_unwind.so")
+ARTIFACTS = (
+    "_stub.so", "_preload.so", "_heap.so", "_heap_preload.so", "_boot.bin", "_loader.bin", "_unwind.so",
+)  # fmt: skip
 
 UNWINDER = ("walk.c", "cfi.c", "expr.c", "string.c")
 
@@ -47,6 +51,9 @@ SHARED_OBJECT = shlex.split("""
 
 # No symbol for the program to find in place of its own, and a constructor before all others.
 PRELOADED = shlex.split("-DEXPORT=HIDDEN -Wl,-init=pa_preload -Wl,-z,initfirst")
+
+# The allocator's functions are there to be found in place of the C library's.
+PRELOADED_HEAP = shlex.split("-DPA_HEAP_PRELOADED -DEXPORT=HIDDEN -Wl,-init=heap_begin -Wl,-z,initfirst")
 
 # A jump table would be data with addresses in it, which nobody relocates in a flat binary; unwind
 # tables would have no headers to be found by.
@@ -108,6 +115,10 @@ def _commands(compiler: list[str], linker: str, source_dir: Path, scratch: Path)
         *PRELOADED,
     ]
     yield [*compiler, *FREESTANDING, "-I.", *preloaded, "-o", str(scratch / "_preload.so")]
+    heap = [*UNWINDER, *sorted(f"heap/{path.name}" for path in (source_dir / "heap").glob("*.c"))]
+    yield [*compiler, *FREESTANDING, "-I.", *heap, *SHARED_OBJECT, "-o", str(scratch / "_heap.so")]
+    preloaded = [*heap, "preload/preload.c", *SHARED_OBJECT, *PRELOADED_HEAP]
+    yield [*compiler, *FREESTANDING, "-I.", *preloaded, "-o", str(scratch / "_heap_preload.so")]
     outside = [*UNWINDER, "outside/outside.c", "outside/delivery.c"]
     yield [*compiler, *FREESTANDING, "-I.", *outside, *SHARED_OBJECT, "-o", str(scratch / "_unwind.so")]
     for source, artifact in (("boot/boot.S", "_boot.bin"), ("boot/loader.c", "_loader.bin")):

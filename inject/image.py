@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..errors import PyattachError
 from ..symbols.elf import ElfImage
+from .heap_layout import FUNCTIONS
 from .layout import (
     BOOT_DATA_SIZE,
     LOADER_SIZE,
@@ -100,10 +101,29 @@ def preload_image() -> bytes:
 
 
 @functools.cache
+def heap_preload_image() -> bytes:
+    """``_heap_preload.so``."""
+    return _fitting("_heap_preload.so", PRELOAD_REGION)
+
+
+_ENTRIES = ("pa_init", "pa_arm", "pa_stop", "pa_leave")
+
+
+@functools.cache
 def stub_image() -> StubImage:
     """The stub, parsed once.  Raises PyattachError when it was built for another layout."""
-    data = _artifact("_stub.so")
-    image = ElfImage(data, "_stub.so")
+    return _parsed("_stub.so", _ENTRIES)
+
+
+@functools.cache
+def heap_image() -> StubImage:
+    """The heap profiler's stub, whose hooks are entries, too.  Raises PyattachError as ``stub_image``."""
+    return _parsed("_heap.so", (*_ENTRIES, *(f"pa_hook_{name}" for name in FUNCTIONS)))
+
+
+def _parsed(file: str, exports: tuple[str, ...]) -> StubImage:
+    data = _artifact(file)
+    image = ElfImage(data, file)
     # PF_R 4, PF_W 2, PF_X 1 in the file; PROT_READ 1, PROT_WRITE 2, PROT_EXEC 4 for mmap.
     segments = tuple(
         Segment(
@@ -115,17 +135,17 @@ def stub_image() -> StubImage:
         )
         for s in image.segments
     )
-    entries = {name: _export(image, name) for name in ("pa_init", "pa_arm", "pa_stop", "pa_leave")}
+    entries = {name: _export(image, name) for name in exports}
     at = _export(image, "pyattach_abi")
     abi = Abi.from_buffer_copy(data, at)  # .rodata: file offset and address agree, see the build flags
     known = (MAGIC, VERSION, ctypes.sizeof(Control), ctypes.sizeof(Slot), ctypes.sizeof(RecordHead))
     if (abi.magic, abi.version, abi.control_size, abi.slot_size, abi.record_size) != known:
-        raise PyattachError("_stub.so was built from other sources", "build it again: pip install .")
+        raise PyattachError(f"{file} was built from other sources", "build it again: pip install .")
     return StubImage(data, segments, entries)
 
 
 def _export(image: ElfImage, name: str) -> int:
     symbol = image.dynamic_symbol(name.encode())
     if symbol is None:
-        raise PyattachError(f"_stub.so exports no {name}", "build it again: pip install .")
+        raise PyattachError(f"the stub exports no {name}", "build it again: pip install .")
     return int(symbol.value)

@@ -113,13 +113,16 @@ class Loading:
         modules: tuple[bytes, bytes],
         *,
         by_dlopen: bool,
+        image: StubImage | None = None,
+        more: tuple[tuple[int, bytes], ...] = (),
     ) -> None:
         """``slots`` is the slot table's first contents, ``modules`` those of the module table and of the
-        index area.  ``by_dlopen`` needs ``calls``."""
+        index area, ``more`` what else there is, by offset.  ``by_dlopen`` needs ``calls``.  ``image``: the
+        sampler's, if none is given."""
         if by_dlopen and calls is None:
             raise ValueError("dlopen needs the addresses of the loader's calls")
         self._target, self._plan, self._calls, self._by_dlopen = target, plan, calls, by_dlopen
-        self._image = image = stub_image()
+        self._image = image = image or stub_image()
         front = image.data.ljust(-(-len(image.data) // PAGE) * PAGE, b"\0")
         self._region_offset = len(front) + BOOT_SIZE + LOADER_SIZE
         args = BootArgs(
@@ -138,7 +141,7 @@ class Loading:
             args.errno_location, args.dlopen_flags = calls.errno_location, calls.flags
         behind: tuple[tuple[int, bytes], ...] = ((0, bytes(control)), (plan.slots_offset, slots))
         behind += ((plan.modules_offset, modules[0]), (plan.index_offset, modules[1]))
-        self._borrowing = Borrowing(target, args, front, behind, plan.size)
+        self._borrowing = Borrowing(target, args, front, behind + more, plan.size)
 
     def run(self, held: HeldThread) -> LoadedStub:
         """Load on ``held``.  Raises InjectionFailed; the target is then as it was."""

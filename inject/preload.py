@@ -28,15 +28,16 @@ class PreloadedStub:
     held_ns: list[int] = dataclasses.field(default_factory=list)
 
     @classmethod
-    def create(cls, plan: RegionPlan) -> PreloadedStub:
-        """Make and fill the file; the program's own pid is missing in it.  Raises OSError."""
+    def create(cls, plan: RegionPlan, image: bytes | None = None) -> PreloadedStub:
+        """Make and fill the file, with the sampler's image if none is given; the program's own pid is
+        missing in it.  Raises OSError."""
         nonce = secrets.randbits(64)
         control = plan.control(nonce, 0)
         control.state, control.post_seq, control.slots_used = State.IDLE, 1, 1
         memfd = os.memfd_create(f"{MEMFD_PREFIX.decode()}{nonce:016x}", memfd_flags() | os.MFD_CLOEXEC)
         try:
             os.ftruncate(memfd, PRELOAD_REGION + plan.size)
-            os.pwrite(memfd, preload_image(), 0)
+            os.pwrite(memfd, image or preload_image(), 0)
             os.pwrite(memfd, bytes(control), PRELOAD_REGION)
             return cls(plan, memfd, mmap.mmap(memfd, plan.size, offset=PRELOAD_REGION))
         except BaseException:

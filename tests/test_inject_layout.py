@@ -10,7 +10,7 @@ import subprocess
 import pytest
 from native.drivers import STUB, compiler
 
-from pyattach.inject import layout, region
+from pyattach.inject import heap_layout, layout, region
 from pyattach.inject.arch import x86_64 as arch
 
 MIRRORS: dict[str, type[ctypes.Structure]] = {
@@ -24,6 +24,15 @@ MIRRORS: dict[str, type[ctypes.Structure]] = {
     "pa_abi": layout.Abi,
     "pa_log": layout.Log,
     "pa_log_entry": layout.LogEntry,
+    "pa_item": heap_layout.Item,
+    "pa_intern": heap_layout.Intern,
+    "pa_heap": heap_layout.Heap,
+    "pa_patch": heap_layout.Patch,
+    "pa_heap_counts": heap_layout.Counts,
+    "pa_heap_page": heap_layout.CountsPage,
+    "pa_heap_thread": heap_layout.HeapThread,
+    "pa_walked": heap_layout.Walked,
+    "pa_heap_recent": heap_layout.Recent,
     "boot_args": layout.BootArgs,
     "boot_segment": layout.BootSegment,
 }
@@ -33,6 +42,7 @@ ENUMS: dict[str, tuple[str, type[enum.IntEnum]]] = {
     "pa_end": ("PA_END_", layout.End),
     "pa_mode": ("PA_UNWIND_", layout.Unwind),
     "pa_log_kind": ("PA_LOG_", layout.LogKind),
+    "pa_patch_state": ("PA_PATCH_", heap_layout.PatchState),
     "boot_command": ("BOOT_", layout.BootCommand),
     "boot_step": ("BOOT_STEP_", layout.BootStep),
 }
@@ -52,11 +62,29 @@ CONSTANTS = {
     "LOADER_SIZE": layout.LOADER_SIZE,
     "BOOT_DATA_SIZE": layout.BOOT_DATA_SIZE,
     "BOOT_SEGMENTS": layout.BOOT_SEGMENTS,
+    "PA_HEAP_MAGIC": heap_layout.HEAP_MAGIC,
+    "PA_HEAP_VERSION": heap_layout.HEAP_VERSION,
+    "PA_FIRST_ITEM": heap_layout.FIRST_ITEM,
+    "PA_NO_STACK": heap_layout.NO_STACK,
+    "PA_SITE_BITS": heap_layout.SITE_BITS,
+    "PA_LEAF_SHIFT": heap_layout.LEAF_SHIFT,
+    "PA_LEAF_WORDS": heap_layout.LEAF_WORDS,
+    "PA_LINE_SHIFT": heap_layout.LINE_SHIFT,
+    "PA_LINE_WORDS": heap_layout.LINE_WORDS,
+    "PA_DIRECTORY": heap_layout.DIRECTORY,
+    "PA_FIRST_LEVEL": heap_layout.FIRST_LEVEL,
+    "PA_LEVELS": heap_layout.LEVELS,
+    "PA_FOLD_BYTES": heap_layout.FOLD_BYTES,
+    "PA_HEAP_ATTACHED": heap_layout.HEAP_ATTACHED,
+    "PA_FILTER": heap_layout.FILTER,
+    "PA_PATCHES": heap_layout.PATCHES,
+    "PA_REAL": heap_layout.REAL,
+    "PA_COUNTS_IN_PAGE": heap_layout.COUNTS_IN_PAGE,
 }
 NOT_MIRRORED = {"frames", "PA_END_NONE"}
 """The flexible array behind a record's head, and an end that is never written."""
 
-HEADERS = ("shared.h", "unwind.h", "boot/boot.h")
+HEADERS = ("shared.h", "unwind.h", "boot/boot.h", "heap/layout.h")
 
 
 def header_text() -> str:

@@ -9,6 +9,7 @@
  *   control.costs_offset     u32[PA_COSTS] each    how often its ticks took how long, one for each slot
  *   control.scratch_offset   u64[max_depth] each   where a handler walks, one for each slot
  *   control.ring_offset      u64[]                 the ring, a power of two of bytes
+ *   control.heap_offset      struct pa_heap        the heap profiler's, where there is one (heap/layout.h)
  *
  * The ring.  head and tail count 8-byte words since the start and never wrap; word w lies at
  * ring[w & (words - 1)].  A handler reserves by moving head, writes the record behind its first word,
@@ -110,7 +111,8 @@ struct pa_control {
 	u64 costs_offset;
 	u64 log_offset; /* of a program that records itself: struct pa_log; 0: none */
 	u64 log_size;
-	u64 pad1[2];
+	u64 heap_offset; /* struct pa_heap (heap/layout.h); 0: there is none */
+	u64 pad1[1];
 
 	/* Written by pyattach while the stub runs. */
 	u64 lease_until_ns; /* CLOCK_MONOTONIC as the target sees it */

@@ -96,6 +96,13 @@ enum pa_mode { PA_UNWIND_AUTO = 0, PA_UNWIND_FP = 1, PA_UNWIND_CFI = 2 };
  * (at least 1).  `frame` is consumed.  Returns why the walk ended. */
 HIDDEN enum pa_end pa_walk(struct pa_unwinder *u, struct pa_frame *frame, u64 *addresses, u32 max, u32 *depth);
 
+/* One step of such a walk, for code at `address`.  PA_END_NONE: `frame` is the caller now; *exact: its ip is no
+ * return address. */
+HIDDEN enum pa_end pa_step(struct pa_unwinder *u, u64 address, struct pa_frame *frame, int *exact);
+
+/* The rule for `address`, from the cache or the tables; `module` is set where the rule is PA_RULE_FULL. */
+HIDDEN void pa_find_rule(struct pa_unwinder *u, u64 address, struct pa_rule *rule, struct pa_module *module);
+
 /* The rule for code at `address` of module `m`, from its tables. */
 HIDDEN void pa_cfi_rule(const struct pa_tables *t, const struct pa_module *m, u64 address, struct pa_rule *out);
 

@@ -99,7 +99,7 @@ static enum pa_end step_signal(struct pa_unwinder *u, struct pa_frame *f)
 }
 
 /* The rule for `address`: known from before, or found now and remembered. */
-static void find_rule(struct pa_unwinder *u, u64 address, struct pa_rule *rule, struct pa_module *module)
+void pa_find_rule(struct pa_unwinder *u, u64 address, struct pa_rule *rule, struct pa_module *module)
 {
 	if (u->cache && cache_get(u, address, rule)) {
 		u->hits++;
@@ -122,14 +122,14 @@ static void find_rule(struct pa_unwinder *u, u64 address, struct pa_rule *rule, 
 }
 
 /* One step for code at `address`.  PA_END_NONE: `f` is the caller now; *exact: its ip is no return address. */
-static enum pa_end step(struct pa_unwinder *u, u64 address, struct pa_frame *f, int *exact)
+enum pa_end pa_step(struct pa_unwinder *u, u64 address, struct pa_frame *f, int *exact)
 {
 	struct pa_rule rule;
 	struct pa_module module;
 	*exact = 0;
 	if (u->mode == PA_UNWIND_FP)
 		return step_fp(u, f);
-	find_rule(u, address, &rule, &module);
+	pa_find_rule(u, address, &rule, &module);
 	switch (rule.kind) {
 	case PA_RULE_OFFSET:
 	case PA_RULE_DEREF: return step_rule(u, &rule, f);
@@ -214,7 +214,7 @@ enum pa_end pa_walk(struct pa_unwinder *u, struct pa_frame *f, u64 *addresses, u
 			n = walk_cached(u, f, addresses, n, max, exact);
 		exact = exact && n == before + 1;
 		sp = f->r[PA_REG_SP];
-		end = step(u, exact ? f->r[PA_REG_IP] : f->r[PA_REG_IP] - 1, f, &exact);
+		end = pa_step(u, exact ? f->r[PA_REG_IP] : f->r[PA_REG_IP] - 1, f, &exact);
 		if (end != PA_END_NONE)
 			break;
 		if (!f->r[PA_REG_IP])

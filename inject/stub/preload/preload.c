@@ -19,6 +19,20 @@ static const char ours[] = "LD_PRELOAD=/proc/self/fd/";
 
 void pa_preload(void) HIDDEN;
 
+#ifdef PA_HEAP_PRELOADED
+#include "../heap/heap.h"
+
+/* The dynamic linker itself may allocate before it comes to the constructor.  There is no second thread yet. */
+void heap_begin(void)
+{
+	static u32 begun;
+	if (begun++)
+		return;
+	if (real_find())
+		pa_preload();
+}
+#endif
+
 /* The environment on the stack, as the kernel laid it out and the C library goes on to use it: strings'
  * addresses, zero, then the auxiliary vector, which /proc shows and which is like nothing else on the stack.
  * glibc would hand the address over, musl does not.  0 where it is not found. */
@@ -114,6 +128,25 @@ static int wait_for_tables(struct pa_control *c)
 	return __atomic_load_n(&c->state, __ATOMIC_ACQUIRE) == PA_STATE_RUN;
 }
 
+#ifdef PA_HEAP_PRELOADED
+static void not_started_by_pyattach(char **all)
+{
+	(void)all;
+}
+
+static void begin(struct pa_control *c)
+{
+	__atomic_store_n(&c->here, 1, __ATOMIC_RELEASE);
+	if (wait_for_tables(c))
+		pa_init(c, c->region_size);
+}
+#else
+static void not_started_by_pyattach(char **all)
+{
+	if (all)
+		record_begin(all);
+}
+
 static void begin(struct pa_control *c)
 {
 	struct pa_slot *slot = slot_at(c, 0);
@@ -123,6 +156,7 @@ static void begin(struct pa_control *c)
 	if (wait_for_tables(c) && !pa_init(c, c->region_size))
 		wake_begin(c);
 }
+#endif
 
 void pa_preload(void)
 {
@@ -133,8 +167,7 @@ void pa_preload(void)
 	for (; envp && *envp && (fd = our_fd(*envp, &rest)) < 0; envp++)
 		;
 	if (fd < 0) {
-		if (all)
-			record_begin(all);
+		not_started_by_pyattach(all);
 		return;
 	}
 	c = map_region(fd);

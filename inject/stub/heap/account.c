@@ -1,0 +1,191 @@
+/* What is recorded of an allocation and of a free. */
+#include "blocks.h"
+#include "intern.h"
+
+static void new_peak(i64 live)
+{
+	struct pa_heap *h = ph.heap;
+	i64 peak = __atomic_load_n(&h->peak, __ATOMIC_RELAXED);
+	while (live > peak)
+		if (__atomic_compare_exchange_n(&h->peak, &peak, live, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+			__atomic_fetch_add(&h->peak_seq, 1, __ATOMIC_RELAXED);
+			return;
+		}
+}
+
+/* The process's live bytes.  Threads add theirs up when so many have changed, and the peak is known to as much for
+ * each thread.  One that is alone looks for the peak every time, and needs nothing of what makes that safe. */
+static inline void fold(struct pa_heap_thread *t)
+{
+	struct pa_heap *h = ph.heap;
+	i64 pending = t->pending;
+	if (__atomic_load_n(&h->threads_used, __ATOMIC_RELAXED) == 1) {
+		i64 live = h->live + pending;
+		if (live > h->peak) {
+			h->peak = live;
+			h->peak_seq++;
+		}
+	}
+	if (UNLIKELY(pending >= PA_FOLD_BYTES || pending <= -PA_FOLD_BYTES)) {
+		t->pending = 0;
+		new_peak(__atomic_add_fetch(&h->live, pending, __ATOMIC_RELAXED));
+	}
+}
+
+/* Before a count changes: how it was when the peak was highest. */
+static inline void note_peak(struct pa_heap_counts *counts)
+{
+	u32 seq = __atomic_load_n(&ph.heap->peak_seq, __ATOMIC_RELAXED);
+	if (counts->peak_seq != seq) {
+		counts->at_peak = (i64)(counts->allocs - counts->frees);
+		counts->peak_seq = seq;
+	}
+}
+
+/* The site of blocks of this size from this stack, and the thread's counts of it; 0 where there is no room. */
+static struct pa_heap_counts *find_site(struct pa_heap_thread *t, u64 size, u32 node)
+{
+	struct pa_heap_recent *recent = heap_at(t->recent_at);
+	struct pa_heap_counts *counts;
+	u32 site;
+	recent += ((size ^ (u64)node * HASH) * HASH >> 32) & (PA_RECENT - 1);
+	if (LIKELY(recent->site && recent->size == size && recent->node == node))
+		return counts_at(recent->counts);
+	site = intern(&ph.heap->sites, size, node);
+	counts = site ? thread_counts(t, site) : 0;
+	if (!counts)
+		return 0;
+	recent->site = site;
+	recent->size = size;
+	recent->node = node;
+	recent->counts = (u32)(((u64)counts - (u64)ph.heap - ph.heap->pool_offset) / 8);
+	return counts;
+}
+
+static u16 *filter_at(u64 address)
+{
+	return (u16 *)heap_at(ph.heap->filter_offset) + ((address >> 4) * HASH >> 49);
+}
+
+/* -ln(u) of a random u in (0, 1], in 1/65536: an exponential distribution of mean 1.  The logarithm to base 2 comes
+ * from its integer part, and for the rest by squaring (Knuth, The Art of Computer Programming 1.2.2, exercise 25). */
+static u64 exponential(u64 *random)
+{
+	u64 x, whole, mantissa, fraction = 0;
+	*random += HASH; /* splitmix64 */
+	x = *random;
+	x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9UL;
+	x = (x ^ (x >> 27)) * 0x94d049bb133111ebUL;
+	x = (x ^ (x >> 31)) | 1;
+	whole = 63 - (u64)__builtin_clzl(x);
+	mantissa = x << (63 - whole) >> 32; /* in [1, 2), 31 bits behind the point */
+	for (u32 bit = 0; bit < 16; bit++) {
+		mantissa = mantissa * mantissa >> 31;
+		fraction <<= 1;
+		if (mantissa >> 32) {
+			mantissa >>= 1;
+			fraction |= 1;
+		}
+	}
+	return ((64UL << 16) - (whole << 16) - fraction) * 45426 >> 16; /* ln 2 */
+}
+
+static int is_sampled(struct pa_heap_thread *t, u64 size)
+{
+	u64 mean = ph.heap->sample_bytes;
+	if (!t->until)
+		t->until = (exponential(&t->random) * mean >> 16) + 1;
+	if (LIKELY(t->until > size)) {
+		t->until -= size;
+		return 0;
+	}
+	t->until = (exponential(&t->random) * mean >> 16) + 1;
+	return 1;
+}
+
+static void count_free(struct pa_heap_thread *t, u32 site, int temporary)
+{
+	struct pa_heap_counts *counts = thread_counts(t, site);
+	if (UNLIKELY(!counts)) {
+		t->lost++;
+		return;
+	}
+	note_peak(counts);
+	counts->frees++;
+	counts->temporary += temporary;
+	t->pending -= (i64)item_at(&ph.heap->sites, site)->key;
+	fold(t);
+}
+
+/* Where something was freed unseen, an address may still have a block. */
+static void replace_block(struct pa_heap_thread *t, u64 address)
+{
+	u32 site = block_take(address);
+	if (!site)
+		return;
+	t->replaced++;
+	count_free(t, site, 0);
+}
+
+void account_alloc(struct pa_heap_thread *t, u64 address, u64 size, const u64 *frame)
+{
+	struct pa_heap *h = ph.heap;
+	struct pa_heap_counts *counts;
+	t->calls++;
+	thread_look_at_lease(t);
+	if (h->sample_bytes && !is_sampled(t, size))
+		return;
+	counts = find_site(t, size, stack_node(t, frame[1], (u64)(frame + 2), frame[0]));
+	if (UNLIKELY(!counts)) {
+		t->lost++;
+		return;
+	}
+	if (h->flags & PA_HEAP_ATTACHED)
+		replace_block(t, address);
+	if (UNLIKELY(!block_put(address, counts->site)))
+		__atomic_fetch_add(&h->without_block, 1, __ATOMIC_RELAXED);
+	if (h->sample_bytes)
+		__atomic_fetch_add(filter_at(address), 1, __ATOMIC_RELAXED);
+	note_peak(counts);
+	counts->allocs++;
+	t->last = address;
+	t->pending += (i64)size;
+	fold(t);
+}
+
+u32 account_free(struct pa_heap_thread *t, u64 address, int by_free)
+{
+	struct pa_heap *h = ph.heap;
+	int is_last = t->last == address;
+	u32 site;
+	thread_look_at_lease(t);
+	if (is_last)
+		t->last = 0;
+	if (h->sample_bytes && !__atomic_load_n(filter_at(address), __ATOMIC_RELAXED))
+		return 0;
+	site = block_take(address);
+	if (UNLIKELY(!site)) {
+		t->unknown_frees += !h->sample_bytes;
+		return 0;
+	}
+	if (h->sample_bytes)
+		__atomic_fetch_sub(filter_at(address), 1, __ATOMIC_RELAXED);
+	count_free(t, site, is_last && by_free);
+	return site;
+}
+
+void account_keep(struct pa_heap_thread *t, u64 address, u32 site)
+{
+	struct pa_heap *h = ph.heap;
+	struct pa_heap_counts *counts = thread_counts(t, site);
+	if (UNLIKELY(!block_put(address, site)))
+		__atomic_fetch_add(&h->without_block, 1, __ATOMIC_RELAXED);
+	if (h->sample_bytes)
+		__atomic_fetch_add(filter_at(address), 1, __ATOMIC_RELAXED);
+	if (!counts)
+		return;
+	note_peak(counts);
+	counts->frees--;
+	t->pending += (i64)item_at(&h->sites, site)->key;
+	fold(t);
+}

@@ -1,0 +1,94 @@
+/* The heap stub's entry points, as stub.c's for the sampler: on a borrowed thread where pyattach attaches, or from
+ * the constructor or the first call where the program was started with it. */
+#include "patch.h"
+
+EXPORT const struct pa_abi pyattach_abi = {
+	.magic = PA_MAGIC,
+	.version = PA_VERSION,
+	.control_size = sizeof(struct pa_control),
+	.slot_size = sizeof(struct pa_slot),
+	.record_size = sizeof(struct pa_record),
+};
+
+EXPORT i64 pa_init(struct pa_control *c, u64 region_size);
+EXPORT i64 pa_arm(void);
+EXPORT i64 pa_stop(void);
+EXPORT i64 pa_leave(void);
+
+static int fits(const struct pa_control *c, u64 region_size)
+{
+	const struct pa_heap *h = (const struct pa_heap *)((const u8 *)c + c->heap_offset);
+	return c->magic == PA_MAGIC && c->version == PA_VERSION && c->control_size == sizeof(*c) &&
+	       c->region_size <= region_size && c->heap_offset && c->heap_offset + sizeof(*h) <= region_size &&
+	       h->magic == PA_HEAP_MAGIC && h->version == PA_HEAP_VERSION && h->size == sizeof(*h) &&
+	       c->heap_offset + h->pool_offset + (h->pool_pages << 12) <= region_size && h->max_depth &&
+	       h->thread_count && !(h->thread_count & (h->thread_count - 1)) && c->cache_lines &&
+	       c->cache_offset + c->cache_lines * 32 <= region_size &&
+	       !(c->cache_lines & (c->cache_lines - 1));
+}
+
+static volatile u32 *private_page(void)
+{
+	i64 page = sys6(SYS_mmap, 0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, ~0UL, 0);
+	if (page < 0)
+		return 0;
+	if (sys3(SYS_madvise, page, 4096, MADV_WIPEONFORK)) {
+		sys2(SYS_munmap, page, 4096);
+		return 0;
+	}
+	return (volatile u32 *)page;
+}
+
+EXPORT i64 pa_init(struct pa_control *c, u64 region_size)
+{
+	volatile u32 *mine = 0;
+	i64 err = ph.control ? -EBUSY : fits(c, region_size) ? 0 : -EINVAL;
+	if (!err && !(mine = private_page()))
+		err = -ENOMEM;
+	if (err) {
+		sys2(SYS_munmap, c, region_size);
+		return err;
+	}
+	sys3(SYS_madvise, c, region_size, MADV_DONTDUMP);
+	ph.pid = (u32)sys0(SYS_getpid);
+	ph.vm_read_forbidden = c->flags & PA_NO_VM_READ;
+	ph.heap = (struct pa_heap *)((u8 *)c + c->heap_offset);
+	if (ph.heap->flags & PA_HEAP_ATTACHED)
+		for (u32 i = 0; i < PA_REAL; i++)
+			((u64 *)&ph.real)[i] = ph.heap->real[i];
+	ph.control = c;
+	c->init_clock_ns = clock_ns();
+	__atomic_store_n(mine, 1, __ATOMIC_RELAXED);
+	__atomic_store_n(&ph.mine, mine, __ATOMIC_RELEASE);
+	return 0;
+}
+
+EXPORT i64 pa_arm(void)
+{
+	patches_make();
+	return 0;
+}
+
+/* Hooks only pass on from now on; threads that are inside of one go on recording, in memory that stays. */
+EXPORT i64 pa_stop(void)
+{
+	__atomic_store_n(&ph.control->state, PA_STATE_STOP, __ATOMIC_RELEASE);
+	patches_undo();
+	if (ph.mine)
+		__atomic_store_n(ph.mine, 0, __ATOMIC_RELEASE);
+	ph.control->stop_clock_ns = clock_ns();
+	return 0;
+}
+
+/* No thread is inside of a hook.  One that comes still, by an address taken meanwhile, is passed on: for that the
+ * image may stay without the memory. */
+EXPORT i64 pa_leave(void)
+{
+	struct pa_control *c = ph.control;
+	volatile u32 *mine = ph.mine;
+	__atomic_store_n(&ph.mine, 0, __ATOMIC_SEQ_CST);
+	ph.control = 0;
+	sys2(SYS_munmap, mine, 4096);
+	sys2(SYS_munmap, c, c->region_size);
+	return 0;
+}

@@ -1,0 +1,96 @@
+/* What the heap profiler's files know of each other.
+ *
+ *   hooks.c    the functions that programs call, in place of the allocator's
+ *   account.c  what is recorded of an allocation and of a free
+ *   stack.c    the stack of a call, as a node
+ *   intern.h   nodes and sites, each once
+ *   blocks.h   live blocks by address
+ *   thread.c   a thread's own tables
+ *   real.c     the allocator's functions
+ *   patch.c    words that lead to the hooks
+ *   entry.c    the stub's entry points
+ */
+#ifndef PA_HEAP_H
+#define PA_HEAP_H
+
+#include "../sys.h"
+#include "layout.h"
+
+#ifndef HIDDEN
+#define HIDDEN __attribute__((visibility("hidden")))
+#endif
+#ifndef EXPORT
+#define EXPORT __attribute__((visibility("default")))
+#endif
+
+#define LIKELY(condition) __builtin_expect(!!(condition), 1)
+#define UNLIKELY(condition) __builtin_expect(!!(condition), 0)
+#define HASH 0x9e3779b97f4a7c15UL
+#define ENOMEM 12
+
+/* The allocator's functions, 0 where it has none.  In this order in pyattach, too. */
+struct pa_real {
+	void *(*malloc)(u64);
+	void *(*calloc)(u64, u64);
+	void *(*realloc)(void *, u64);
+	void *(*reallocarray)(void *, u64, u64);
+	void (*free)(void *);
+	int (*posix_memalign)(void **, u64, u64);
+	void *(*aligned_alloc)(u64, u64);
+	void *(*memalign)(u64, u64);
+	void *(*valloc)(u64);
+	void *(*pvalloc)(u64);
+	int *(*errno_location)(void);
+};
+_Static_assert(sizeof(struct pa_real) == PA_REAL * 8, "struct pa_real");
+
+/* Private to this process.  `mine` lies on a page that the kernel wipes at fork: a child reads 0 there and its
+ * hooks only pass on.  It has the shared memory still, so that a fork from a signal handler that interrupted a
+ * hook leads back into valid memory. */
+struct pa_heap_private {
+	struct pa_control *control;
+	struct pa_heap *heap;
+	volatile u32 *mine;
+	u32 pid;
+	u32 vm_read_forbidden;
+	struct pa_real real;
+};
+extern struct pa_heap_private ph HIDDEN;
+
+static inline void *heap_at(u64 offset)
+{
+	return (u8 *)ph.heap + offset;
+}
+
+static inline void *pool_at(u64 page)
+{
+	return (u8 *)ph.heap + ph.heap->pool_offset + (page << 12);
+}
+
+static inline struct pa_heap_counts *counts_at(u32 words)
+{
+	return (struct pa_heap_counts *)((u8 *)ph.heap + ph.heap->pool_offset + (u64)words * 8);
+}
+
+/* thread.c */
+struct pa_heap_thread *thread_find(u64 tp) HIDDEN;
+struct pa_heap_counts *thread_counts(struct pa_heap_thread *t, u32 site) HIDDEN;
+void thread_look_at_lease(struct pa_heap_thread *t) HIDDEN;
+
+/* stack.c: the node of the stack whose innermost frame goes on at ip, with this sp and fp. */
+u32 stack_node(struct pa_heap_thread *t, u64 ip, u64 sp, u64 fp) HIDDEN;
+
+/* account.c */
+void account_alloc(struct pa_heap_thread *t, u64 address, u64 size, const u64 *frame) HIDDEN;
+/* The site of the block, which is gone then; 0: not known. */
+u32 account_free(struct pa_heap_thread *t, u64 address, int by_free) HIDDEN;
+/* It was not freed after all. */
+void account_keep(struct pa_heap_thread *t, u64 address, u32 site) HIDDEN;
+
+/* real.c: find what is not found yet behind this library; whether all that matters is. */
+int real_find(void) HIDDEN;
+
+/* Where the program was started with this library: map the shared memory at the first call. */
+void heap_begin(void) HIDDEN;
+
+#endif

@@ -1,0 +1,115 @@
+/* Pairs of a key and a number, each kept once, by a number of its own.
+ *
+ * Items are only ever added.  They are found by an index, open addressing, of which there are several: one that is
+ * filled for the most part is left as it is, and the next, twice as large, is used; what is found in an older one
+ * is put into the newest.  So nothing is moved and nobody waits.  Two threads that add the same pair at the same
+ * time to different indexes make two items of it; whoever reads them adds up by key anyway.
+ */
+#ifndef PA_INTERN_H
+#define PA_INTERN_H
+
+#include "heap.h"
+
+#define MOST_PROBES 64
+
+static inline u64 item_hash(u64 key, u32 from)
+{
+	u64 x = (key ^ ((u64)from << 40) ^ from) * HASH;
+	return (x ^ (x >> 32)) * HASH;
+}
+
+static inline struct pa_item *item_at(const struct pa_intern *t, u32 id)
+{
+	return (struct pa_item *)heap_at(t->items_offset) + id;
+}
+
+static inline u32 *level_at(const struct pa_intern *t, u32 level)
+{
+	return (u32 *)heap_at(t->index_offset) + ((1UL << (PA_FIRST_LEVEL + level)) - (1UL << PA_FIRST_LEVEL));
+}
+
+static inline int item_is(const struct pa_intern *t, u32 id, u64 key, u32 from)
+{
+	const struct pa_item *item = item_at(t, id);
+	return item->key == key && item->under == from;
+}
+
+static inline u32 level_find(const struct pa_intern *t, u32 level, u64 hash, u64 key, u32 from)
+{
+	const u32 *slots = level_at(t, level);
+	u64 mask = (1UL << (PA_FIRST_LEVEL + level)) - 1, i = hash >> 20;
+	for (u32 probes = 0; probes < MOST_PROBES; probes++, i++) {
+		u32 id = __atomic_load_n(&slots[i & mask], __ATOMIC_ACQUIRE);
+		if (!id)
+			return 0;
+		if (item_is(t, id, key, from))
+			return id;
+	}
+	return 0;
+}
+
+/* Put `id` into the level; what is there instead, if another thread was first; 0: there is no room. */
+static inline u32 level_add(struct pa_intern *t, u32 level, u64 hash, u32 id)
+{
+	const struct pa_item *item = item_at(t, id);
+	u32 *slots = level_at(t, level);
+	u64 mask = (1UL << (PA_FIRST_LEVEL + level)) - 1, i = hash >> 20;
+	for (u32 probes = 0; probes < MOST_PROBES; probes++, i++) {
+		u32 there = 0;
+		if (__atomic_compare_exchange_n(&slots[i & mask], &there, id, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)) {
+			__atomic_fetch_add(&t->fill[level], 1, __ATOMIC_RELAXED);
+			return id;
+		}
+		if (item_is(t, there, item->key, item->under))
+			return there;
+	}
+	return 0;
+}
+
+static inline u32 item_new(struct pa_intern *t, u64 key, u32 from)
+{
+	u32 id;
+	if (__atomic_load_n(&t->used, __ATOMIC_RELAXED) >= t->most)
+		return 0;
+	id = __atomic_fetch_add(&t->used, 1, __ATOMIC_RELAXED);
+	if (id >= t->most)
+		return 0;
+	item_at(t, id)->under = from;
+	item_at(t, id)->key = key;
+	return id;
+}
+
+/* The item's number, or 0 when the table is full. */
+static __attribute__((noinline)) u32 intern_slowly(struct pa_intern *t, u64 hash, u64 key, u32 from)
+{
+	u32 top = __atomic_load_n(&t->level, __ATOMIC_ACQUIRE), id = 0, there = 0;
+	for (u32 below = top; below-- && !id;)
+		id = level_find(t, below, hash, key, from);
+	if (!id)
+		id = item_new(t, key, from);
+	if (!id) {
+		__atomic_fetch_add(&t->refused, 1, __ATOMIC_RELAXED);
+		return 0;
+	}
+	while (!there) {
+		u32 next = top + 1;
+		if (__atomic_load_n(&t->fill[top], __ATOMIC_RELAXED) <= (5UL << (PA_FIRST_LEVEL + top)) / 8)
+			there = level_add(t, top, hash, id);
+		if (there)
+			break;
+		if (next >= t->levels)
+			return id; /* it can't be found again, but it is right */
+		__atomic_compare_exchange_n(&t->level, &top, next, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+		top = __atomic_load_n(&t->level, __ATOMIC_ACQUIRE);
+	}
+	return there;
+}
+
+static inline u32 intern(struct pa_intern *t, u64 key, u32 from)
+{
+	u64 hash = item_hash(key, from);
+	u32 id = level_find(t, __atomic_load_n(&t->level, __ATOMIC_ACQUIRE), hash, key, from);
+	return LIKELY(id) ? id : intern_slowly(t, hash, key, from);
+}
+
+#endif

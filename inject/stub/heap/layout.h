@@ -1,0 +1,184 @@
+/* The heap profiler's part of the shared memory, from control.heap_offset on.  inject/heap_layout.py mirrors it.
+ *
+ *   struct pa_heap        sizes and places; then, on lines of their own, what threads hand out and add up
+ *   threads_offset        struct pa_heap_thread[]   by thread pointer; each has one writer, its thread
+ *   nodes.items_offset    struct pa_item[]          stacks, as a tree: return address and the caller's node
+ *   sites.items_offset    struct pa_item[]          where blocks come from: size and node
+ *   *.index_offset        u32[]                     how items are found (intern.h)
+ *   directory_offset      u32[]                     which leaf holds the blocks of 4 MB of addresses
+ *   next_offset           u32[]                     by leaf: the leaf for those that have no room there
+ *   leaves_offset         u32[65536] each           live blocks (blocks.h)
+ *   patches_offset        struct pa_patch[]         attached: the words that lead to the hooks
+ *   pool_offset           pages                     of threads: struct pa_heap_counts pages, and private tables
+ *
+ * All of it is sparse: what is not used takes no memory.  All offsets but heap_offset count from struct pa_heap.
+ * Nothing is locked: a thread that ends at any instruction leaves nothing held, at most one event half counted.
+ */
+#ifndef PA_HEAP_LAYOUT_H
+#define PA_HEAP_LAYOUT_H
+
+#include "../shared.h"
+
+#define PA_HEAP_MAGIC 0x70616568746179f0UL
+#define PA_HEAP_VERSION 1
+
+/* Nodes below this have no return address: a stack's root, 1 + enum pa_end, says why it ended there. */
+#define PA_FIRST_ITEM 16
+#define PA_NO_STACK 15 /* the table of stacks is full */
+
+/* A block's word: where in its KB it begins, in 8 bytes, and its site. */
+#define PA_SITE_BITS 25
+#define PA_SITE_MASK ((1U << PA_SITE_BITS) - 1)
+
+#define PA_LEAF_SHIFT 22 /* 4 MB of addresses */
+#define PA_LEAF_WORDS 65536
+#define PA_LINE_SHIFT 10 /* 1 KB of addresses has a cache line of words */
+#define PA_LINE_WORDS 16
+#define PA_DIRECTORY (1U << (47 - PA_LEAF_SHIFT))
+
+#define PA_FIRST_LEVEL 10 /* the smallest index has so many bits */
+#define PA_LEVELS 16
+
+#define PA_FOLD_BYTES 65536 /* a thread adds its live bytes to the process's sum when so many have changed */
+
+#define PA_FILTER 32768
+#define PA_REAL 11
+
+struct pa_item {
+	u64 key;  /* of a node its return address; of a site the size asked for, bytes */
+	u32 under; /* of a node its caller's node; of a site its node */
+	u32 pad;
+};
+
+struct pa_intern {
+	u64 items_offset, index_offset;
+	u32 most, levels;
+	u64 pad0[5];
+	u32 used; /* items from here on are not handed out yet */
+	u32 level;
+	u32 refused; /* items there was no room for */
+	u32 pad1;
+	u64 pad2[6];
+	u32 fill[PA_LEVELS];
+};
+
+struct pa_heap {
+	/* Written by pyattach, constant. */
+	u64 magic;
+	u32 version, size; /* of this struct */
+	u32 max_depth, flags;
+	u64 sample_bytes; /* mean bytes between two sampled allocations; 0: all are recorded */
+	u64 threads_offset;
+	u64 directory_offset, next_offset, leaves_offset;
+	u64 pool_offset;
+	u32 thread_count, leaf_count; /* of threads: a power of two */
+	u64 pool_pages;
+	u64 filter_offset; /* with sample_bytes: u16[PA_FILTER], how many sampled blocks hash there */
+	u64 patches_offset;
+	u64 real[PA_REAL]; /* attached: the allocator's functions, in the order of struct pa_real */
+	u32 patch_count; /* of patches_offset's: pyattach writes more, then has them made */
+	u32 pad0;
+	u64 pad5[7];
+
+	struct pa_intern nodes, sites;
+
+	/* Handed out. */
+	u64 pool_used; /* pages */
+	u32 leaves_used;
+	u32 threads_used;
+	u32 expired;
+	u32 pad1;
+	/* Events not recorded, by reason. */
+	u64 without_thread, without_block;
+	u64 pad2[3];
+
+	/* Live bytes as folded, their peak, and how often that has risen. */
+	i64 live;
+	i64 peak;
+	u32 peak_seq;
+	u32 pad3;
+	u64 pad4[5];
+};
+#define PA_HEAP_ATTACHED 1 /* blocks may be older than this, or freed unseen: what an address had before is replaced */
+
+/* A word of the target that is made to lead to a hook, and back. */
+struct pa_patch {
+	u64 address;
+	u64 before, after;
+	u32 protection; /* of its page, PROT_*: it is given that again */
+	u32 state;	/* enum pa_patch_state */
+};
+#define PA_PATCHES 65536
+enum pa_patch_state {
+	PA_PATCH_WANTED = 0,
+	PA_PATCH_MADE = 1,
+	PA_PATCH_REFUSED = 2, /* the word held something else, or could not be written */
+	PA_PATCH_UNDONE = 3,
+	PA_PATCH_LEFT = 4, /* so was it when it was to be undone */
+};
+
+/* One thread's counts of one site.  Live blocks: allocs less frees, over all threads. */
+struct pa_heap_counts {
+	u32 site;
+	u32 peak_seq; /* at_peak is how it was when the peak had risen so often */
+	u64 allocs, frees;
+	u64 temporary; /* freed by the thread that had allocated it, before it allocated anything else */
+	i64 at_peak;
+};
+#define PA_COUNTS_IN_PAGE 102
+struct pa_heap_page {
+	u32 next; /* page of the pool + 1, 0: none */
+	u32 used;
+	u64 pad;
+	struct pa_heap_counts counts[PA_COUNTS_IN_PAGE];
+};
+
+/* A frame of the thread's last walk. */
+struct pa_walked {
+	u64 ip, sp, fp;
+	u64 fp_at; /* where the caller's fp was read; 0: it is the same */
+	u32 node;
+	u32 checked; /* the return address below the caller's sp and the word at fp_at are all that the step read */
+};
+
+struct pa_heap_recent { /* a site looked for lately */
+	u64 size;
+	u32 node, site;
+	u32 counts; /* 8-byte words from the pool's begin */
+	u32 pad;
+};
+#define PA_RECENT 1024
+
+/* A thread, found by its thread pointer.  One that has ended leaves it to the next with that pointer. */
+struct pa_heap_thread {
+	u64 tp;
+	u64 guard; /* the stack pointer of the hook that it is in, 0: in none */
+	u64 stack_low, stack_high; /* known to be readable */
+	u64 last;    /* the block it has allocated last, while it lives */
+	i64 pending; /* live bytes not folded yet */
+	u64 until;   /* bytes to the next sample */
+	u64 random;
+	u32 depth;   /* frames of the last walk */
+	u32 generation;
+	u32 end;     /* why it ended, enum pa_end */
+	u32 events;  /* since the lease was looked at */
+	u32 first_page, last_page; /* pages of counts, + 1 */
+	u32 map_bits, map_used;
+	u64 frames_at, scratch_at, recent_at, map_at; /* offsets; of the map: u32[1 << map_bits], as in `counts` */
+	u64 unknown_frees; /* of blocks not seen before */
+	u64 nested;        /* calls made inside a hook: of the allocator, or of a signal's handler */
+	u64 lost;          /* calls there was no room for */
+	u64 calls;
+	u64 replaced;      /* blocks that were there still when their address was allocated again */
+	u64 pad[11];
+};
+
+_Static_assert(sizeof(struct pa_heap_page) == 4096 && sizeof(struct pa_heap_counts) == 40, "counts");
+_Static_assert(sizeof(struct pa_heap_thread) == 256, "whole lines");
+_Static_assert(sizeof(struct pa_item) == 16 && sizeof(struct pa_intern) % PA_LINE == 0, "intern");
+_Static_assert(__builtin_offsetof(struct pa_heap, nodes) % PA_LINE == 0, "the tables' lines");
+_Static_assert(sizeof(struct pa_heap) % PA_LINE == 0, "whole lines");
+_Static_assert(__builtin_offsetof(struct pa_heap, live) % PA_LINE == 0, "the sum's line");
+_Static_assert(__builtin_offsetof(struct pa_heap, pool_used) % PA_LINE == 0, "the line of what is handed out");
+
+#endif

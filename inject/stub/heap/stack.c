@@ -1,0 +1,268 @@
+/* The stack of a call, as a node of the tree of stacks.
+ *
+ * What a walk finds depends on the state it begins with (ip, sp, fp), the unwind tables and the words it reads from
+ * the stack.  So the last walk is kept frame by frame, and wherever a new one comes to a state of the last, the
+ * rest needs no rules: it is the same if the words are the same, which are compared up to the root.
+ *
+ * frames[0] is next to the root, frames[depth - 1] the innermost.  Those that a later walk has found to be gone
+ * may stay behind them: each is compared in full before it is believed.
+ */
+#include "../cache.h"
+#include "../memory.h"
+#include "../modules.h"
+#include "intern.h"
+
+#define MAX_DISTANCE (256UL << 20)
+#define LOWEST_CODE 4096
+#define NEAR_PAGES 64
+
+#define BIT(reg) (1U << (reg))
+#define SAVED_FP 1 /* place of the frame pointer in saved_at[] */
+
+struct state {
+	u64 ip, sp, fp;
+};
+
+struct walk {
+	struct pa_heap_thread *t;
+	struct pa_walked *frames, *scratch;
+	u32 fresh; /* in scratch, innermost first */
+	u32 max;
+	int exact; /* ip is an instruction, no return address */
+	struct vm_reader reader;
+	struct pa_unwinder u;
+	int u_ready;
+};
+
+/* Whether the word can be read.  What was readable of a stack stays so while the thread is on it. */
+static int readable(struct pa_heap_thread *t, u64 address)
+{
+	if (LIKELY(address >= t->stack_low && address + 8 <= t->stack_high))
+		return 1;
+	if (address < t->stack_low || address + 8 < address || address - t->stack_high > MAX_DISTANCE)
+		return 0;
+	while (t->stack_high < address + 8) {
+		if (!page_readable(0, t->stack_high))
+			return 0;
+		t->stack_high += PAGE;
+	}
+	return 1;
+}
+
+/* Begin with the page that sp is in: another stack, or more of the same. */
+static void see_stack(struct pa_heap_thread *t, u64 sp)
+{
+	u64 page = sp & ~(PAGE - 1);
+	if (LIKELY(sp >= t->stack_low && sp < t->stack_high))
+		return;
+	if (sp < t->stack_low && t->stack_low - page <= NEAR_PAGES * PAGE) {
+		u64 low = t->stack_low;
+		while (low > page && page_readable(0, low - PAGE))
+			low -= PAGE;
+		t->stack_low = low;
+		if (low == page)
+			return;
+	}
+	t->stack_low = page;
+	t->stack_high = page + PAGE;
+	t->depth = 0;
+}
+
+static void make_unwinder(struct walk *w)
+{
+	struct pa_control *c = ph.control;
+	if (w->u_ready)
+		return;
+	w->u_ready = 1;
+	w->reader = (struct vm_reader){ph.pid, ph.vm_read_forbidden};
+	w->u = (struct pa_unwinder){
+		.stack = {.low = w->t->stack_low, .high = w->t->stack_high, .probe = page_readable},
+		.tables = {vm_copy, &w->reader},
+		.find_module = modules_find,
+		.modules = c,
+		.cache = (struct pa_cache_line *)((u8 *)c + c->cache_offset),
+		.cache_lines = c->cache_lines,
+		.generation = w->t->generation,
+		.mode = c->unwind,
+	};
+}
+
+/* Any other step: the unwinder's own.  What it reads is not known here, so it is not `checked`. */
+static enum pa_end step_any(struct walk *w, struct state *s)
+{
+	struct pa_frame f = {.known = BIT(PA_REG_FP) | BIT(PA_REG_SP) | BIT(PA_REG_IP)};
+	enum pa_end end;
+	make_unwinder(w);
+	f.r[PA_REG_FP] = s->fp;
+	f.r[PA_REG_SP] = s->sp;
+	f.r[PA_REG_IP] = s->ip;
+	end = pa_step(&w->u, w->exact ? s->ip : s->ip - 1, &f, &w->exact);
+	s->ip = f.r[PA_REG_IP];
+	s->sp = f.r[PA_REG_SP];
+	s->fp = (f.known & BIT(PA_REG_FP)) ? f.r[PA_REG_FP] : 0;
+	return end;
+}
+
+/* A step by a rule of the common form: the return address lies just below the caller's sp. */
+static enum pa_end step_common(struct walk *w, struct state *s, const struct pa_rule *rule, struct pa_walked *at)
+{
+	u64 cfa = (rule->cfa_register == PA_REG_SP ? s->sp : s->fp) + (u64)(i64)rule->cfa_offset;
+	if (cfa <= s->sp || cfa - s->sp > MAX_DISTANCE)
+		return PA_END_NO_PROGRESS;
+	if (!readable(w->t, cfa - 8))
+		return PA_END_UNREADABLE;
+	if (rule->saved_at[SAVED_FP] != PA_SAME) {
+		u64 base = (rule->saved & PA_SAVED_FROM_FP) ? s->fp : cfa;
+		u64 place = base + (u64)((i64)rule->saved_at[SAVED_FP] * 8);
+		if (place < s->sp || !readable(w->t, place))
+			return PA_END_UNREADABLE;
+		at->fp_at = place;
+		s->fp = *(const u64 *)place;
+	}
+	at->checked = 1;
+	s->ip = *(const u64 *)(cfa - 8);
+	s->sp = cfa;
+	w->exact = 0;
+	return PA_END_NONE;
+}
+
+static int is_common(const struct pa_rule *rule)
+{
+	return rule->kind == PA_RULE_OFFSET && rule->return_at == -1 &&
+	       (rule->cfa_register == PA_REG_SP || rule->cfa_register == PA_REG_FP);
+}
+
+/* From `s` to its caller; what the step has read is noted in `at`. */
+static enum pa_end step(struct walk *w, struct state *s, struct pa_walked *at)
+{
+	struct pa_rule rule;
+	struct pa_module module;
+	u64 sp = s->sp;
+	enum pa_end end;
+	at->fp_at = 0;
+	at->checked = 0;
+	make_unwinder(w);
+	pa_find_rule(&w->u, w->exact ? s->ip : s->ip - 1, &rule, &module);
+	end = is_common(&rule) ? step_common(w, s, &rule, at) : step_any(w, s);
+	if (end != PA_END_NONE)
+		return end;
+	if (!s->ip)
+		return PA_END_ROOT;
+	if (s->ip < LOWEST_CODE || s->ip >= USER_SPACE_END)
+		return PA_END_BAD_RETURN;
+	return !w->exact && s->sp <= sp && !w->u.stack_changes ? PA_END_NO_PROGRESS : PA_END_NONE;
+}
+
+/* Whether the step from frames[k] to frames[k - 1] reads what it read then. */
+static inline int same_step(const struct pa_walked *frames, u32 k)
+{
+	const struct pa_walked *here = &frames[k], *up = &frames[k - 1];
+	return here->checked && *(const u64 *)(up->sp - 8) == up->ip &&
+	       (!here->fp_at || *(const u64 *)here->fp_at == up->fp);
+}
+
+static inline int is_state(const struct pa_walked *frame, const struct state *s)
+{
+	return frame->sp == s->sp && frame->ip == s->ip && frame->fp == s->fp;
+}
+
+static void note(struct walk *w, const struct state *s)
+{
+	struct pa_walked *at = &w->scratch[w->fresh++];
+	at->ip = s->ip;
+	at->sp = s->sp;
+	at->fp = s->fp;
+}
+
+/* Take frames[from] down to frames[to] as frames of this walk. */
+static void note_again(struct walk *w, u32 from, u32 to)
+{
+	for (u32 k = from + 1; k-- > to && w->fresh < w->max;) {
+		struct pa_walked *at = &w->scratch[w->fresh++], *old = &w->frames[k];
+		at->ip = old->ip;
+		at->sp = old->sp;
+		at->fp = old->fp;
+		at->fp_at = old->fp_at;
+		at->checked = old->checked;
+	}
+}
+
+/* What scratch holds, on top of frames[0..kept).  Returns the innermost node. */
+static u32 keep(struct walk *w, u32 kept)
+{
+	u32 node = kept ? w->frames[kept - 1].node : 1 + w->t->end;
+	for (u32 i = w->fresh; i--;) {
+		struct pa_walked *to = &w->frames[kept], *from = &w->scratch[i];
+		node = intern(&ph.heap->nodes, from->ip, node);
+		if (UNLIKELY(!node))
+			node = PA_NO_STACK;
+		to->ip = from->ip;
+		to->sp = from->sp;
+		to->fp = from->fp;
+		to->fp_at = from->fp_at;
+		to->checked = from->checked;
+		to->node = node;
+		kept++;
+	}
+	w->t->depth = kept;
+	return node;
+}
+
+/* Walk from `s`; *kept says how many frames next to the root are as they were. */
+static void walk_up(struct walk *w, struct state *s, u32 *kept)
+{
+	struct pa_heap_thread *t = w->t;
+	u32 left = t->depth; /* frames[left..) lie below the stack pointer, or were not met */
+	enum pa_end end = PA_END_NONE;
+	*kept = 0;
+	while (end == PA_END_NONE) {
+		while (left && w->frames[left - 1].sp < s->sp)
+			left--;
+		if (left && !w->exact && is_state(&w->frames[left - 1], s)) {
+			u32 from = left - 1, k = from, total = w->fresh + left;
+			while (k && same_step(w->frames, k))
+				k--;
+			if (!k && (t->end == PA_END_DEPTH ? total == w->max : total < w->max)) {
+				*kept = from + 1;
+				return;
+			}
+			note_again(w, from, k);
+			left = k;
+			s->ip = w->frames[k].ip;
+			s->sp = w->frames[k].sp;
+			s->fp = w->frames[k].fp;
+		} else {
+			note(w, s);
+		}
+		if (w->fresh >= w->max)
+			end = PA_END_DEPTH;
+		else
+			end = step(w, s, &w->scratch[w->fresh - 1]);
+	}
+	t->end = end;
+}
+
+u32 stack_node(struct pa_heap_thread *t, u64 ip, u64 sp, u64 fp)
+{
+	struct walk w;
+	struct state s = {ip, sp, fp};
+	u32 kept, generation = __atomic_load_n(&ph.control->modules_seq, __ATOMIC_ACQUIRE);
+	see_stack(t, sp);
+	if (UNLIKELY(generation != t->generation)) {
+		t->generation = generation;
+		t->depth = 0;
+	}
+	w.t = t;
+	w.frames = heap_at(t->frames_at);
+	w.scratch = heap_at(t->scratch_at);
+	w.fresh = 0;
+	w.max = ph.heap->max_depth;
+	w.exact = 0;
+	w.u_ready = 0;
+	walk_up(&w, &s, &kept);
+	if (!w.fresh)
+		return w.frames[kept - 1].node;
+	if (w.u_ready)
+		ph.vm_read_forbidden = w.reader.forbidden;
+	return keep(&w, kept);
+}

@@ -1,0 +1,142 @@
+/* A thread's own tables: nobody else writes there, so nothing in them is atomic.
+ *
+ * A thread is known by its thread pointer.  Its tables stay when it ends, and go to the next with that pointer (the
+ * C library uses stacks again, and with them the pointers), so there are as many as there were threads at once.
+ */
+#include "heap.h"
+
+#define LEASE_EVENTS 4096
+#define FIRST_MAP_BITS 10
+
+static u64 pool_take(u64 pages)
+{
+	u64 page = __atomic_fetch_add(&ph.heap->pool_used, pages, __ATOMIC_RELAXED);
+	return page + pages <= ph.heap->pool_pages ? page : 0;
+}
+
+static u64 pages_for(u64 bytes)
+{
+	return (bytes + 4095) >> 12;
+}
+
+/* Offsets from the heap's begin. */
+static u64 pool_offset(u64 page)
+{
+	return ph.heap->pool_offset + (page << 12);
+}
+
+static int thread_begin(struct pa_heap_thread *t)
+{
+	u64 frames = (u64)ph.heap->max_depth * sizeof(struct pa_walked);
+	u64 page = pool_take(pages_for(2 * frames + PA_RECENT * sizeof(struct pa_heap_recent)));
+	u64 map = pool_take((4UL << FIRST_MAP_BITS) >> 12);
+	if (!page || !map)
+		return 0;
+	t->recent_at = pool_offset(page);
+	t->frames_at = t->recent_at + PA_RECENT * sizeof(struct pa_heap_recent);
+	t->scratch_at = t->frames_at + frames;
+	t->map_at = pool_offset(map);
+	t->map_bits = FIRST_MAP_BITS;
+	t->random = t->tp * HASH ^ ph.control->nonce;
+	return 1;
+}
+
+struct pa_heap_thread *thread_find(u64 tp)
+{
+	struct pa_heap *h = ph.heap;
+	struct pa_heap_thread *threads = heap_at(h->threads_offset);
+	u32 mask = h->thread_count - 1, i = (u32)((tp >> 6) * HASH >> 40);
+	for (u32 probes = 0; probes <= mask && probes < 64; probes++, i++) {
+		struct pa_heap_thread *t = &threads[i & mask];
+		u64 there = __atomic_load_n(&t->tp, __ATOMIC_RELAXED);
+		if (LIKELY(there == tp))
+			return LIKELY(t->map_at) ? t : 0;
+		if (there)
+			continue;
+		if (!__atomic_compare_exchange_n(&t->tp, &there, tp, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+			continue;
+		__atomic_fetch_add(&h->threads_used, 1, __ATOMIC_RELAXED);
+		return thread_begin(t) ? t : 0;
+	}
+	return 0;
+}
+
+static u32 *map_of(const struct pa_heap_thread *t)
+{
+	return heap_at(t->map_at);
+}
+
+static u32 *map_slot(u32 *map, u32 bits, u32 site)
+{
+	u32 mask = (1U << bits) - 1, i = (u32)((u64)site * HASH >> 32);
+	while (map[i & mask] && counts_at(map[i & mask])->site != site)
+		i++;
+	return &map[i & mask];
+}
+
+/* Twice the room.  The old map is lost, so all of them together are as much as the last. */
+static int map_grow(struct pa_heap_thread *t)
+{
+	u32 bits = t->map_bits + 1, *old = map_of(t), *fresh;
+	u64 page = pool_take((4UL << bits) >> 12);
+	if (!page)
+		return 0;
+	fresh = pool_at(page);
+	for (u32 i = 0; i < 1U << t->map_bits; i++)
+		if (old[i])
+			*map_slot(fresh, bits, counts_at(old[i])->site) = old[i];
+	t->map_at = pool_offset(page);
+	t->map_bits = bits;
+	return 1;
+}
+
+/* The next place in the thread's pages, or 0. */
+static struct pa_heap_counts *counts_new(struct pa_heap_thread *t)
+{
+	struct pa_heap_page *page = t->last_page ? pool_at(t->last_page - 1) : 0;
+	if (!page || page->used == PA_COUNTS_IN_PAGE) {
+		u64 fresh = pool_take(1);
+		if (!fresh)
+			return 0;
+		if (page)
+			page->next = (u32)fresh + 1;
+		else
+			t->first_page = (u32)fresh + 1;
+		t->last_page = (u32)fresh + 1;
+		page = pool_at(fresh);
+	}
+	return &page->counts[page->used];
+}
+
+struct pa_heap_counts *thread_counts(struct pa_heap_thread *t, u32 site)
+{
+	u32 *slot = map_slot(map_of(t), t->map_bits, site);
+	struct pa_heap_counts *counts;
+	if (LIKELY(*slot))
+		return counts_at(*slot);
+	if (2 * t->map_used >= 1U << t->map_bits) {
+		if (!map_grow(t))
+			return 0;
+		slot = map_slot(map_of(t), t->map_bits, site);
+	}
+	counts = counts_new(t);
+	if (!counts)
+		return 0;
+	counts->site = site;
+	((struct pa_heap_page *)((u64)counts & ~4095UL))->used++;
+	*slot = (u32)(((u64)counts - (u64)ph.heap - ph.heap->pool_offset) / 8);
+	t->map_used++;
+	return counts;
+}
+
+/* Without pyattach nobody reads this: go quiet. */
+void thread_look_at_lease(struct pa_heap_thread *t)
+{
+	if (LIKELY(++t->events < LEASE_EVENTS))
+		return;
+	t->events = 0;
+	if (clock_ns() > __atomic_load_n(&ph.control->lease_until_ns, __ATOMIC_RELAXED)) {
+		ph.heap->expired = 1;
+		__atomic_store_n(&ph.control->state, PA_STATE_STOP, __ATOMIC_RELEASE);
+	}
+}
