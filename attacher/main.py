@@ -13,6 +13,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from . import run_cli
 
         return run_cli.main(words[1:])
+    if words[:1] == ["heap"]:
+        from . import heap_cli
+
+        return heap_cli.main(words[1:])
     if words[:1] == ["doctor"]:
         from . import doctor_cli
 

@@ -66,10 +66,7 @@ def profile_child(
             family.stop()
             return family.joined(outcome)
     begin_unix_s, begin = time.time(), time.monotonic()
-    why_not = program.refusal or _reach(child, stub, should_stop)
-    if not why_not and not options.allow_seccomp and any("/libseccomp.so" in m.path for m in child.maps()):
-        why_not = _LIBSECCOMP
-        _say_no(stub)
+    why_not = why_not_reached(child, program, stub, options, should_stop)
     if why_not:
         while child.alive() and not should_stop():
             child.pause(_LATER_LOOK_S)
@@ -90,6 +87,22 @@ def profile_child(
     # The preloaded stub is gone with the program it was in: the next one is attached to.
     first = dataclasses.replace(outcome, replaced=True)
     return following.go_on(child.pid, child.start_time, first, options, should_stop, on_progress)
+
+
+def why_not_reached(
+    child: ChildProcess,
+    program: Program,
+    stub: PreloadedStub,
+    options: Options,
+    should_stop: Callable[[], bool],
+) -> str:
+    """Wait until the stub is reached in the program, which then waits for the module table; empty, or why
+    that is not to be."""
+    why_not = program.refusal or _reach(child, stub, should_stop)
+    if not why_not and not options.allow_seccomp and any("/libseccomp.so" in m.path for m in child.maps()):
+        _say_no(stub)
+        return _LIBSECCOMP
+    return why_not
 
 
 def _reach(child: ChildProcess, stub: PreloadedStub, should_stop: Callable[[], bool]) -> str:

@@ -24,6 +24,8 @@ from . import procfs
 from .child import ChildProcess, start
 from .cli import StopSignals, add_options, session_options
 from .clock import Clock, choose_for_child
+from .heap_options import add_heap_options, heap_options, report_heap
+from .heap_run import heap_stub, profile_heap_of_child
 from .live_table import LiveTable
 from .outputs import check_outputs, default_suffix, render_options, write_outputs
 from .program import Program, find_program
@@ -60,6 +62,8 @@ def parser() -> argparse.ArgumentParser:
         help="only print the path of the library with which a program samples itself: LD_PRELOAD=PATH "
         "PYATTACH_OUT=FILE PROGRAM, then pyattach report FILE",
     )  # fmt: skip
+    p.add_argument("--heap", action="store_true", help="where memory is allocated, instead of CPU time")
+    add_heap_options(p, "--heap-kind", "--heap-unit")
     p.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="the program to start")
     return p
 
@@ -106,11 +110,16 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
         raise UsageError("no command given", "try: pyattach run -- COMMAND")
     outputs = arguments.output or [_default_output(words[0], arguments.format)]
     check_outputs(outputs, arguments.format)
+    if arguments.heap and arguments.subprocesses:
+        raise UsageError("--heap is for one process", "leave out -s; for its children: pyattach heap PID")
     program = find_program(words)
-    options = session_options(arguments)
+    options = _with_inherited_filter(session_options(arguments))
     clock = choose_for_child(options.clock, options.rate_hz, jitter=options.jitter)
     with contextlib.ExitStack() as undo:
-        stub = PreloadedStub.create(plan_region(_with_inherited_filter(options), 1, clock))
+        if arguments.heap:
+            stub = heap_stub(heap_options(arguments, options))
+        else:
+            stub = PreloadedStub.create(plan_region(options, 1, clock))
         undo.callback(stub.close)
         signals = RunSignals()
         undo.enter_context(signals)
@@ -118,8 +127,13 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
         undo.enter_context(child)
         signals.adopt(child)
         try:
-            outcome = _profiled(child, program, stub, clock, signals, arguments)
-            _report(outcome, outputs, arguments, say)
+            if arguments.heap:
+                chosen = heap_options(arguments, options)
+                heap = profile_heap_of_child(child, program, stub, chosen, signals.stopped)
+                report_heap(heap, outputs, arguments, say)
+            else:
+                outcome = _profiled(child, program, stub, clock, signals, arguments)
+                _report(outcome, outputs, arguments, say)
             failed = 0
         except PyattachError as error:
             say(str(error))

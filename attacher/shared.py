@@ -56,11 +56,11 @@ class SharedMemory:
         """How often a slot's ticks took how long (PA_COSTS)."""
         return list(self._costs[index])
 
-    def renew_lease(self) -> bool:
+    def renew_lease(self, lease_ns: int = LEASE_NS) -> bool:
         """Renew; returns whether it had run out in between, so that timers may have gone quiet."""
         now_ns = time.monotonic_ns() + self._stub.clock_offset_ns
         lapsed = now_ns > int(self.control.lease_until_ns)
-        self.control.lease_until_ns = now_ns + LEASE_NS
+        self.control.lease_until_ns = now_ns + lease_ns
         return lapsed
 
     def posted(self, slots_used: int) -> None:

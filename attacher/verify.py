@@ -90,7 +90,8 @@ def _by_file(snapshot: Snapshot) -> dict[str, list[tuple[int, int, str]]]:
 
 
 def remains(before: Snapshot, after: Snapshot, signal: int) -> list[str]:
-    """What of ours is still there: one line each, empty when the detach was complete.
+    """What of ours is still there: one line each, empty when the detach was complete.  ``signal`` is the one
+    that ticked, or 0.
 
     The target lives on and changes by itself, so only what bears our mark, or was there before and
     has another protection now, counts.
@@ -106,7 +107,7 @@ def remains(before: Snapshot, after: Snapshot, signal: int) -> list[str]:
         for n, what in sorted(after.fds.items())
         if _MARK in what and before.fds.get(n) != what
     ]
-    bit = 1 << (signal - 1)
+    bit = 1 << (signal - 1) if signal else 0
     if (before.caught ^ after.caught) & bit or (before.ignored ^ after.ignored) & bit:
         out.append(f"signal {signal} is not handled as before")
     if after.timers > before.timers:

@@ -1,0 +1,221 @@
+"""The heap of a process that is running already: hooks in, record, hooks out."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from collections.abc import Callable
+
+from ..errors import PyattachError, TargetDied
+from ..inject.heap_layout import FUNCTIONS, HEAP_ATTACHED, Heap, PatchState
+from ..inject.image import heap_image
+from ..inject.loader import LoadedStub, Loading
+from .heap_hooks import Hooks, patch_table
+from .heap_session import (
+    LEASE_NS,
+    HeapOptions,
+    HeapOutcome,
+    HeapSession,
+    code_bytes,
+    heap_plan,
+    make_resolver,
+)
+from .hold import hold_any
+from .ptrace import let_go_of_late_stops
+from .refusals import check_seccomp
+from .target import TargetProcess
+from .verify import remains, snapshot
+
+_INSIDE_S = 5.0
+
+
+def attach_heap(pid: int, options: HeapOptions, should_stop: Callable[[], bool]) -> HeapOutcome:
+    """Record what process ``pid`` allocates until it ends, the time is over or ``should_stop``.
+
+    Raises PyattachError before anything was recorded; the target is then as it was.
+    """
+    with contextlib.ExitStack() as undo:
+        target = undo.enter_context(TargetProcess(pid))
+        if not options.allow_seccomp:
+            check_seccomp(pid)
+        before = snapshot(target)
+        attached = Attached(target, options)
+        undo.callback(attached.close)
+        try:
+            attached.begin()
+        except ProcessLookupError as error:
+            raise TargetDied(f"process {pid} ended while pyattach attached") from error
+        residue: list[str] = []
+        try:
+            attached.hook_new_modules(first=True)
+            attached.session.record(should_stop, attached.hook_new_modules)
+        finally:
+            residue += attached.leave()
+        if target.alive() and target.memory_is_current():
+            residue += remains(before, snapshot(target), 0)
+        return attached.session.outcome(tuple(residue))
+
+
+class Attached:
+    """The stub in one target, with its hooks."""
+
+    def __init__(self, target: TargetProcess, options: HeapOptions) -> None:
+        self._target, self._options = target, options
+        resolver = make_resolver(target)
+        try:
+            self._hooks = Hooks(target, resolver)
+        except BaseException:
+            resolver.close()
+            raise
+        self.plan = heap_plan(
+            options, heap_flags=HEAP_ATTACHED, real=self._hooks.real, code_bytes=code_bytes(resolver.maps)
+        )
+        self.session = HeapSession(target, options, self.plan, resolver)
+        self._stub: LoadedStub | None = None
+        self._maps = self.session.resolver.maps
+
+    def begin(self) -> None:
+        """Bring the stub in; nothing leads to it yet.  Raises InjectionFailed and ProcessLookupError: it is
+        not there then."""
+        control = self.plan.control(secrets.randbits(64), time.monotonic_ns() + LEASE_NS)
+        modules = self.session.modules.first(self.session.resolver.maps)
+        more = ((self.plan.heap_offset, bytes(self.plan.heap())),)
+        loading = Loading(
+            self._target,
+            self.plan,
+            None,
+            control,
+            b"",
+            modules,
+            by_dlopen=False,
+            image=heap_image(),
+            more=more,
+        )
+        with hold_any(self._target) as held:
+            self._stub = stub = loading.run(held)
+        self.session.begin(stub)
+        heap = self.plan.heap()
+        self._head = Heap.from_buffer(stub.region, self.plan.heap_offset)
+        self._patches = patch_table(stub.region, self.plan.heap_offset + heap.patches_offset)
+        self._hook_at = {name: stub.base + stub.image.entries[f"pa_hook_{name}"] for name in FUNCTIONS}
+
+    @property
+    def stub(self) -> LoadedStub:
+        """The stub, once it is there."""
+        assert self._stub is not None
+        return self._stub
+
+    def hook_new_modules(self, *, first: bool = False) -> None:
+        """Redirect the slots of modules that were not there before."""
+        maps = self._target.maps()
+        if not first and maps == self._maps:
+            return
+        self._maps = maps
+        patches = self._hooks.new_patches(self._hook_at)
+        room = len(self._patches) - self._head.patch_count
+        if not patches:
+            return
+        if len(patches) > room:
+            self.session.notes.append(f"{len(patches) - room} slots had no room and are not hooked")
+        for i, patch in enumerate(patches[:room], self._head.patch_count):
+            self._patches[i] = patch
+        self._head.patch_count += len(patches[:room])
+        if not first:
+            self.session.notes.append(
+                f"{len(patches)} slots came with libraries loaded meanwhile: hooked soon after"
+            )
+        try:
+            self._call("pa_arm")
+        except ProcessLookupError:  # its end is seen at the next look
+            return
+        except PyattachError as error:
+            if first:
+                raise
+            self.session.notes.append(f"libraries loaded meanwhile are not hooked: {error}")
+
+    def _call(self, entry: str) -> None:
+        borrowing = self.stub.prepare_call(entry)
+        with hold_any(self._target) as held:
+            self.stub.run(borrowing, held)
+
+    def leave(self) -> list[str]:
+        """Put every word back and take the stub out, unless some thread may still come there: what stays.
+        Raises nothing of pyattach's own: what went wrong is in the answer."""
+        session = self.session
+        made = self._count(PatchState.MADE)
+        session.rows += self._hooks.facts(made)
+        refused = self._count(PatchState.REFUSED)
+        if refused:
+            session.notes.append(f"{refused} slots could not be redirected: they held something else by then")
+        session.follow_maps()
+        if not self._target.alive() or not self._target.memory_is_current():
+            return []
+        session.shared.stop()  # whatever comes: from here on the hooks pass on
+        try:
+            self._call("pa_stop")
+            left = self._take_out()
+        except ProcessLookupError:
+            return []
+        except PyattachError as error:
+            left = [f"the stub stays mapped: {error}"]
+        _wait_for_late_stops()
+        held = ", ".join(f"{ns / 1e3:.0f}" for ns in self.stub.held_ns)
+        session.notes.append(f"one thread at a time was held, for {held} us")
+        return left
+
+    def _take_out(self) -> list[str]:
+        residue = []
+        wrong = self._slots_not_as_before()
+        if wrong:
+            residue.append(f"{wrong} slots are not as before: the target has changed them")
+        if not self._wait_until_nobody_is_inside():
+            return [*residue, "a thread has not left a hook: the stub stays mapped, and passes on"]
+        why = self._hooks.may_be_held(self._hook_at, self.stub.image_range)
+        if why or wrong:
+            self._call("pa_leave")
+            why = why or "slots lead there still"
+            return [*residue, f"the hooks' code stays mapped, and passes on: {why}"]
+        with hold_any(self._target) as held:
+            self.stub.run(self.stub.prepare_unload(), held)
+        return residue
+
+    def _count(self, state: PatchState) -> int:
+        return sum(1 for i in range(self._head.patch_count) if self._patches[i].state == state)
+
+    def _slots_not_as_before(self) -> int:
+        """Slots that lead to a hook still."""
+        wrong = 0
+        for i in range(self._head.patch_count):
+            patch = self._patches[i]
+            with contextlib.suppress(OSError):  # its library has gone
+                word = int.from_bytes(self._target.read(patch.address, 8), "little")
+                wrong += word == patch.after
+        return wrong
+
+    def _wait_until_nobody_is_inside(self) -> bool:
+        """No thread is in a hook, nor in code of ours without being in one."""
+        deadline = time.monotonic() + _INSIDE_S
+        while any(self._guards()):
+            if time.monotonic() > deadline:
+                return False
+            self._target.pause(0.001)
+        return not self._target.wait_outside(self._target.threads(), self.stub.text_ranges, _INSIDE_S)
+
+    def _guards(self) -> list[int]:
+        return [thread.guard for thread in self.session.tables.threads()]
+
+    def close(self) -> None:
+        """Close what is open here."""
+        if self._stub is not None:
+            del self._head, self._patches
+        self.session.close()
+        if self._stub is not None:
+            self._stub.close()
+
+
+def _wait_for_late_stops() -> None:
+    """No thread is left stopped that stopped only when nobody waited for it any more."""
+    deadline = time.monotonic() + _INSIDE_S
+    while let_go_of_late_stops() and time.monotonic() < deadline:
+        time.sleep(0.001)

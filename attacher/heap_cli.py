@@ -1,0 +1,92 @@
+"""``pyattach heap PID``: the command line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import TextIO
+
+from ..errors import ExitCode, PyattachError
+from ..inject.layout import Unwind
+from .cli import StopSignals, chosen_pid, default_output, duration_s
+from .heap_attach import attach_heap
+from .heap_options import add_heap_options, report_heap
+from .heap_session import HeapOptions
+from .outputs import check_outputs
+
+_DESCRIPTION = "See where a running process allocates memory, and what it does not free, from now on."
+_EPILOG = """\
+Calls of malloc and its kin are redirected in every module, and put back at the end.  Every call is counted;
+--heap-sample records a share of them.  Blocks from before are not known.
+
+examples:
+  pyattach heap 1234                        until Ctrl-C; then 1234-TIME.svg, by bytes at the peak
+  pyattach heap 1234 -d 30 --kind live -o live.svg -o -
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of ``pyattach heap``."""
+    p = argparse.ArgumentParser(
+        prog="pyattach heap",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("pid_word", nargs="?", metavar="PID", help="the process to attach to")
+    p.add_argument("-p", "--pid", dest="pid_option", metavar="PID", help="the same")
+    p.add_argument("-d", "--duration", type=duration_s, metavar="TIME", help="30, 500ms, 2m")
+    p.add_argument(
+        "-o", "--output", action="append", metavar="FILE",
+        help=".svg, .folded or .txt by its ending; - for the text on stdout; may be repeated",
+    )  # fmt: skip
+    add_heap_options(p, "--kind", "--unit")
+    p.add_argument("--unwind", choices=("auto", "fp", "cfi"), default="auto", help="how stacks are walked")
+    p.add_argument("--allow-seccomp", action="store_true", help="attach to targets with a seccomp filter too")
+    p.add_argument("-v", "--verbose", action="store_true", help="tell more, and tracebacks of errors")
+    p.add_argument("-q", "--quiet", action="store_true", help="errors only")
+    return p
+
+
+def run(arguments: argparse.Namespace, err: TextIO) -> int:
+    """Do what the command line asks for; the exit code.  Raises PyattachError."""
+
+    def say(line: str) -> None:
+        if not arguments.quiet:
+            print(line, file=err)
+
+    pid = chosen_pid(arguments)
+    outputs = arguments.output or [default_output(pid)]
+    check_outputs(outputs)
+    options = HeapOptions(
+        duration_s=arguments.duration,
+        max_depth=max(1, min(arguments.heap_depth, 1024)),
+        sample_bytes=arguments.heap_sample,
+        unwind=Unwind[arguments.unwind.upper()],
+        allow_seccomp=arguments.allow_seccomp,
+    )
+    with StopSignals() as stop:
+        outcome = attach_heap(pid, options, stop.stopped)
+        if stop.count < 2:
+            report_heap(outcome, outputs, arguments, say)
+    for line in outcome.residue:
+        print(f"pyattach: left behind in process {pid}: {line}", file=err)
+    if outcome.residue:
+        return int(ExitCode.DETACH_INCOMPLETE)
+    if not outcome.target_ended:
+        say("detached: mappings, open files and redirected words are as before")
+    return int(ExitCode.OK)
+
+
+def main(argv: Sequence[str]) -> int:
+    """``pyattach heap``; returns the exit status."""
+    arguments = parser().parse_args(argv)
+    try:
+        return run(arguments, sys.stderr)
+    except PyattachError as error:
+        if arguments.verbose:
+            traceback.print_exc()
+        print(f"pyattach: {error}", file=sys.stderr)  # noqa: T201
+        return int(error.exit_code)

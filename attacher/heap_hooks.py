@@ -1,0 +1,233 @@
+"""The hooks of an attached heap profiler: which words of the target lead there, and whether any still do."""
+
+from __future__ import annotations
+
+import array
+import collections
+import contextlib
+import ctypes
+import dataclasses
+import os
+import time
+from collections.abc import Iterator
+
+from ..errors import UnsupportedTarget
+from ..inject.got import LoadedModule, Slot, loaded_modules, search_order, slots
+from ..inject.heap_layout import FUNCTIONS, PATCHES, Patch, PatchState
+from ..symbols.maps import Maps
+from ..symbols.resolver import Resolver
+from . import procfs
+from .ptrace import Tracee, let_go_of_late_stops
+from .target import TargetProcess
+
+_NAMES = frozenset(FUNCTIONS)
+_PAGE = 4096
+_CHUNK = 1 << 22
+_MOST_SCANNED = 4 << 30
+_MOST_THREADS = 256
+_STACK = 1 << 20
+_STOP_S = 1.0
+_PRESENT = 0b11 << 62  # in memory or in swap (Documentation/admin-guide/mm/pagemap.rst)
+
+
+@dataclasses.dataclass
+class Coverage:
+    """What was found and redirected.  ``elsewhere``: slots that lead to another function than the one that
+    the dynamic linker's order of search gives."""
+
+    modules: set[str] = dataclasses.field(default_factory=set)
+    without: set[str] = dataclasses.field(default_factory=set)
+    kinds: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    elsewhere: int = 0
+
+
+class Hooks:
+    """Slots of all modules; each is given to the stub once.  ``real``: the allocator's functions, in the
+    order of FUNCTIONS and behind them __errno_location.
+
+    Raises UnsupportedTarget where there is no allocator that is called through slots."""
+
+    def __init__(self, target: TargetProcess, resolver: Resolver) -> None:
+        self._target, self._resolver = target, resolver
+        self.coverage = Coverage()
+        self._known: dict[int, Slot] = {}
+        self._seen: set[tuple[int, int]] = set()
+        modules = loaded_modules(resolver.maps, target.read)
+        self.order = search_order(modules, target.read)
+        if not self.order:
+            raise UnsupportedTarget(
+                f"process {target.pid} has no dynamic linker: its calls of malloc can't be redirected",
+                "start it with an allocator in a shared library, or build it without -static",
+            )
+        self.real = tuple(self._find(name) for name in (*FUNCTIONS, "__errno_location"))
+        if not (self.real[0] and self.real[FUNCTIONS.index("free")]):
+            raise UnsupportedTarget(f"process {target.pid}: no module defines malloc and free")
+
+    def _find(self, name: str) -> int:
+        return next((address for _module, address in self.definitions(name)), 0)
+
+    def definitions(self, name: str) -> Iterator[tuple[LoadedModule, int]]:
+        """Modules that define the function, first found first, and where."""
+        for module in self.order:
+            image = None if module.is_loader else self._resolver.image(module.mapping)
+            symbol = image.dynamic_symbol(name.encode()) if image is not None else None
+            if symbol is not None and symbol.value:
+                yield module, symbol.value + module.bias
+
+    def new_patches(self, hooks: dict[str, int]) -> list[Patch]:
+        """For the slots of modules that have come; ``hooks``: where each function's is."""
+        maps = self._target.maps()
+        out = []
+        for module in loaded_modules(maps, self._target.read):
+            key = (module.mapping.start, module.mapping.inode)
+            if key in self._seen or module.is_loader or module.mapping.is_memfd:
+                continue
+            self._seen.add(key)
+            found = [slot for slot in slots(module, _NAMES, self._target.read) if self._leads(slot, module)]
+            for slot in found:
+                self._known[slot.address] = slot
+                out.append(_patch(slot, hooks[slot.name], maps))
+                self.coverage.kinds[slot.kind] += 1
+            (self.coverage.modules if found else self.coverage.without).add(module.path)
+        return out[:PATCHES]
+
+    def _leads(self, slot: Slot, module: LoadedModule) -> bool:
+        """To the allocator's function, or to where it is bound at the first call."""
+        unbound = slot.kind == "JUMP_SLOT" and module.mapping.start <= slot.value < module.end
+        if slot.value == self.real[FUNCTIONS.index(slot.name)] or unbound:
+            return True
+        self.coverage.elsewhere += bool(slot.value)
+        return False
+
+    def facts(self, made: int) -> list[tuple[str, str]]:
+        """For the report; ``made``: how many words were changed."""
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.coverage.kinds.items()))
+        allocator = next((m.path for m, _ in self.definitions("malloc")), "?")
+        return [
+            ("hooked", f"{made} calls in {len(self.coverage.modules)} modules ({kinds}) of {allocator}"),
+            ("not hooked", self._not_reached()),
+        ]
+
+    def _not_reached(self) -> str:
+        parts = ["calls inside of the allocator's own library", "function pointers taken before, and dlsym"]
+        if self.coverage.elsewhere:
+            parts.append(f"{self.coverage.elsewhere} slots that lead to other functions")
+        for name in ("_Znwm", "mallocx", "je_malloc", "tc_malloc", "mi_malloc"):
+            definer = next(self.definitions(name), None)
+            if definer is not None and (name != "_Znwm" or "c++" not in os.path.basename(definer[0].path)):  # noqa: PTH119
+                what = "operator new" if name == "_Znwm" else name
+                parts.append(f"{what} of {definer[0].path}")
+        return "; ".join(parts)
+
+    def may_be_held(self, hooks: dict[str, int], image: tuple[int, int]) -> str:
+        """Why some thread may still go to a hook though no slot leads there; empty where none does.
+
+        A program may have taken a function's address meanwhile (`callback = free`).  It is looked for in all
+        private memory that can be written, and in the registers of threads that run.  Those of a thread that
+        sleeps can't be read without disturbing it: it may hold one if it is called from a module that reads
+        its slots as data.
+        """
+        maps = self._target.maps()
+        wanted = set(hooks.values())
+        if self._in_memory(maps, wanted, image):
+            return "the program has taken the address of a function meanwhile"
+        doubtful = self._doubtful_code(maps)
+        tids = self._target.threads()
+        if len(tids) > _MOST_THREADS:
+            return f"{len(tids)} threads are too many to be looked at"
+        for tid in tids:
+            with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+                if self._thread_may_hold(tid, maps, wanted, doubtful):
+                    return f"thread {tid} may hold the address of a function in a register"
+        return ""
+
+    def _in_memory(self, maps: Maps, wanted: set[int], image: tuple[int, int]) -> bool:
+        scanned = 0
+        for mapping in maps:
+            if not mapping.writable or mapping.shared or not mapping.readable or mapping.start == image[0]:
+                continue
+            if image[0] <= mapping.start < image[1] or mapping.path.startswith("[v"):
+                continue
+            for start, size in self._present(mapping.start, mapping.end):
+                scanned += size
+                if scanned > _MOST_SCANNED:
+                    return True  # too much to be looked at
+                with contextlib.suppress(OSError):
+                    if _holds(self._target.read(start, size), wanted):
+                        return True
+        return False
+
+    def _present(self, start: int, end: int) -> Iterator[tuple[int, int]]:
+        with open(f"/proc/{self._target.pid}/pagemap", "rb", buffering=0) as file:
+            for low in range(start, end, _CHUNK):
+                pages = (min(end, low + _CHUNK) - low) // _PAGE
+                entries = array.array("Q", os.pread(file.fileno(), pages * 8, low // _PAGE * 8))
+                run = 0
+                for i, entry in enumerate(entries):
+                    if entry & _PRESENT:
+                        run += 1
+                    elif run:
+                        yield low + (i - run) * _PAGE, run * _PAGE
+                        run = 0
+                if run:
+                    yield low + (len(entries) - run) * _PAGE, run * _PAGE
+
+    def _doubtful_code(self, maps: Maps) -> list[tuple[int, int]]:
+        """Code of modules that may keep a function's address in a register: not only called by the PLT."""
+        paths = set()
+        for slot in self._known.values():
+            mapping = maps.find(slot.address)
+            if slot.kind != "JUMP_SLOT" and mapping is not None:
+                paths.add(mapping.path)
+        defining = {module.path for module, _ in self.definitions("malloc")}
+        return [(m.start, m.end) for m in maps.executable() if m.path in paths - defining]
+
+    def _thread_may_hold(
+        self, tid: int, maps: Maps, wanted: set[int], doubtful: list[tuple[int, int]]
+    ) -> bool:
+        blocked = procfs.read_blocked(self._target.pid, tid)
+        if blocked is None:
+            registers = _registers(tid)
+            return registers is None or bool(wanted & set(registers.values()))
+        mapping = maps.find(blocked.sp)
+        if mapping is None:
+            return True
+        words = array.array("Q")
+        words.frombytes(self._target.read(blocked.sp & ~7, min(mapping.end - (blocked.sp & ~7), _STACK)))
+        return any(low <= word < high for word in words for low, high in doubtful)
+
+
+def _registers(tid: int) -> dict[str, int] | None:
+    """Of a thread that runs, stopped for that moment; None where it did not stop."""
+    deadline = time.monotonic() + _STOP_S
+    while time.monotonic() < deadline:
+        if not let_go_of_late_stops():
+            with Tracee(tid) as tracee:
+                if tracee.interrupt(_STOP_S / 2) is not None:
+                    return tracee.registers()
+        time.sleep(0.001)
+    return None
+
+
+def _holds(data: bytes, wanted: set[int]) -> bool:
+    """Whether a word of ``data`` is in ``wanted``, which differ in their low 16 bits alone or nearly so."""
+    for high in {address >> 16 for address in wanted}:
+        pattern = high.to_bytes(6, "little")
+        at = data.find(pattern)
+        while at >= 0:
+            if at >= 2 and (at - 2) % 8 == 0 and int.from_bytes(data[at - 2 : at + 6], "little") in wanted:
+                return True
+            at = data.find(pattern, at + 1)
+    return False
+
+
+def _patch(slot: Slot, hook: int, maps: Maps) -> Patch:
+    mapping = maps.find(slot.address)
+    permissions = mapping.permissions if mapping is not None else "---"
+    protection = sum(bit for bit, letter in zip((1, 2, 4), permissions, strict=False) if letter in "rwx")
+    return Patch(slot.address, slot.value, hook, protection, PatchState.WANTED)
+
+
+def patch_table(region: object, offset: int) -> ctypes.Array[Patch]:
+    """The patches in the shared memory."""
+    return (Patch * PATCHES).from_buffer(region, offset)  # type: ignore[arg-type]

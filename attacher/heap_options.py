@@ -1,0 +1,72 @@
+"""The command line's words for the heap, and what is said at the end."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Sequence
+
+from ..render.names import printable
+from .heap_profile import KINDS, UNITS
+from .heap_report import report_lines, write_heap_outputs
+from .heap_session import HeapOptions, HeapOutcome
+from .session import Options
+
+_DEPTH = 64
+_POWERS = {"": 0, "K": 10, "M": 20, "G": 30}
+
+
+def byte_count(text: str) -> int:
+    """``512K``, ``1M``, ``4096``: bytes.  Raises ArgumentTypeError."""
+    found = re.fullmatch(r"(\d{1,9})([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    size = int(found[1]) << _POWERS[found[2].upper()] if found else 0
+    if not 1 <= size <= 1 << 40:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes: say 512K or 1M")
+    return size
+
+
+def add_heap_options(p: argparse.ArgumentParser, kind: str, unit: str) -> None:
+    """What is recorded and drawn; ``kind`` and ``unit`` are the options' names."""
+    p.add_argument(
+        kind, dest="heap_kind", choices=list(KINDS), default="peak",
+        help="drawn: all that was allocated, live at the end, live at the peak (default), temporary",
+    )  # fmt: skip
+    p.add_argument(
+        unit, dest="heap_unit", choices=UNITS, default="bytes", help="in bytes (default) or in blocks"
+    )
+    p.add_argument(
+        "--heap-sample", type=byte_count, default=0, metavar="BYTES",
+        help="512K: record one allocation in so many bytes on average (default: all)",
+    )  # fmt: skip
+    p.add_argument(
+        "--heap-depth", type=int, default=_DEPTH, metavar="N",
+        help=f"frames of a stack of the heap at most (default {_DEPTH})",
+    )  # fmt: skip
+
+
+def heap_options(arguments: argparse.Namespace, options: Options) -> HeapOptions:
+    """What a heap session needs of the command line."""
+    return HeapOptions(
+        duration_s=options.duration_s,
+        max_depth=max(1, min(arguments.heap_depth, 1024)),
+        sample_bytes=arguments.heap_sample,
+        unwind=options.unwind,
+        allow_seccomp=options.allow_seccomp,
+    )
+
+
+def report_heap(
+    outcome: HeapOutcome, outputs: Sequence[str], arguments: argparse.Namespace, say: Callable[[str], None]
+) -> None:
+    """Write the files and say what there is to say.  Raises PyattachError."""
+    written: list[str] = []
+    try:
+        write_heap_outputs(outcome, outputs, arguments, written.append)
+    finally:
+        if arguments.verbose:
+            for line in report_lines(outcome, top=5):
+                say(printable(line))
+        totals = dict(outcome.meta.rows)
+        say("; ".join([f"allocated {totals.get('allocated', 'nothing recorded')}", *written]))
+        if outcome.warning:
+            say(outcome.warning)

@@ -1,0 +1,75 @@
+"""What the user gets of a heap session: files, and the sites that matter in words."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+
+from ..errors import PyattachError
+from ..render.facts import facts, share
+from ..render.formats import renderer_for
+from ..render.names import printable, shortened
+from ..render.profile import Profile, Stack
+from ..render.renderer import RenderOptions, encoded
+from .heap_profile import KINDS
+from .heap_session import HeapOutcome
+from .outputs import write
+
+_CALLERS = 3
+_NAME = 80
+
+
+def write_heap_outputs(
+    outcome: HeapOutcome, outputs: Sequence[str], arguments: argparse.Namespace, say: Callable[[str], None]
+) -> None:
+    """Write every file; one that fails does not keep the others from being written.  Raises PyattachError."""
+    drawn: Profile | None = None
+    failed: list[PyattachError] = []
+    for output in outputs:
+        wanted = getattr(arguments, "format", None) or ("text" if output == "-" else None)
+        try:
+            if renderer_for(wanted or output).name == "text":
+                write(output, encoded(line + "\n" for line in report_lines(outcome)))
+            else:
+                drawn = drawn or _profile(outcome, arguments.heap_kind, arguments.heap_unit)
+                write(output, renderer_for(wanted or output).render(drawn, RenderOptions()))
+            if output != "-":
+                say(f"wrote {output}")
+        except PyattachError as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
+
+
+def _profile(outcome: HeapOutcome, kind: str, unit: str) -> Profile:
+    if outcome.result is None:
+        return Profile(outcome.meta, {}, {})
+    return outcome.result.profile(outcome.meta, kind, unit)
+
+
+def report_lines(outcome: HeapOutcome, top: int = 20) -> Iterator[str]:
+    """What was recorded, and for each kind the ``top`` sites by bytes."""
+    rows = facts(outcome.meta) + [("note", printable(note)) for note in outcome.meta.notes]
+    margin = max(len(label) for label, _ in rows)
+    yield from (f"{label:<{margin}}  {value}" for label, value in rows)
+    if outcome.result is None:
+        return
+    for kind, (words, _) in KINDS.items():
+        yield from ("", f"{kind}: {words}", f"{'bytes':>16} {'':>7} {'blocks':>12}  site, and its callers")
+        yield from _sites(outcome, kind, top)
+
+
+def _sites(outcome: HeapOutcome, kind: str, top: int) -> Iterator[str]:
+    assert outcome.result is not None
+    order = outcome.result.places(kind)
+    total = sum(size for _, size, _ in order)
+    for place, size, blocks in order[:top]:
+        named = _named(outcome.result.frames(place, 1 + _CALLERS))
+        yield f"{size:>16,.0f} {share(size, total):>7} {blocks:>12,.0f}  {named}"
+    if len(order) > top:
+        rest = sum(size for _, size, _ in order[top:])
+        yield f"{rest:>16,.0f} {share(rest, total):>7} {'':>12}  {len(order) - top:,} other sites"
+
+
+def _named(stack: Stack) -> str:
+    return " < ".join(shortened(printable(frame.name), _NAME) for frame in reversed(stack))

@@ -1,0 +1,221 @@
+"""One session of the heap profiler: what is done while it records, and what is made of it at the end."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+from collections.abc import Callable
+
+from .. import __version__
+from ..inject.heap_layout import FIRST_ITEM
+from ..inject.heap_region import HeapPlan
+from ..inject.layout import NO_VM_READ, Unwind
+from ..render.profile import Meta
+from ..symbols.address import ReturnAddress
+from ..symbols.maps import Maps
+from ..symbols.resolver import Resolver, proc_opener
+from . import procfs
+from .heap_profile import KINDS, Amount, HeapResult
+from .heap_tables import HeapTables
+from .modules import ModuleTable
+from .shared import SharedMemory, SharedRegion
+from .target import TargetProcess
+
+LEASE_NS = 10_000_000_000
+"""Recording costs no more than it did with pyattach: it may be held up for longer than ticks may go on."""
+
+_LOOK_S = 0.05
+_TICKS = 64  # words of a ring that nothing is written to
+
+
+@dataclasses.dataclass(frozen=True)
+class HeapOptions:
+    """``sample_bytes``: mean bytes between two recorded allocations, 0: all.  The rest as in Options."""
+
+    duration_s: float | None = None
+    max_depth: int = 64
+    sample_bytes: int = 0
+    unwind: Unwind = Unwind.AUTO
+    allow_seccomp: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class HeapOutcome:
+    """``result`` None: nothing was recorded, ``warning`` says why."""
+
+    meta: Meta
+    result: HeapResult | None
+    target_ended: bool
+    residue: tuple[str, ...] = ()
+    warning: str = ""
+
+
+def heap_plan(options: HeapOptions, **more: int | tuple[int, ...]) -> HeapPlan:
+    """The region for one session."""
+    return HeapPlan(
+        period_ns=1,
+        slot_count=1,
+        max_depth=options.max_depth,
+        ring_words=_TICKS,
+        signal=0,
+        unwind=options.unwind,
+        flags=NO_VM_READ if options.allow_seccomp else 0,
+        sample_bytes=options.sample_bytes,
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def code_bytes(maps: Maps) -> int:
+    """Of all executable mappings."""
+    return sum(mapping.end - mapping.start for mapping in maps.executable())
+
+
+def make_resolver(target: TargetProcess) -> Resolver:
+    """With the mappings as they are now."""
+    return Resolver(target.maps(), proc_opener(target.pid), exe_path=target.exe_path())
+
+
+class HeapSession:
+    """From ``begin`` on the stub records; ``record`` looks after it until the end; ``outcome`` last."""
+
+    def __init__(
+        self, target: TargetProcess, options: HeapOptions, plan: HeapPlan, resolver: Resolver | None = None
+    ) -> None:
+        self.target, self.options, self.plan = target, options, plan
+        self.resolver = resolver or make_resolver(target)
+        self.modules = ModuleTable(target, self.resolver, plan)
+        self.notes: list[str] = []
+        self.rows: list[tuple[str, str]] = []
+        self.ended_by = ""
+        self._started_at_unix_s, self.started = time.time(), time.monotonic()
+        self._peak_rss = 0
+        self._named = 0
+
+    def begin(self, stub: SharedRegion) -> None:
+        """The stub is there, and where its memory is."""
+        self.stub = stub
+        self.shared = SharedMemory(stub)
+        self.shared.renew_lease(LEASE_NS)
+        self.tables = HeapTables(stub.memfd, stub.region_offset, self.plan)
+        self.started = time.monotonic()
+
+    def record(self, should_stop: Callable[[], bool], on_look: Callable[[], None] = lambda: None) -> None:
+        """Until the target ends, the time is over or ``should_stop``."""
+        while not self.ended_by:
+            if self.shared.renew_lease(LEASE_NS):
+                self.notes.append("pyattach was held up for so long that the recording ended early")
+            self._look_at_memory()
+            self.follow_maps()
+            on_look()
+            elapsed_s = time.monotonic() - self.started
+            if not self.target.alive() or not self.target.memory_is_current():
+                self.ended_by = "the target ended"
+            elif should_stop():
+                self.ended_by = "stopped by the user"
+            elif self.options.duration_s is not None and elapsed_s >= self.options.duration_s:
+                self.ended_by = "duration reached"
+            else:
+                self.target.pause(_LOOK_S)
+
+    def _look_at_memory(self) -> None:
+        found = re.fullmatch(r"(\d+) kB", procfs.read_status(self.target.pid).get("VmHWM", ""))
+        self._peak_rss = max(self._peak_rss, int(found[1]) * 1024 if found else 0)
+
+    def follow_maps(self) -> None:
+        """Libraries that came and went: for the unwinder there, and for names here."""
+        maps = self.target.maps()
+        if maps == self.resolver.maps or not self.target.memory_is_current():
+            return
+        if maps.executable() == self.resolver.maps.executable():
+            self.resolver.update(maps)
+            return
+        self._name_all()  # while the libraries that go are still known
+        self.resolver.update(maps)
+        if self.modules.refresh(maps, self.shared.bytes, self.shared.control.modules_seq):
+            self.shared.modules_moved()
+
+    def _name_all(self) -> None:
+        self.tables.update()
+        nodes = self.tables.nodes
+        for address in nodes[2 * max(self._named, FIRST_ITEM) :: 2]:
+            self.resolver.resolve(ReturnAddress(address))
+        self._named = len(nodes) // 2
+
+    def outcome(self, residue: tuple[str, ...] = (), warning: str = "") -> HeapOutcome:
+        """What was recorded."""
+        result = HeapResult(self.tables, self.resolver, self.options.sample_bytes)
+        ended = not self.target.alive()
+        meta = Meta(
+            command=self.target.command,
+            pid=self.target.pid,
+            mode="heap",
+            unit="bytes",
+            started_at_unix_s=self._started_at_unix_s,
+            duration_s=time.monotonic() - self.started,
+            ended_by=self.ended_by,
+            version=__version__,
+            rows=tuple(self._facts(result)),
+            notes=(*self.notes, *self._losses(result), *self.resolver.warnings),
+        )
+        return HeapOutcome(meta, result, ended, residue, warning)
+
+    def _facts(self, result: HeapResult) -> list[tuple[str, str]]:
+        rows = [(kind, amount_text(result.amount(kind))) for kind in KINDS]
+        if self.options.sample_bytes:
+            rows.append(("recorded", f"one allocation in {size_text(self.options.sample_bytes)}, on average"))
+        memory = self.tables.memory()
+        share = f", {100 * memory / self._peak_rss:.1f}% of the peak RSS" if self._peak_rss else ""
+        rows.append(("own memory", size_text(memory) + share))
+        return rows + self.rows
+
+    def _losses(self, result: HeapResult) -> list[str]:
+        head, threads = self.tables.head(), self.tables.threads()
+        truncated = result.count_truncated()
+        counted = [
+            (sum(t.unknown_frees for t in threads), "blocks were freed that had not been seen allocated"),
+            (
+                sum(t.nested for t in threads),
+                "calls came inside of others (the allocator's own, or a signal's) and count no second time",
+            ),
+            (sum(t.replaced for t in threads), "blocks had been freed unseen when their address came again"),
+            (sum(t.lost for t in threads) + head.without_thread, "calls were not recorded: no room for them"),
+            (head.without_block, "blocks had no room in the table: they count as live though freed"),
+            (head.nodes.refused + head.sites.refused, "stacks or sites had no room"),
+            (truncated, "recorded allocations have a stack that is not whole"),
+        ]
+        notes = [f"{count:,} {what}" for count, what in counted if count]
+        if head.expired:
+            notes.append("the lease ran out: the recording ended before pyattach's")
+        if head.threads_used > 1:
+            notes.append(
+                f"the peak is known to {size_text(65536 * head.threads_used)}: threads add up their bytes "
+                "by 64 KiB"
+            )
+        return notes
+
+    def close(self) -> None:
+        """Close what is open here."""
+        self.resolver.close()
+        if hasattr(self, "shared"):
+            self.shared.close()
+
+
+def amount_text(amount: Amount) -> str:
+    """``1.5 MB in 1,234 blocks``."""
+    size = f"{amount.size:,.0f} bytes"
+    if not amount.size_error:
+        return f"{size} in {amount.blocks:,.0f} blocks"
+    return (
+        f"{size} (standard error {amount.size_error:,.0f}) in "
+        f"{amount.blocks:,.0f} blocks ({amount.blocks_error:,.0f})"
+    )
+
+
+def size_text(size: float) -> str:
+    """``512 B``, ``64 KiB``, ``1.5 MiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024 or unit == "GiB":
+            break
+        size /= 1024
+    return f"{size:.1f}".removesuffix(".0") + f" {unit}"

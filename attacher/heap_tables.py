@@ -1,0 +1,194 @@
+"""The heap profiler's tables, read from the shared memory: what was allocated where.
+
+They are read through the file, never through a mapping: a mapping would give memory to parts that hold
+none.  What lies there is the target's to write, so every number is checked before it leads anywhere.
+"""
+
+from __future__ import annotations
+
+import array
+import collections
+import ctypes
+import dataclasses
+import os
+import struct
+import weakref
+from collections.abc import Iterator
+
+from ..inject.heap_layout import (
+    COUNTS_IN_PAGE,
+    DIRECTORY,
+    FIRST_ITEM,
+    LEAF_SHIFT,
+    LEAF_WORDS,
+    LINE_SHIFT,
+    LINE_WORDS,
+    SITE_BITS,
+    CountsPage,
+    Heap,
+    HeapThread,
+    Intern,
+    Item,
+)
+from ..inject.heap_region import HeapPlan
+from ..inject.region import PAGE
+
+_CHUNK = 1 << 20
+_COUNTS = struct.Struct("<IIQQQq")
+"""``struct pa_heap_counts``."""
+
+
+@dataclasses.dataclass
+class SiteCounts:
+    """Blocks of one size from one stack, over all threads; ``at_peak``: live when the process's live bytes
+    were highest."""
+
+    allocs: int = 0
+    frees: int = 0
+    temporary: int = 0
+    at_peak: int = 0
+
+    @property
+    def live(self) -> int:
+        """Blocks that were not freed."""
+        return self.allocs - self.frees
+
+
+@dataclasses.dataclass(frozen=True)
+class Block:
+    """A live block: its address, and the number of its site."""
+
+    address: int
+    site: int
+
+
+class HeapTables:
+    """Reads the heap part of the region that ``memfd`` holds from ``region_offset`` on; it keeps the file
+    open as long as it is there itself."""
+
+    def __init__(self, memfd: int, region_offset: int, plan: HeapPlan) -> None:
+        self._memfd = os.dup(memfd)
+        weakref.finalize(self, os.close, self._memfd)
+        self._offset = region_offset + plan.heap_offset
+        self._heap = plan.heap()
+        self.nodes = array.array("Q")
+        """Two words for each node: return address; the caller's node (32 bits)."""
+        self.sites = array.array("Q")
+
+    def head(self) -> Heap:
+        """The heap's first bytes as they are now."""
+        return Heap.from_buffer_copy(self._read(0, ctypes.sizeof(Heap)))
+
+    def memory(self) -> int:
+        """Bytes of memory that the whole file takes now."""
+        return os.fstat(self._memfd).st_blocks * 512
+
+    def update(self) -> None:
+        """Read the nodes and sites that have come since."""
+        head = self.head()
+        self._update(self.nodes, self._heap.nodes, head.nodes.used)
+        self._update(self.sites, self._heap.sites, head.sites.used)
+
+    def _update(self, items: array.array[int], table: Intern, used: int) -> None:
+        size = ctypes.sizeof(Item)
+        have = len(items) // 2
+        used = min(used, table.most)
+        while have < used:
+            count = min(used - have, _CHUNK // size)
+            items.frombytes(self._read(table.items_offset + have * size, count * size))
+            have += count
+
+    def site(self, site: int) -> tuple[int, int]:
+        """Size in bytes and node; of one that is not known, nothing."""
+        if not FIRST_ITEM <= site < len(self.sites) // 2:
+            return 0, 0
+        return self.sites[2 * site], self.sites[2 * site + 1] & 0xFFFF_FFFF
+
+    def threads(self) -> list[HeapThread]:
+        """All that have allocated or freed, and some that have ended."""
+        size = ctypes.sizeof(HeapThread)
+        table = self._read(self._heap.threads_offset, size * self._heap.thread_count)
+        empty = bytes(8)
+        return [
+            HeapThread.from_buffer_copy(table, at)
+            for at in range(0, len(table), size)
+            if table[at : at + 8] != empty
+        ]
+
+    def counts(self) -> dict[int, SiteCounts]:
+        """By site."""
+        seq = self.head().peak_seq
+        out: collections.defaultdict[int, SiteCounts] = collections.defaultdict(SiteCounts)
+        for thread in self.threads():
+            for page in self._pages(thread):
+                for site, peak_seq, allocs, frees, temporary, at_peak in _COUNTS.iter_unpack(page):
+                    total = out[site]
+                    total.allocs += allocs
+                    total.frees += frees
+                    total.temporary += temporary
+                    # Since the peak nothing has changed, or it was noted before the first change.
+                    total.at_peak += at_peak if peak_seq == seq else allocs - frees
+        return dict(out)
+
+    def _pages(self, thread: HeapThread) -> Iterator[bytes]:
+        """Counts, page by page."""
+        number, seen = thread.first_page, 0
+        while number and number <= self._heap.pool_pages and seen < self._heap.pool_pages:
+            page = self._read(self._heap.pool_offset + (number - 1) * PAGE, PAGE)
+            number, used = struct.unpack_from("<II", page)
+            start = CountsPage.counts.offset
+            yield page[start : start + min(used, COUNTS_IN_PAGE) * _COUNTS.size]
+            seen += 1
+
+    def blocks(self) -> Iterator[Block]:
+        """All live blocks, in no order."""
+        follow = array.array("I")
+        follow.frombytes(self._read(self._heap.next_offset, 4 * self._heap.leaf_count))
+        for place, leaf in self._directory():
+            seen = set()
+            while leaf and leaf < self._heap.leaf_count and leaf not in seen:
+                seen.add(leaf)
+                yield from self._leaf(leaf, place << LEAF_SHIFT)
+                leaf = follow[leaf]
+
+    def _directory(self) -> Iterator[tuple[int, int]]:
+        for at, data in self._written(self._heap.directory_offset, 4 * DIRECTORY):
+            words = array.array("I")
+            words.frombytes(data)
+            yield from ((at // 4 + i, leaf) for i, leaf in enumerate(words) if leaf)
+
+    def _leaf(self, leaf: int, base: int) -> Iterator[Block]:
+        for at, data in self._written(self._heap.leaves_offset + leaf * LEAF_WORDS * 4, LEAF_WORDS * 4):
+            words = array.array("I")
+            words.frombytes(data)
+            for i, word in enumerate(words, at // 4):
+                if word:
+                    address = base + (i // LINE_WORDS << LINE_SHIFT) + (word >> SITE_BITS << 3)
+                    yield Block(address, word & ((1 << SITE_BITS) - 1))
+
+    def _written(self, offset: int, size: int) -> Iterator[tuple[int, bytes]]:
+        """The parts of [offset, offset + size) that have memory: where each begins there, and its bytes."""
+        at, end = self._offset + offset, self._offset + offset + size
+        while at < end:
+            try:
+                begin = max(at, os.lseek(self._memfd, at, os.SEEK_DATA))
+            except OSError:  # ENXIO: nothing is written from here on
+                return
+            if begin >= end:
+                return
+            at = min(end, os.lseek(self._memfd, begin, os.SEEK_HOLE))
+            while begin < at:
+                data = os.pread(self._memfd, min(_CHUNK, at - begin), begin)
+                if not data:
+                    return
+                yield begin - self._offset - offset, data
+                begin += len(data)
+
+    def _read(self, offset: int, size: int) -> bytes:
+        data = bytearray()
+        while len(data) < size:
+            piece = os.pread(self._memfd, size - len(data), self._offset + offset + len(data))
+            if not piece:
+                break
+            data += piece
+        return bytes(data).ljust(size, b"\0")

@@ -1,0 +1,5 @@
+/* A library that comes late and allocates: its stack leads through its caller. */
+#include <stdlib.h>
+
+void *heap_late_alloc(size_t size);
+void *heap_late_alloc(size_t size) { return malloc(size); }
