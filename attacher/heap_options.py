@@ -61,7 +61,7 @@ def report_heap(
     """Write the files and say what there is to say.  Raises PyattachError."""
     written: list[str] = []
     try:
-        write_heap_outputs(outcome, outputs, arguments.heap_kind, arguments.heap_unit, written.append)
+        write_heap_outputs(outcome, outputs, arguments, written.append)
     finally:
         if arguments.verbose:
             for line in report_lines(outcome, top=5):

@@ -2,47 +2,49 @@
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Callable, Iterator, Sequence
 
 from ..errors import PyattachError
 from ..render.facts import facts, share
-from ..render.formats import renderer_for, write_atomically
+from ..render.formats import renderer_for
 from ..render.names import printable, shortened
 from ..render.profile import Profile, Stack
-from ..render.renderer import RenderOptions
+from ..render.renderer import RenderOptions, encoded
 from .heap_profile import KINDS
 from .heap_session import HeapOutcome
+from .outputs import write
 
 _CALLERS = 3
 _NAME = 80
 
 
 def write_heap_outputs(
-    outcome: HeapOutcome, outputs: Sequence[str], kind: str, unit: str, say: Callable[[str], None]
+    outcome: HeapOutcome, outputs: Sequence[str], arguments: argparse.Namespace, say: Callable[[str], None]
 ) -> None:
     """Write every file; one that fails does not keep the others from being written.  Raises PyattachError."""
+    drawn: Profile | None = None
     failed: list[PyattachError] = []
     for output in outputs:
-        text = output == "-" or renderer_for(output).name == "text"
-        if output == "-":
-            sys.stdout.write("".join(f"{line}\n" for line in report_lines(outcome)))
-            continue
-        written = (f"{line}\n".encode() for line in report_lines(outcome))
+        wanted = getattr(arguments, "format", None) or ("text" if output == "-" else None)
         try:
-            write_atomically(output, written if text else _drawn(outcome, output, kind, unit))
-            say(f"wrote {output}")
+            if renderer_for(wanted or output).name == "text":
+                write(output, encoded(line + "\n" for line in report_lines(outcome)))
+            else:
+                drawn = drawn or _profile(outcome, arguments.heap_kind, arguments.heap_unit)
+                write(output, renderer_for(wanted or output).render(drawn, RenderOptions()))
+            if output != "-":
+                say(f"wrote {output}")
         except PyattachError as error:
             failed.append(error)
     if failed:
         raise failed[0]
 
 
-def _drawn(outcome: HeapOutcome, output: str, kind: str, unit: str) -> Iterator[bytes]:
-    profile = (
-        outcome.result.profile(outcome.meta, kind, unit) if outcome.result else Profile(outcome.meta, {}, {})
-    )
-    return renderer_for(output).render(profile, RenderOptions())
+def _profile(outcome: HeapOutcome, kind: str, unit: str) -> Profile:
+    if outcome.result is None:
+        return Profile(outcome.meta, {}, {})
+    return outcome.result.profile(outcome.meta, kind, unit)
 
 
 def report_lines(outcome: HeapOutcome, top: int = 20) -> Iterator[str]:

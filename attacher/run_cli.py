@@ -111,6 +111,8 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
     outputs = arguments.output or [_default_output(words[0], arguments.format)]
     check_outputs(outputs, arguments.format)
     program = find_program(words)
+    if arguments.heap and arguments.subprocesses:
+        raise UsageError("--heap is for one process", "leave out -s; for its children: pyattach heap PID")
     options = _with_inherited_filter(session_options(arguments))
     clock = choose_for_child(options.clock, options.rate_hz, jitter=options.jitter)
     with contextlib.ExitStack() as undo:

@@ -25,7 +25,7 @@ function showMatched() {
   if (hits) {
     const whole = sum(anchor.tops, (v) => v.ticks), ticks = sum(anchor.tops, matchedTicks);
     const of = number(found.length) + (found.length >= HIT_LIMIT ? "+" : "");
-    text = `${foundAt < 0 ? "" : number(foundAt + 1) + " of "}${of} · matched ${share(ticks, whole)} (${number(ticks)} ${picture.unit})` +
+    text = `${foundAt < 0 ? "" : number(foundAt + 1) + " of "}${of} · matched ${share(ticks, whole)} (${number(ticks)} ${unit})` +
       (anchor.part ? " of this view" : "");
   }
   find("matched").textContent = text;

@@ -110,7 +110,7 @@ function diffClass(v) {
 
 function figures(block) {
   const ticks = ticksOf(block), v = block.v, parent = (group(block) ?? v).parent, whole = view.root.ticks;
-  const parts = [`${number(ticks)} ${picture.unit}`, `${share(ticks, whole)} of all`];
+  const parts = [`${number(ticks)} ${unit}`, `${share(ticks, whole)} of all`];
   if (parent) parts.push(`${share(ticks, parent.ticks)} of parent`);
   if (v && !v.reverse) parts.push(`self ${number(v.self)} (${share(v.self, whole)})`);
   if (v && picture.diff) {

@@ -3,7 +3,7 @@
 // callers first, where a view node stands for nodes of the tree, or callees first, where it stands for
 // samples, each with the place on its stack up to which the view has got.
 const REST = -1, HIT_LIMIT = 50000;
-let doc, picture, names, modules, kinds, hashes; // of each frame: name, module, colour class, 32 bits
+let doc, picture, names, modules, kinds, hashes, unit; // of each frame: name, module, colour class, 32 bits
 let tree = null; // frame, parent, end, self, total, and in a diff baseSelf and baseTotal, by node
 let removals = [], splitByThread = false;
 
@@ -14,6 +14,7 @@ async function unpacked(base64) {
 
 function readDocument(packed) {
   doc = packed.profile;
+  unit = doc.meta.unit ?? "samples";
   picture = packed.picture;
   const threads = doc.threads.map(([tid, name]) => (name ? `${name}-${tid}` : String(tid)));
   names = doc.frames.map((f) => f[0]).concat(threads);

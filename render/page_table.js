@@ -58,7 +58,7 @@ function fillTable() {
   html("th", { class: "name" }, head, `function${hits ? " (those that match)" : ""}`);
   for (const row of all.slice(0, MOST_ROWS)) {
     const figures = [share(row.self, whole), share(row.total, whole)];
-    const title = `${names[row.frame]}\n${modules[row.frame]}\nself ${number(row.self)}, total ${number(row.total)} ${picture.unit}`;
+    const title = `${names[row.frame]}\n${modules[row.frame]}\nself ${number(row.self)}, total ${number(row.total)} ${unit}`;
     functionRow(body, row.frame, figures, title).classList.toggle("on", row.frame === chosenFrame);
   }
   if (all.length > MOST_ROWS) html("p", {}, list, `and ${number(all.length - MOST_ROWS)} more; search to narrow them down`);
@@ -71,7 +71,7 @@ function sandwich(side, row) {
   for (const [callers, label] of [[true, "called by"], [false, "calls"]]) {
     const found = neighbours(chosenFrame, callers), tab = html("table", { id: callers ? "callers" : "callees" }, part);
     const head = html("tr", {}, html("thead", {}, tab)), body = html("tbody", {}, tab);
-    for (const text of ["of it", picture.unit]) html("th", {}, head, text);
+    for (const text of ["of it", unit]) html("th", {}, head, text);
     const title = callers ? `${crop(names[chosenFrame], 30)} is called by` : "and calls";
     html("th", { class: "name", title: names[chosenFrame] }, head, found.length ? title : `${title} nothing`);
     for (const { frame, ticks } of found.slice(0, NEIGHBOURS))

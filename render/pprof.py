@@ -20,6 +20,9 @@ from .renderer import RenderOptions
 from .tree import EMPTY
 from .wire import chunk, fields, integers, number, packed, signed
 
+_HEAP = {"bytes": ("space", "bytes"), "blocks": ("objects", "count")}
+"""Of a profile of the heap: the name of its values and their unit, by ``Meta.unit``."""
+
 
 class PprofRenderer:
     """For ``go tool pprof``: samples and time by stack, threads as labels."""
@@ -50,7 +53,8 @@ def _message(profile: Profile) -> Iterator[bytes]:
     assert empty == 0  # so it must be
     mode = meta.mode or "samples"
     period_ns = round(1e9 / meta.rate_asked_hz) if meta.rate_asked_hz else 0
-    kinds = [("samples", "count")] + ([(mode, "nanoseconds")] if period_ns else [])
+    counted, in_units = _HEAP.get(meta.unit, ("samples", "count")) if mode == "heap" else ("samples", "count")
+    kinds = [(counted, in_units)] + ([(mode, "nanoseconds")] if period_ns else [])
     for kind, unit in kinds:
         yield chunk(1, number(1, texts[kind]) + number(2, texts[unit]))
     functions: dict[Frame, int] = {}
@@ -74,7 +78,7 @@ def _message(profile: Profile) -> Iterator[bytes]:
     rest += [number(9, round((meta.started_at_unix_s or 0) * 1e9)), number(10, round(meta.duration_s * 1e9))]
     if period_ns:
         rest += [chunk(11, number(1, texts[mode]) + number(2, texts["nanoseconds"])), number(12, period_ns)]
-    rest.append(number(14, texts["samples"]))
+    rest.append(number(14, texts[counted]))
     yield from rest
     for text in texts.numbers:
         yield chunk(6, text.encode("utf-8", "replace"))

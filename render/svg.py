@@ -89,7 +89,6 @@ def _page(profile: Profile, options: RenderOptions, kept: Tree, base: Profile | 
         "subtitle": _subtitle(profile),
         "colours": [classes[index] for index in used_frames(kept)],
         "truth": _TRUTH.format(meta.unit) if profile.total else "",
-        "unit": meta.unit,
         "facts": rows,
         "notes": notes,
         "inverted": options.inverted,
@@ -108,7 +107,7 @@ def _subtitle(profile: Profile) -> str:
     meta = profile.meta
     parts = [f"pid {meta.pid}"] if meta.pid else []
     during = f" in {seconds(meta.duration_s)}" if meta.duration_s else ""
-    return " · ".join([*parts, f"{profile.total:,} {profile.meta.unit}{during}"])
+    return " · ".join([*parts, f"{profile.total:,} {meta.kind or meta.unit}{during}"])
 
 
 def _head(page: dict[str, Any], height: float) -> Iterator[str]:

@@ -129,6 +129,11 @@ static int wait_for_tables(struct pa_control *c)
 }
 
 #ifdef PA_HEAP_PRELOADED
+static void not_started_by_pyattach(char **all)
+{
+	(void)all;
+}
+
 static void begin(struct pa_control *c)
 {
 	__atomic_store_n(&c->here, 1, __ATOMIC_RELEASE);
@@ -136,6 +141,12 @@ static void begin(struct pa_control *c)
 		pa_init(c, c->region_size);
 }
 #else
+static void not_started_by_pyattach(char **all)
+{
+	if (all)
+		record_begin(all);
+}
+
 static void begin(struct pa_control *c)
 {
 	struct pa_slot *slot = slot_at(c, 0);
@@ -156,10 +167,7 @@ void pa_preload(void)
 	for (; envp && *envp && (fd = our_fd(*envp, &rest)) < 0; envp++)
 		;
 	if (fd < 0) {
-#ifndef PA_HEAP_PRELOADED
-		if (all)
-			record_begin(all);
-#endif
+		not_started_by_pyattach(all);
 		return;
 	}
 	c = map_region(fd);
