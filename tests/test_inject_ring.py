@@ -299,6 +299,8 @@ def test_a_damaged_ring_costs_what_was_damaged(data: st.DataObject, stacks: list
     for at, word in hit.items():
         ring.put(at, word)
     assume(not any(word >> 16 & ((1 << 48) - 1) == at for at, word in hit.items()))
+    # Nor is a record one of the others because its time was overwritten by theirs.
+    assume(not any(at - 1 in starts and word in starts for at, word in hit.items()))
     samples = ring.reader.drain(final=True)
     check_bounds(ring, 0, samples)
     assert ring.reader.tail == ring.head
