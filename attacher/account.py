@@ -27,12 +27,14 @@ class CpuAccount:
         self._unseen_before_s = 0.0
         self._measured_at = time.monotonic()
 
-    def measure(self) -> None:
-        """Read what there is.  The clock of a thread that has ended is gone: what was read last has to do."""
+    def measure(self, *, ended: bool) -> None:
+        """Read what there is.  The clock of a thread that has ended is gone: what was read last has to do.
+        ``ended``: the process has, or goes on as another program."""
         at_end_s = self._target.cpu_s_at_end()
         self.known_s = max(self.known_s, self._threads.cpu_s(), at_end_s or 0.0)
-        self._process_s = max(self._process_s, self._read_process())
-        if self._target.alive() or at_end_s is not None:
+        if not ended:
+            self._process_s = max(self._process_s, self._read_process())
+        if not ended or at_end_s is not None:
             self._measured_at = time.monotonic()
 
     def unseen_grown_s(self, *, met: bool) -> float:

@@ -281,7 +281,7 @@ class Session:
         if sweep:
             self._sweep_at = now + SWEEP_S
         if sweep or self.threads.count <= _FEW_THREADS:
-            self.cpu.measure()
+            self.cpu.measure(ended=self.target_ended)
         posted = self.threads.refresh(self.shared.slots, thorough=sweep, patient=self._strays_met())
         if self.shared.control.expired != self._expired_seen:
             self._expired_seen = self.shared.control.expired
@@ -295,7 +295,7 @@ class Session:
             self.store.update_totals()
             if self.governor.limited or now - self.started > _SETTLED_S:
                 self.delivery.look()
-            if self.governor.lowers(self._overhead(), self.cpu.known_s):
+            if self.governor.lowers(self._overhead(), self.cpu.sampled_s):
                 self.shared.set_rate_factor(self.governor.factor)
                 self.clock.slow_down(self.governor.factor)
             if self._unheard():
@@ -362,7 +362,7 @@ class Session:
     def detach(self) -> None:
         """Stop the ticks, take all samples, unload.  The target may go at any point; what can't be
         undone is said in the notes, and found by ``verify``."""
-        self.cpu.measure()
+        self.cpu.measure(ended=self.target_ended or not self.target.memory_is_current())
         try:
             if not self.target_ended:
                 self._stay.leave(self.shared, lambda: self._read_ring(final=True))
@@ -472,7 +472,7 @@ class Session:
         if self.threads.without_slot:
             notes.append(f"{self.threads.without_slot} threads had no room in the table and were not sampled")
         notes += self.cpu.note() + self._strays_note()
-        notes += self.governor.notes(self.options.rate_hz, self._ticks(), self.cpu.known_s)
+        notes += self.governor.notes(self.options.rate_hz, self._ticks(), self.cpu.sampled_s)
         notes += self.options.threads.note(self.threads.left_out.values())
         failed = self.threads.failed(self.shared.slots)
         if failed:

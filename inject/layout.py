@@ -167,7 +167,7 @@ class Slot(ctypes.Structure):
         ("misses", _u64),
         ("cpu_ns", _u64),
         ("factor", _u32),
-        ("pad0", _u32),
+        ("busy", _u32),
         ("ticks", _u64),
         ("name", ctypes.c_char * 16),
         ("pad", _u64),

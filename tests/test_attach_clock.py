@@ -206,6 +206,16 @@ def test_equal_work_has_equal_shares_in_any_order(spawn: Spawn, name: str) -> No
 
 
 @pytest.mark.parametrize("name", CLOCKS)
+def test_ticks_that_come_together_wake_nobody(spawn: Spawn, name: str) -> None:
+    """A thread's own and the process's: the kernel would hand on what a handler blocks."""
+    with spawn("masked", "open") as target:
+        outcome = sample(target.pid, 199, name, cpu_s=2)
+        check_detached(target)
+        assert target.finish() == "eintr 0\n"
+    assert not any("had woken" in note for note in outcome.profile.meta.notes)
+
+
+@pytest.mark.parametrize("name", CLOCKS)
 def test_a_thread_that_sleeps_is_woken_once_at_most(spawn: Spawn, name: str) -> None:
     """The process's clock has to signal it where the one that runs blocks the signal: there it ends."""
     with spawn("masked") as target:

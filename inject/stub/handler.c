@@ -116,7 +116,7 @@ static void count_cost(struct pa_control *c, struct pa_slot *slot, u32 index, u6
 	slot->cycles += cycles;
 }
 
-static void tick(struct pa_control *c, u32 index, const void *ucontext)
+static void sample(struct pa_control *c, u32 index, const void *ucontext)
 {
 	u64 start = cycles_now(), now, cpu_ns;
 	u32 weight;
@@ -148,6 +148,16 @@ static void tick(struct pa_control *c, u32 index, const void *ucontext)
 		count_cost(c, slot, index, cycles_now() - start);
 	else
 		slot->cycles += cycles_now() - start;
+}
+
+/* Its own signal is not blocked in the handler (stub.c). */
+static void tick(struct pa_control *c, u32 index, const void *ucontext)
+{
+	struct pa_slot *slot = slot_at(c, index);
+	if (__atomic_exchange_n(&slot->busy, 1, __ATOMIC_RELAXED))
+		return;
+	sample(c, index, ucontext);
+	__atomic_store_n(&slot->busy, 0, __ATOMIC_RELEASE);
 }
 
 /* A signal meets a thread that sleeps only where the one that runs blocks it (as all do for a moment when they

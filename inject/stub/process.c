@@ -48,7 +48,7 @@ static i64 set_tick(struct pa_control *c, i32 timer, u64 cpu_ns, u64 random)
 {
 	u64 span_ns = c->stray_periods * c->period_ns, room = 1 + (span_ns > c->stray_jump_ns ? span_ns - c->stray_jump_ns : 0);
 	u64 x = (random ^ c->nonce) * 0x9e3779b97f4a7c15UL;
-	u64 next_ns = c->stray_cpu_ns + (c->jitter_ns ? (x >> 20) % room : room / 2);
+	u64 next_ns = c->stray_cpu_ns + (x >> 20) % room;
 	/* What is over already would tick at once, and meet the same instruction again. */
 	u64 soonest_ns = cpu_ns + c->tick_ns / 4;
 	return set_timer(timer, TIMER_ABSTIME, next_ns > soonest_ns ? next_ns : soonest_ns, 0);

@@ -207,7 +207,7 @@ struct pa_slot {
 	u64 misses;
 	u64 cpu_ns; /* the thread's CPU time at which the next period begins that has no sample yet */
 	u32 factor; /* the rate_factor its timer was armed with */
-	u32 pad0;
+	u32 busy;  /* 1: its handler runs; a tick that comes meanwhile, to the same thread, does nothing */
 	u64 ticks; /* that came, also those that took no sample */
 	char name[16]; /* of a thread that records itself, as last logged */
 	u64 pad;

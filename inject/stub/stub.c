@@ -59,13 +59,16 @@ static i64 make_private_page(void)
 	return 0;
 }
 
+/* While a handler runs all signals are blocked but its own.  A thread that begins to block one that the process has
+ * pending, as when its own tick and the process's come together, hands that to another thread, and wakes one that
+ * sleeps for it (kernel/signal.c, retarget_shared_pending). */
 static i64 take_signal(struct pa_control *c)
 {
 	struct kernel_sigaction action = {
 		.handler = (u64)pa_handler,
-		.flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK | SA_RESTORER,
+		.flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK | SA_NODEFER | SA_RESTORER,
 		.restorer = (u64)pa_restorer,
-		.mask = ~0UL,
+		.mask = ~(1UL << (c->signal - 1)),
 	};
 	i64 err = sys4(SYS_rt_sigaction, c->signal, 0, &pa.old, 8);
 	if (err)

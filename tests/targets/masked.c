@@ -1,4 +1,4 @@
-/* A thread that blocks all signals and works, while the main thread sleeps in epoll_wait, where any signal that is
+/* A thread that blocks all signals and works (masked open: it blocks none), while the main thread sleeps in epoll_wait, where any signal that is
  * handled ends the call.  Ends with stdin; prints "eintr N", how often that was so.
  */
 #include "target.h"
@@ -17,7 +17,7 @@ static void *worker(void *argument) {
     return x ? argument : NULL;
 }
 
-int main(void) {
+int main(int count, char **words) {
     sigset_t all, before;
     struct epoll_event event = {.events = EPOLLIN};
     unsigned long interruptions = 0;
@@ -25,6 +25,8 @@ int main(void) {
     if (epoll < 0 || epoll_ctl(epoll, EPOLL_CTL_ADD, STDIN_FILENO, &event))
         die("epoll");
     sigfillset(&all);
+    if (count > 1 && !strcmp(words[1], "open"))
+        sigemptyset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     pthread_t thread = start_thread("masked", worker, NULL);
     pthread_sigmask(SIG_SETMASK, &before, NULL);

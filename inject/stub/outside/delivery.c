@@ -22,9 +22,9 @@ static i64 take_signal(u32 signo)
 {
 	struct kernel_sigaction action = {
 		.handler = (u64)on_tick,
-		.flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK | SA_RESTORER, /* as in stub.c */
+		.flags = SA_SIGINFO | SA_RESTART | SA_ONSTACK | SA_NODEFER | SA_RESTORER, /* as in stub.c */
 		.restorer = (u64)pa_delivery_restorer,
-		.mask = ~0UL,
+		.mask = ~(1UL << (signo - 1)),
 	};
 	return sys4(SYS_rt_sigaction, signo, &action, 0, 8);
 }
