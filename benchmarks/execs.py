@@ -4,6 +4,7 @@ and how much longer does it take?"""
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import time
@@ -11,13 +12,17 @@ from collections.abc import Iterator
 
 import common
 
+from pyattach.attacher.clock import why_no_events
+
 RATE_HZ = 997
+CLOCKS = ["timer", "perf"]
 
 
 @contextlib.contextmanager
-def sampled(pid: int) -> Iterator[list[str]]:
-    """pyattach at work on ``pid``; afterwards the list holds what it said of execs."""
-    command = [sys.executable, "-m", "pyattach", str(pid), "--hz", str(RATE_HZ), "--no-live", "-o", "-"]
+def sampled(pid: int, clock: str) -> Iterator[list[str]]:
+    """pyattach at work on ``pid`` under a clock; afterwards the list holds what it said of execs."""
+    command = [sys.executable, "-m", "pyattach", str(pid), "--hz", str(RATE_HZ)]
+    command += ["--clock", clock, "--no-live", "-o", "-"]
     said: list[str] = []
     with subprocess.Popen(
         command, cwd=common.ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -59,14 +64,19 @@ def took_s(process: subprocess.Popen[str]) -> float:
 def measure(name: str, *words: object) -> None:
     with common.running("execs", *words) as process:
         alone_s = took_s(process)
-    with common.running("execs", *words) as process, sampled(process.pid) as said:
-        with_s = took_s(process)
-    print(f"{name:>14}  alone {alone_s:6.2f} s  sampled {with_s:6.2f} s  none died  {'; '.join(said)}")
+    for clock in CLOCKS:
+        with common.running("execs", *words) as process, sampled(process.pid, clock) as said:
+            with_s = took_s(process)
+        times = f"alone {alone_s:6.2f} s  sampled {with_s:6.2f} s"
+        print(f"{name:>14}  {clock:5}  {times}  none died  {'; '.join(said)}", flush=True)
 
 
 def main() -> None:
     quick = common.arguments(__doc__ or "").quick
     print(common.machine())
+    if why := why_no_events(os.getpid()):
+        print(f"without perf: {why}")
+        CLOCKS.remove("perf")
     execs, forks = (60, 1000) if quick else (500, 10_000)
     measure(f"{execs} execs", execs, 2)
     measure(f"{execs} execs slow", execs, 50)
