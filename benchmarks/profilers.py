@@ -19,6 +19,7 @@ from common import DEADLINE_S
 
 from pyattach.attacher.session import Options, Outcome, Progress
 from pyattach.attacher.session import attach as run_session
+from pyattach.render.profile import Meta
 
 SETTLE_S = 0.15
 BEGUN_S = 3.3
@@ -38,10 +39,12 @@ def nothing(_pid: int) -> Iterator[None]:
 
 @dataclasses.dataclass
 class Pyattach:
-    """A session in this process; ``shares`` is what it said of itself, a share of CPU time per session."""
+    """A session in this process; ``metas`` is what each said of itself, ``shares`` handler and delivery as a
+    share of CPU time."""
 
     clock: str
     rate_hz: int
+    metas: list[Meta] = dataclasses.field(default_factory=list)
     shares: list[float] = dataclasses.field(default_factory=list)
 
     @contextlib.contextmanager
@@ -67,6 +70,7 @@ class Pyattach:
             stop.set()
             thread.join()
         meta = outcomes[0].profile.meta
+        self.metas.append(meta)
         if meta.handler_share is not None and meta.delivery_share is not None:
             self.shares.append(meta.handler_share + meta.delivery_share)
 

@@ -1,14 +1,16 @@
-/* A thread that reads the cycle counter without a pause and keeps the gaps: gaps FILE DEPTH
+/* A thread that reads the cycle counter without a pause and keeps the gaps: gaps FILE DEPTH [THREADS]
  *
  * A gap in which a signal was delivered is told from others (the kernel's tick, the hypervisor) by what the kernel's
  * signal frame leaves below the stack, whosever handler it is.  FILE is mapped: [0] cycles in all, [1] cycles per
  * second; asked of it in [2] clock (0 none, 1 timer, 2 perf) and [3] rate: ticks of such a clock with an EMPTY
  * handler, what any profiler in a signal handler has to pay.  From word 8 on two histograms of gaps of more than
  * 0.3 us, in bins of 1/16 us: other gaps, and those with a signal.  DEPTH calls lie below the loop.
+ * Of THREADS (1) all but this one sleep.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/perf_event.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -117,8 +119,14 @@ __attribute__((noinline)) static uint64_t descend(int depth, uint64_t hz) {
     return here;
 }
 
+static void *sleeper(void *none) {
+    for (;;)
+        pause();
+    return none;
+}
+
 int main(int count, char **words) {
-    int file = count == 3 ? open(words[1], O_RDWR) : -1;
+    int file = count >= 3 ? open(words[1], O_RDWR) : -1;
     uint64_t begin_ns = ns(), begin = __rdtsc(), hz;
     if (file < 0)
         return 2;
@@ -129,6 +137,11 @@ int main(int count, char **words) {
         ;
     hz = (__rdtsc() - begin) * 1000000000u / (ns() - begin_ns);
     shared[1] = hz;
+    for (int i = 1; i < (count > 3 ? atoi(words[3]) : 1); i++) {
+        pthread_t thread;
+        if (pthread_create(&thread, NULL, sleeper, NULL))
+            return 6;
+    }
     puts("ready");
     fflush(stdout);
     return (int)descend(atoi(words[2]), hz);
