@@ -38,7 +38,7 @@ void timer_again(struct pa_control *c, struct pa_slot *slot, u64 cpu_ns, u64 ran
 	u64 period_ns = c->period_ns * factor, longer = period_ns - c->period_ns;
 	u64 x = (random ^ slot->tid ^ c->nonce) * 0x9e3779b97f4a7c15UL;
 	u64 next_ns = slot->cpu_ns + longer / 2 + (x >> 20) % (longer + c->jitter_ns + 1);
-	u64 soonest_ns = cpu_ns + c->tick_ns / 4; /* what is over already would tick at once, at the same place */
+	u64 soonest_ns = cpu_ns + c->tick_ns / 32; /* what is over already would tick at once, at the same place */
 	if (!timer)
 		return;
 	/* Should it have been deleted since, the number names nothing: the kernel counts them up. */
