@@ -66,6 +66,16 @@ def test_a_python_program(tmp_path: Path) -> None:
     assert len({tid for tid, _ in profile.weights}) == 2
 
 
+def test_no_thread_goes_silent(tmp_path: Path) -> None:
+    """A tick that comes into the handler, which looks at the mappings there, is not the last of its thread."""
+    for run in range(8):
+        _, profile = recorded(tmp_path / f"{run}", "/usr/bin/python3", "-c", BUSY, PYATTACH_HZ="199")
+        ticks = {tid: 0 for tid, _ in profile.weights}
+        for (tid, _), weight in profile.weights.items():
+            ticks[tid] += weight
+        assert len(ticks) == 2 and min(ticks.values()) > 0.4 * 199 * 0.8, ticks
+
+
 def test_a_program_that_is_killed(tmp_path: Path) -> None:
     out = tmp_path / "o"
     words, pipe = [build_target("recurse"), "200"], subprocess.PIPE

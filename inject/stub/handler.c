@@ -116,6 +116,8 @@ static void count_cost(struct pa_control *c, struct pa_slot *slot, u32 index, u6
 	slot->cycles += cycles;
 }
 
+enum busy { BUSY = 1, BUSY_AND_TICKED };
+
 static void sample(struct pa_control *c, u32 index, const void *ucontext)
 {
 	u64 start = cycles_now(), now, cpu_ns;
@@ -150,14 +152,21 @@ static void sample(struct pa_control *c, u32 index, const void *ucontext)
 		slot->cycles += cycles_now() - start;
 }
 
-/* Its own signal is not blocked in the handler (stub.c). */
+/* Its own signal is not blocked in the handler (stub.c).  A tick that comes into one does nothing; but where each tick
+ * sets the next, that one is set by the handler it came into, or it was the thread's last. */
 static void tick(struct pa_control *c, u32 index, const void *ucontext)
 {
 	struct pa_slot *slot = slot_at(c, index);
-	if (__atomic_exchange_n(&slot->busy, 1, __ATOMIC_RELAXED))
+	u32 idle = 0;
+	if (!__atomic_compare_exchange_n(&slot->busy, &idle, BUSY, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+		__atomic_store_n(&slot->busy, BUSY_AND_TICKED, __ATOMIC_RELAXED);
 		return;
+	}
 	sample(c, index, ucontext);
-	__atomic_store_n(&slot->busy, 0, __ATOMIC_RELEASE);
+	while (__atomic_exchange_n(&slot->busy, 0, __ATOMIC_RELEASE) == BUSY_AND_TICKED) {
+		__atomic_store_n(&slot->busy, BUSY, __ATOMIC_RELAXED);
+		timer_again(c, slot, read_clock_ns(CLOCK_THREAD_CPUTIME_ID), clock_ns());
+	}
 }
 
 /* A signal meets a thread that sleeps only where the one that runs blocks it (as all do for a moment when they

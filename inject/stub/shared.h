@@ -207,7 +207,7 @@ struct pa_slot {
 	u64 misses;
 	u64 cpu_ns; /* the thread's CPU time at which the next period begins that has no sample yet */
 	u32 factor; /* the rate_factor its timer was armed with */
-	u32 busy;  /* 1: its handler runs; a tick that comes meanwhile, to the same thread, does nothing */
+	u32 busy;  /* 1: its handler runs; 2: and a tick came meanwhile (handler.c) */
 	u64 ticks; /* that came, also those that took no sample */
 	char name[16]; /* of a thread that records itself, as last logged */
 	u64 pad;
