@@ -2,7 +2,10 @@
  *
  * A line is four words, written and read in no particular order; the first is the key combined with the
  * other three, so a line that is half one rule and half another matches no key.  The key holds the module
- * table's generation: what was found before a library came or went is not believed after. */
+ * table's generation: what was found before a library came or went is not believed after.
+ *
+ * Where a tick hits is hardly ever hit again, but its rule is that of hundreds of addresses around.  So a rule is
+ * also kept by block of addresses, the last one found there, with the part of the block for which it holds. */
 #ifndef PA_CACHE_H
 #define PA_CACHE_H
 
@@ -11,6 +14,15 @@
 static inline u64 cache_key(const struct pa_unwinder *u, u64 address)
 {
 	return address ^ ((u64)(u->generation & 0xffff) << 48);
+}
+
+/* Of a block: no code of a program has an address with this bit set. */
+#define BLOCK_TAG USER_SPACE_END
+#define BLOCK_BYTES 256UL
+
+static inline u64 block_of(u64 address)
+{
+	return (address & ~(BLOCK_BYTES - 1)) | BLOCK_TAG;
 }
 
 static inline struct pa_cache_line *cache_line(const struct pa_unwinder *u, u64 address)
@@ -38,6 +50,24 @@ static inline void cache_put(struct pa_unwinder *u, u64 address, const struct pa
 	for (u32 i = 0; i < 3; i++)
 		__atomic_store_n(&line->word[i], word[i], __ATOMIC_RELAXED);
 	__atomic_store_n(&line->check, cache_key(u, address) ^ word[0] ^ word[1] ^ word[2], __ATOMIC_RELAXED);
+}
+
+/* The rule of an address by its block. */
+static inline int cache_get_near(struct pa_unwinder *u, u64 address, struct pa_rule *out)
+{
+	u64 at = address & (BLOCK_BYTES - 1);
+	return cache_get(u, block_of(address), out) && at >= out->below && at <= out->above;
+}
+
+/* Keep it for its block: there `below` and `above` are the first and the last place for which it holds. */
+static inline void cache_put_near(struct pa_unwinder *u, u64 address, struct pa_rule rule)
+{
+	u64 at = address & (BLOCK_BYTES - 1), room = BLOCK_BYTES - 1 - at;
+	if ((rule.kind != PA_RULE_OFFSET && rule.kind != PA_RULE_DEREF) || !(rule.below | rule.above))
+		return;
+	rule.below = (u8)(at - (rule.below < at ? rule.below : at));
+	rule.above = (u8)(at + (rule.above < room ? rule.above : room));
+	cache_put(u, block_of(address), &rule);
 }
 
 #endif

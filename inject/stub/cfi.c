@@ -66,6 +66,7 @@ struct entry { /* what CIE and FDE say together */
 	u8 signal_frame;
 	u8 has_augmentation;
 	u64 start, range;
+	u64 row_start, row_end; /* all addresses in between have the row that was found */
 	u64 initial, initial_end; /* the CIE's instructions */
 	u64 program, program_end; /* the FDE's */
 };
@@ -208,11 +209,14 @@ static int read_fde(const struct pa_tables *t, u64 at, struct entry *e)
 	return !b.bad && e->program <= end;
 }
 
-/* The last entry of the sorted table at `table` that starts at or below `address`. */
-static int search(const struct pa_tables *t, u64 table, u64 count, int own, u64 data_base, u64 address, u64 *fde)
+/* The last entry of the sorted table at `table` that starts at or below `address`; *next gets where the one behind
+ * it starts. */
+static int search(const struct pa_tables *t, u64 table, u64 count, int own, u64 data_base, u64 address, u64 *fde,
+		  u64 *next)
 {
 	u64 low = 0, high = count, first = 0, held = 0, width = own ? 16 : 8;
 	u8 bytes[SEARCH_BYTES]; /* entries [first, first + held): the last steps ask the kernel no more */
+	*next = ~0UL;
 	/* Invariant: entries below `low` start at or below address, those from `high` on above it. */
 	while (low < high) {
 		u64 middle = low + (high - low) / 2, start = 0;
@@ -230,8 +234,10 @@ static int search(const struct pa_tables *t, u64 table, u64 count, int own, u64 
 			start = data_base + (u64)(i64)(i32)start;
 		if (start <= address)
 			low = middle + 1;
-		else
+		else {
 			high = middle;
+			*next = start;
+		}
 	}
 	if (!low)
 		return 0;
@@ -245,11 +251,11 @@ static int search(const struct pa_tables *t, u64 table, u64 count, int own, u64 
 }
 
 /* Where the FDE for `address` lies.  Returns 1, 0 when there is none, -1 when unreadable, -2 malformed. */
-static int find_fde(const struct pa_tables *t, const struct pa_module *m, u64 address, u64 *fde)
+static int find_fde(const struct pa_tables *t, const struct pa_module *m, u64 address, u64 *fde, u64 *next)
 {
 	u8 header[32];
 	if (m->flags & PA_MODULE_OWN_INDEX)
-		return search(t, m->table, m->table_size / sizeof(struct pa_index_entry), 1, 0, address, fde);
+		return search(t, m->table, m->table_size / sizeof(struct pa_index_entry), 1, 0, address, fde, next);
 	if (m->table_size < 12)
 		return -2;
 	u64 size = m->table_size < sizeof(header) ? m->table_size : sizeof(header);
@@ -266,7 +272,7 @@ static int find_fde(const struct pa_tables *t, const struct pa_module *m, u64 ad
 	u64 table = (u64)(b.at - header);
 	if (b.bad || count > (m->table_size - table) / 8)
 		return -2;
-	return search(t, m->table + table, count, 0, m->table, address, fde);
+	return search(t, m->table + table, count, 0, m->table, address, fde, next);
 }
 
 struct interpreter {
@@ -276,6 +282,7 @@ struct interpreter {
 	u32 remembered_count;
 	u32 left; /* instructions that may still be run */
 	u64 location, target;
+	u64 row_start; /* where the row begins that is being made */
 };
 
 static void set_column(struct interpreter *x, u64 reg, u8 kind, i64 value)
@@ -301,10 +308,17 @@ static int take_expression(struct pa_bytes *b, u64 at, const u8 *base, u64 limit
 	return 1;
 }
 
+/* The row's successor begins at `location`: the row is the one wanted if that is behind the target. */
+static int go_to(struct interpreter *x, u64 location)
+{
+	x->row_start = x->location;
+	x->location = location;
+	return location > x->target;
+}
+
 static int advance(struct interpreter *x, u64 delta)
 {
-	x->location += delta * x->e->code_align;
-	return x->location > x->target; /* this row's successor begins behind the target: done */
+	return go_to(x, x->location + delta * x->e->code_align);
 }
 
 /* One instruction.  Returns 0 to go on, 1 when the row is found, -1 when malformed.  `skip` gets the bytes of
@@ -329,8 +343,7 @@ static int instruction(struct interpreter *x, struct pa_bytes *b, u64 at, const 
 	switch (op) {
 	case 0x00: return 0;
 	case 0x01: /* set_loc */
-		x->location = take_pointer(b, x->e->pointer_encoding, at, base, 0);
-		return x->location > x->target;
+		return go_to(x, take_pointer(b, x->e->pointer_encoding, at, base, 0));
 	case 0x02: return advance(x, take_fixed(b, 1));
 	case 0x03: return advance(x, take_fixed(b, 2));
 	case 0x04: return advance(x, take_fixed(b, 4));
@@ -452,8 +465,8 @@ static int run(struct interpreter *x, u64 from, u64 end)
 /* The row for `address`.  Returns 1; 0: no table covers it; -1: unreadable; -2: malformed. */
 static int find_row(const struct pa_tables *t, const struct pa_module *m, u64 address, struct entry *e, struct row *out)
 {
-	u64 fde;
-	int found = find_fde(t, m, address, &fde);
+	u64 fde, next;
+	int found = find_fde(t, m, address, &fde, &next);
 	if (found < 1)
 		return found;
 	*e = (struct entry){0};
@@ -471,6 +484,9 @@ static int find_row(const struct pa_tables *t, const struct pa_module *m, u64 ad
 	}
 	if (done < 0)
 		return done == -2 ? -1 : -2;
+	e->row_start = done ? x.row_start : x.location;
+	e->row_end = done ? x.location : e->start + e->range;
+	e->row_end = e->row_end < next ? e->row_end : next;
 	*out = x.row;
 	return 1;
 }
@@ -526,6 +542,7 @@ static int pack_cfa(const struct pa_tables *t, const struct row *row, u64 addres
 	if (plt_offset(t, row->cfa_at, row->cfa_length, address, &out->cfa_offset)) {
 		out->kind = PA_RULE_OFFSET;
 		out->cfa_register = PA_REG_SP;
+		out->below = out->above = 0; /* it depends on the address itself */
 		return 1;
 	}
 	if (simple_breg(t, row->cfa_at, row->cfa_length, &out->cfa_register, &offset, &last) &&
@@ -537,10 +554,21 @@ static int pack_cfa(const struct pa_tables *t, const struct row *row, u64 addres
 	return 0;
 }
 
+/* How far the row reaches from `address`, as far as a byte can say it. */
+static void pack_reach(const struct entry *e, u64 address, struct pa_rule *out)
+{
+	u64 below = address - e->row_start, above = e->row_end - address - 1;
+	if (address < e->row_start || address >= e->row_end)
+		return; /* tables that go back and forth */
+	out->below = (u8)(below < 255 ? below : 255);
+	out->above = (u8)(above < 255 ? above : 255);
+}
+
 static int pack(const struct pa_tables *t, const struct entry *e, const struct row *row, u64 address, struct pa_rule *out)
 {
 	const struct column *ra = &row->regs[e->return_register];
 	int from_cfa = 0, from_fp = 0;
+	pack_reach(e, address, out);
 	if (ra->kind != COLUMN_OFFSET || !small_words(ra->value, &out->return_at) || !pack_cfa(t, row, address, out))
 		return 0;
 	if (row->regs[PA_REG_SP].kind != COLUMN_SAME)
@@ -664,8 +692,8 @@ enum pa_end pa_cfi_step(struct pa_unwinder *u, const struct pa_module *m, u64 ad
 int pa_cfi_start(const struct pa_tables *t, const struct pa_module *m, u64 address, u64 *start)
 {
 	struct entry e;
-	u64 fde;
-	if (!m->table || find_fde(t, m, address, &fde) < 1 || read_fde(t, fde, &e) < 1 || address - e.start >= e.range)
+	u64 fde, next;
+	if (!m->table || find_fde(t, m, address, &fde, &next) < 1 || read_fde(t, fde, &e) < 1 || address - e.start >= e.range)
 		return 0;
 	*start = e.start;
 	return 1;

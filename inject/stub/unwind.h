@@ -66,7 +66,7 @@ struct pa_rule {
 	i32 cfa_offset;
 	i16 saved_at[PA_PRESERVED]; /* where the callee-saved registers lie, in words; PA_SAME: not saved */
 	i16 return_at;              /* where the return address lies, in words from the CFA */
-	i16 pad2[7 - PA_PRESERVED];
+	u8 below, above; /* it holds for so many addresses before and behind this one, too, at least */
 };
 _Static_assert(sizeof(struct pa_rule) == 24, "three words");
 

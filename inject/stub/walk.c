@@ -106,6 +106,11 @@ void pa_find_rule(struct pa_unwinder *u, u64 address, struct pa_rule *rule, stru
 		if (rule->kind != PA_RULE_FULL || u->find_module(u->modules, address, module))
 			return;
 	}
+	if (u->cache && cache_get_near(u, address, rule)) {
+		u->hits++;
+		cache_put(u, address, rule);
+		return;
+	}
 	u->misses++;
 	if (!u->find_module(u->modules, address, module)) {
 		*rule = (struct pa_rule){.kind = PA_RULE_NO_CFI};
@@ -117,8 +122,10 @@ void pa_find_rule(struct pa_unwinder *u, u64 address, struct pa_rule *rule, stru
 		*rule = (struct pa_rule){.kind = PA_RULE_NO_CFI};
 	else
 		pa_cfi_rule(&u->tables, module, address, rule);
-	if (u->cache && rule->kind != PA_RULE_GONE)
+	if (u->cache && rule->kind != PA_RULE_GONE) {
 		cache_put(u, address, rule);
+		cache_put_near(u, address, *rule);
+	}
 }
 
 /* One step for code at `address`.  PA_END_NONE: `f` is the caller now; *exact: its ip is no return address. */
