@@ -7,6 +7,7 @@ unwinder, compiled with sanitizers: a crash or a read too far is a failed test.
 from __future__ import annotations
 
 import re
+import statistics
 import struct
 import subprocess
 from collections.abc import Callable
@@ -290,6 +291,73 @@ def test_instructions(
             assert step.registers[register] == value
         for register in range(16):
             assert step.knows(register) or register not in (*PRESERVED, SP)
+
+
+ROWS = b"".join(
+    bytes([0x41 + n % 5, 0x0E, 16 + 8 * (n % 3), 0x83 + n % 2, 2 + n % 4])
+    + bytes([0x03, *divmod(n * 37, 256)][::-1])
+    for n in range(20)
+)
+"""Rows of a few bytes and of hundreds."""
+
+
+@pytest.mark.parametrize(
+    ("program", "says_much"),
+    [
+        pytest.param(b"", True, id="one row"),
+        pytest.param(b"\x41\x0e\x10\x42\x0e\x18", True, id="a prologue"),
+        pytest.param(ROWS, True, id="rows of many lengths"),
+        pytest.param(b"\x04\xff\x00\x00\x00\x0e\x18\x41\x0e\x10", True, id="rows at the edge of a block"),
+        pytest.param(
+            b"\x0f" + block(0x77, 8, 0x80, 0, 0x3F, 0x1A, 0x3B, 0x2A, 0x33, 0x24, 0x22), False, id="plt"
+        ),
+        pytest.param(b"\x16\x03" + block(0x77, 32), False, id="full"),
+    ],
+)
+def test_what_is_kept_by_block_is_what_the_tables_say(driver: Path, program: bytes, says_much: bool) -> None:
+    for size in (0x1000, 0x777):
+        said, silent = map(int, re.findall(r"\d+", call(driver, "near", tables(program, size=size), CODE, 0)))
+        assert silent > 0
+        assert (said > 10_000) == says_much, said
+
+
+def many_functions(own: bool) -> tuple[bytes, list[tuple[int, int, int]]]:
+    """One CIE, 2,000 functions of unequal sizes, each with a frame of its own; their starts, sizes and frames."""
+    sizes = [1 + (n * n * 7 % 29) * (n % 2) + (900 if n % 500 == 499 else 0) for n in range(2000)]
+    head = (16 if own else 8) * len(sizes) + 16
+    first = entry(b"\0" * 4 + Cie().body(), False)
+    index, fdes, functions, at, start = [], b"", [], TABLES + head + len(first), CODE + 5
+    for number, size in enumerate(sizes):
+        frame = 16 + 8 * (number % 40)
+        content = struct.pack("<I", at + 4 - (TABLES + head)) + pointer(0x1B, start, at + 8)
+        fde = entry(content + struct.pack("<IB", size, 0) + b"\x0e" + uleb(frame), False)
+        index.append((start, at))
+        functions.append((start, size, frame))
+        fdes, at, start = fdes + fde, at + len(fde), start + size + (number % 3 == 0)  # with gaps
+    if own:
+        header = b"".join(struct.pack("<QQ", *pair) for pair in index)
+    else:
+        header = struct.pack("<4BiI", 1, 0x1B, 0x03, 0x3B, head - 4, len(index))
+        header += b"".join(struct.pack("<ii", begin - TABLES, place - TABLES) for begin, place in index)
+    return header.ljust(head, b"\0") + first + fdes + b"\0\0\0\0", functions
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["search table", "own index"])
+def test_a_function_among_many_is_found_with_few_reads(walk, own: bool) -> None:
+    data, functions = many_functions(own)
+    assert functions[-1][0] + functions[-1][1] < CODE + 0x10000
+    reads: list[int] = []
+    for start, size, frame in [*functions[:3], *functions[100::230], *functions[499::500], *functions[-3:]]:
+        for ip in {start, start + size - 1}:
+            step = stepped(walk(data, ip, own=len(functions) if own else 0), SP_VALUE + frame)
+            reads.append(step.copies)
+    assert statistics.mean(reads) < 9 and max(reads) <= 14, (
+        reads
+    )  # 14 each, were the table halved entry by entry
+    gaps = [start + size for start, size, _ in functions[0::300]]
+    for ip in (CODE, CODE + 4, *gaps, functions[-1][0] + functions[-1][1], CODE + 0xFFFF):
+        step = walk(data, ip, own=len(functions) if own else 0)
+        assert (step.end, step.depth) == (NO_CFI, 1), hex(ip)
 
 
 def test_caller_saved_registers_are_lost(walk) -> None:

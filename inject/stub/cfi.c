@@ -4,30 +4,13 @@
  * The tables lie in memory that another thread may unmap: every byte is copied here before it is looked
  * at.  They are the target's and may be anything: every length is checked, every loop is bounded. */
 #include "expr.h"
-#include "leb.h"
+#include "tables.h"
 
-#define CIE_BYTES 256     /* of a CIE or an expression that are looked at, at most */
 #define PROGRAM_CHUNK 256 /* instructions of an FDE are read in chunks */
 #define EXPRESSION_BYTES 64
 #define REMEMBERED 6
 #define INSTRUCTIONS 4096
-#define SEARCH_BYTES 512 /* of a search table, read at once */
-
-enum {
-	DW_EH_PE_absptr = 0x00,
-	DW_EH_PE_uleb128 = 0x01,
-	DW_EH_PE_udata2 = 0x02,
-	DW_EH_PE_udata4 = 0x03,
-	DW_EH_PE_udata8 = 0x04,
-	DW_EH_PE_sleb128 = 0x09,
-	DW_EH_PE_sdata2 = 0x0a,
-	DW_EH_PE_sdata4 = 0x0b,
-	DW_EH_PE_sdata8 = 0x0c,
-	DW_EH_PE_pcrel = 0x10,
-	DW_EH_PE_datarel = 0x30,
-	DW_EH_PE_indirect = 0x80,
-	DW_EH_PE_omit = 0xff,
-};
+#define LONGEST_INSTRUCTION 32
 
 /* How a register of the caller is found. */
 enum column_kind {
@@ -57,223 +40,6 @@ struct row {
 	i32 cfa_offset;
 	u64 cfa_at;
 };
-
-struct entry { /* what CIE and FDE say together */
-	u64 code_align;
-	i64 data_align;
-	u64 return_register;
-	u8 pointer_encoding;
-	u8 signal_frame;
-	u8 has_augmentation;
-	u64 start, range;
-	u64 row_start, row_end; /* all addresses in between have the row that was found */
-	u64 initial, initial_end; /* the CIE's instructions */
-	u64 program, program_end; /* the FDE's */
-};
-
-static int copy(const struct pa_tables *t, void *to, u64 from, u64 bytes)
-{
-	return t->copy(t->arg, to, from, bytes);
-}
-
-/* An encoded pointer; `at` is where `b`'s bytes begin in the target, `base` their first byte here. */
-static u64 take_pointer(struct pa_bytes *b, u8 encoding, u64 at, const u8 *base, u64 data_base)
-{
-	u64 place = at + (u64)(b->at - base), value;
-	switch (encoding & 0x0f) {
-	case DW_EH_PE_absptr:
-	case DW_EH_PE_udata8:
-	case DW_EH_PE_sdata8: value = take_fixed(b, 8); break;
-	case DW_EH_PE_uleb128: value = take_uleb(b); break;
-	case DW_EH_PE_sleb128: value = (u64)take_sleb(b); break;
-	case DW_EH_PE_udata2: value = take_fixed(b, 2); break;
-	case DW_EH_PE_sdata2: value = (u64)take_signed(b, 2); break;
-	case DW_EH_PE_udata4: value = take_fixed(b, 4); break;
-	case DW_EH_PE_sdata4: value = (u64)take_signed(b, 4); break;
-	default: b->bad = 1; return 0;
-	}
-	switch (encoding & 0x70) {
-	case 0: return value;
-	case DW_EH_PE_pcrel: return value + place;
-	case DW_EH_PE_datarel: return value + data_base;
-	default: b->bad = 1; return 0;
-	}
-}
-
-/* Length field of an entry at `at`: where its content begins and ends.  0 for the terminator. */
-static int entry_extent(const struct pa_tables *t, u64 at, u64 *content, u64 *end)
-{
-	u32 length32;
-	u64 length;
-	if (!copy(t, &length32, at, 4))
-		return -1;
-	*content = at + 4;
-	length = length32;
-	if (length32 == 0xffffffffU) {
-		if (!copy(t, &length, at + 4, 8))
-			return -1;
-		*content = at + 12;
-	}
-	if (!length)
-		return 0;
-	if (length > 1UL << 30 || *content + length < *content)
-		return -1;
-	*end = *content + length;
-	return 1;
-}
-
-/* Parse the CIE at `at` into `e`.  Returns 1, 0 when it is malformed, -1 when unreadable. */
-static int read_cie(const struct pa_tables *t, u64 at, struct entry *e)
-{
-	u8 bytes[CIE_BYTES];
-	u64 content, end, size;
-	int found = entry_extent(t, at, &content, &end);
-	if (found < 1)
-		return found;
-	size = end - content < CIE_BYTES ? end - content : CIE_BYTES;
-	if (!copy(t, bytes, content, size))
-		return -1;
-	struct pa_bytes b = {bytes, bytes + size, 0};
-	skip_bytes(&b, content - at == 12 ? 8 : 4); /* the CIE's id: 0 in .eh_frame */
-	u8 version = (u8)take_fixed(&b, 1);
-	const u8 *augmentation = b.at;
-	while (take_fixed(&b, 1) && !b.bad)
-		;
-	if (b.bad || (version != 1 && version != 3 && version != 4))
-		return 0;
-	if (augmentation[0] == 'e' && augmentation[1] == 'h') {
-		skip_bytes(&b, 8);
-		augmentation += 2;
-	}
-	if (version == 4)
-		skip_bytes(&b, 2); /* address and segment size */
-	e->code_align = take_uleb(&b);
-	e->data_align = take_sleb(&b);
-	e->return_register = version == 1 ? take_fixed(&b, 1) : take_uleb(&b);
-	e->pointer_encoding = DW_EH_PE_absptr;
-	e->initial = content + (u64)(b.at - bytes);
-	if (augmentation[0] == 'z') {
-		u64 length = take_uleb(&b);
-		e->has_augmentation = 1;
-		e->initial = content + (u64)(b.at - bytes) + length;
-		for (const u8 *a = augmentation + 1; *a && !b.bad; a++) {
-			if (*a == 'R') {
-				e->pointer_encoding = (u8)take_fixed(&b, 1);
-			} else if (*a == 'P') {
-				u8 encoding = (u8)take_fixed(&b, 1);
-				take_pointer(&b, encoding & 0x0f, 0, bytes, 0);
-			} else if (*a == 'L') {
-				take_fixed(&b, 1);
-			} else if (*a == 'S') {
-				e->signal_frame = 1;
-			} else if (*a != 'B') {
-				break; /* unknown: its data can't be skipped, the length can */
-			}
-		}
-	} else if (augmentation[0]) {
-		return 0;
-	}
-	e->initial_end = end;
-	return !b.bad && e->initial <= end && e->return_register < PA_REGISTERS;
-}
-
-/* Parse the FDE at `at` and its CIE.  Returns 1, 0 when malformed, -1 when unreadable. */
-static int read_fde(const struct pa_tables *t, u64 at, struct entry *e)
-{
-	u8 bytes[64];
-	u64 content, end, size, cie;
-	int found = entry_extent(t, at, &content, &end);
-	if (found < 1)
-		return found;
-	size = end - content < sizeof(bytes) ? end - content : sizeof(bytes);
-	if (!copy(t, bytes, content, size))
-		return -1;
-	struct pa_bytes b = {bytes, bytes + size, 0};
-	cie = content - (content - at == 12 ? take_fixed(&b, 8) : take_fixed(&b, 4));
-	if (b.bad || cie == content)
-		return 0;
-	found = read_cie(t, cie, e);
-	if (found < 1)
-		return found;
-	e->start = take_pointer(&b, e->pointer_encoding, content, bytes, 0);
-	e->range = take_pointer(&b, e->pointer_encoding & 0x0f, 0, bytes, 0);
-	if (e->has_augmentation) {
-		u64 length = take_uleb(&b);
-		if (length > end - content)
-			return 0;
-		e->program = content + (u64)(b.at - bytes) + length;
-	} else {
-		e->program = content + (u64)(b.at - bytes);
-	}
-	e->program_end = end;
-	return !b.bad && e->program <= end;
-}
-
-/* The last entry of the sorted table at `table` that starts at or below `address`; *next gets where the one behind
- * it starts. */
-static int search(const struct pa_tables *t, u64 table, u64 count, int own, u64 data_base, u64 address, u64 *fde,
-		  u64 *next)
-{
-	u64 low = 0, high = count, first = 0, held = 0, width = own ? 16 : 8;
-	u8 bytes[SEARCH_BYTES]; /* entries [first, first + held): the last steps ask the kernel no more */
-	*next = ~0UL;
-	/* Invariant: entries below `low` start at or below address, those from `high` on above it. */
-	while (low < high) {
-		u64 middle = low + (high - low) / 2, start = 0;
-		if (!held && (high - low) * width <= SEARCH_BYTES) {
-			first = low;
-			held = high - low;
-			if (!copy(t, bytes, table + first * width, held * width))
-				return -1;
-		}
-		if (held)
-			__builtin_memcpy(&start, bytes + (middle - first) * width, width / 2);
-		else if (!copy(t, &start, table + middle * width, width / 2))
-			return -1;
-		if (!own)
-			start = data_base + (u64)(i64)(i32)start;
-		if (start <= address)
-			low = middle + 1;
-		else {
-			high = middle;
-			*next = start;
-		}
-	}
-	if (!low)
-		return 0;
-	if (own)
-		return copy(t, fde, table + (low - 1) * 16 + 8, 8) ? 1 : -1;
-	i32 relative;
-	if (!copy(t, &relative, table + (low - 1) * 8 + 4, 4))
-		return -1;
-	*fde = data_base + (u64)(i64)relative;
-	return 1;
-}
-
-/* Where the FDE for `address` lies.  Returns 1, 0 when there is none, -1 when unreadable, -2 malformed. */
-static int find_fde(const struct pa_tables *t, const struct pa_module *m, u64 address, u64 *fde, u64 *next)
-{
-	u8 header[32];
-	if (m->flags & PA_MODULE_OWN_INDEX)
-		return search(t, m->table, m->table_size / sizeof(struct pa_index_entry), 1, 0, address, fde, next);
-	if (m->table_size < 12)
-		return -2;
-	u64 size = m->table_size < sizeof(header) ? m->table_size : sizeof(header);
-	if (!copy(t, header, m->table, size))
-		return -1;
-	struct pa_bytes b = {header + 4, header + size, 0};
-	if (header[0] != 1)
-		return -2;
-	if (header[1] != DW_EH_PE_omit)
-		take_pointer(&b, header[1], m->table, header, m->table);
-	if (header[2] == DW_EH_PE_omit || header[3] != (DW_EH_PE_datarel | DW_EH_PE_sdata4))
-		return -2;
-	u64 count = take_pointer(&b, header[2], m->table, header, m->table);
-	u64 table = (u64)(b.at - header);
-	if (b.bad || count > (m->table_size - table) / 8)
-		return -2;
-	return search(t, m->table + table, count, 0, m->table, address, fde, next);
-}
 
 struct interpreter {
 	const struct pa_tables *t;
@@ -436,22 +202,27 @@ static int instruction(struct interpreter *x, struct pa_bytes *b, u64 at, const 
 	}
 }
 
-/* Run the instructions [from, end).  Returns 0 at the end, 1 when the row is found, -1 malformed, -2 gone. */
-static int run(struct interpreter *x, u64 from, u64 end)
+/* Run the instructions of `p`.  Returns 0 at the end, 1 when the row is found, -1 malformed, -2 gone. */
+static int run(struct interpreter *x, const struct program *p)
 {
-	u8 chunk[PROGRAM_CHUNK];
-	while (from < end) {
-		u64 size = end - from < PROGRAM_CHUNK ? end - from : PROGRAM_CHUNK;
-		if (!copy(x->t, chunk, from, size))
-			return -2;
-		struct pa_bytes b = {chunk, chunk + size, 0};
+	u8 read[PROGRAM_CHUNK];
+	const u8 *chunk = p->bytes;
+	u64 from = p->at, size = p->held;
+	while (from < p->end) {
 		/* An instruction is at most 24 bytes without its expression: stop where one might be cut. */
-		const u8 *safe = from + size == end ? chunk + size : chunk + size - 32;
+		if (from != p->at || (from + size != p->end && size <= LONGEST_INSTRUCTION)) {
+			size = p->end - from < PROGRAM_CHUNK ? p->end - from : PROGRAM_CHUNK;
+			chunk = read;
+			if (!copy(x->t, read, from, size))
+				return -2;
+		}
+		struct pa_bytes b = {chunk, chunk + size, 0};
+		const u8 *safe = from + size == p->end ? chunk + size : chunk + size - LONGEST_INSTRUCTION;
 		u64 skip = 0;
 		while (b.at < safe && !skip) {
 			if (!x->left--)
 				return -1;
-			int done = instruction(x, &b, from, chunk, end, &skip);
+			int done = instruction(x, &b, from, chunk, p->end, &skip);
 			if (b.bad)
 				return -1;
 			if (done)
@@ -476,17 +247,18 @@ static int find_row(const struct pa_tables *t, const struct pa_module *m, u64 ad
 	if (address < e->start || address - e->start >= e->range)
 		return 0;
 	struct interpreter x = {.t = t, .e = e, .left = INSTRUCTIONS, .location = e->start, .target = address};
-	int done = run(&x, e->initial, e->initial_end);
+	int done = run(&x, &e->initial);
 	if (done == 0) {
 		x.initial = x.row;
 		x.location = e->start;
-		done = run(&x, e->program, e->program_end);
+		done = run(&x, &e->program);
 	}
 	if (done < 0)
 		return done == -2 ? -1 : -2;
 	e->row_start = done ? x.row_start : x.location;
-	e->row_end = done ? x.location : e->start + e->range;
-	e->row_end = e->row_end < next ? e->row_end : next;
+	e->row_end = e->start + e->range < next ? e->start + e->range : next;
+	if (done && x.location < e->row_end)
+		e->row_end = x.location;
 	*out = x.row;
 	return 1;
 }

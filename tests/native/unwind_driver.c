@@ -2,6 +2,7 @@
  *
  *     unwind_driver walk   registers[17] known mode pages, then the stack at STACK_AT, then the tables
  *     unwind_driver rule   the same; the rule for registers[16]
+ *     unwind_driver near   the same; each rule of the code kept by block and asked for at all addresses around
  *     unwind_driver torn   cache lines of random words, and of two rules' words mixed
  *     unwind_driver flip   threads flip the module tables while others search them
  *
@@ -82,7 +83,32 @@ static void walk_with_cache(struct pa_unwinder u, struct pa_frame f, enum pa_end
 	copies = copied;
 }
 
-static int run(int only_rule)
+/* What a block says of an address is what the tables say. */
+static int near_rules(const struct pa_unwinder *u)
+{
+	u64 said = 0, silent = 0;
+	for (u64 at = CODE_AT; at < CODE_AT + 0x1000; at++) {
+		struct pa_rule rule, by_block, by_tables;
+		memset(cache, 0, sizeof(cache));
+		pa_cfi_rule(&u->tables, &module, at, &rule);
+		cache_put_near((struct pa_unwinder *)u, at, rule);
+		for (u64 other = at > 300 ? at - 300 : 0; other < at + 300; other += 1 + (other & 3)) {
+			if (!cache_get_near((struct pa_unwinder *)u, other, &by_block)) {
+				silent++;
+				continue;
+			}
+			pa_cfi_rule(&u->tables, &module, other, &by_tables);
+			by_block.below = by_block.above = by_tables.below = by_tables.above = 0;
+			if (memcmp(&by_block, &by_tables, sizeof(by_block)))
+				fail("a block says another rule than the tables");
+			said++;
+		}
+	}
+	printf("said %lu silent %lu\n", said, silent);
+	return 0;
+}
+
+static int run(const char *what)
 {
 	u64 addresses[64];
 	u32 depth;
@@ -112,7 +138,12 @@ static int run(int only_rule)
 	};
 	struct pa_frame frame = {.known = (u32)in.known};
 	memcpy(frame.r, in.registers, sizeof(frame.r));
-	if (only_rule) {
+	if (!strcmp(what, "near")) {
+		u.cache = cache;
+		u.cache_lines = sizeof(cache) / sizeof(*cache);
+		return near_rules(&u);
+	}
+	if (!strcmp(what, "rule")) {
 		pa_cfi_rule(&u.tables, &module, frame.r[PA_REG_IP], &rule);
 		printf("kind %u register %u offset %d from %u return %d copies %lu\n", rule.kind, rule.cfa_register,
 		       rule.cfa_offset, rule.saved & PA_SAVED_FROM_FP, rule.return_at, copies);
@@ -260,10 +291,8 @@ static int flip(void)
 
 int main(int argc, char **argv)
 {
-	if (argc == 2 && !strcmp(argv[1], "walk"))
-		return run(0);
-	if (argc == 2 && !strcmp(argv[1], "rule"))
-		return run(1);
+	if (argc == 2 && (!strcmp(argv[1], "walk") || !strcmp(argv[1], "rule") || !strcmp(argv[1], "near")))
+		return run(argv[1]);
 	if (argc == 2 && !strcmp(argv[1], "torn"))
 		return torn();
 	if (argc == 2 && !strcmp(argv[1], "flip"))
