@@ -61,13 +61,14 @@ def program(name: str) -> Path:
     return output
 
 
-def compiled(name: str) -> Path:
-    """A program of benchmarks/native that needs nothing else."""
+def compiled(name: str, *, library: bool = False) -> Path:
+    """A program of benchmarks/native that needs nothing else, or a library to be preloaded."""
     output, source = BUILD / name, Path(__file__).parent / "native" / f"{name}.c"
     if not output.exists() or output.stat().st_mtime < source.stat().st_mtime:
         BUILD.mkdir(parents=True, exist_ok=True)
         compiler = shlex.split(os.environ.get("CC", "")) or ["cc"]
-        subprocess.run([*compiler, "-std=gnu11", "-O2", str(source), "-o", str(output)], check=True)
+        shared = ["-shared", "-fPIC"] if library else []
+        subprocess.run([*compiler, "-std=gnu11", "-O2", *shared, str(source), "-o", str(output)], check=True)
     return output
 
 

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 
 from common import machine, parser_of, percentile, table
 from profilers import CLOCKS, Command, Profiler, Pyattach, nothing, py_spy
-from slowdown import Gaps, spinning
+from spinning import Gaps, spinning
 from steady import OTHER_CPU, TARGET_CPU, started
 
 from pyattach.attacher.clock import why_no_events

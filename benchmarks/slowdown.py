@@ -11,30 +11,29 @@ the measured share (not with timers, whose ticks can't be told from the kernel's
 The second: CPU time for a unit of work (xz: bytes compressed; redis: commands answered; CPython: rounds of
 a loop) of one running process, in pairs of windows with and without the profiler, which goes first in turn.
 The median of the pairs' ratios with its 95% interval (bootstrap); "none" is the noise of this machine: pairs
-without and without.  The target has one processor for itself, all else the other, in all rows alike.
+without and without.  "time" is the same of the time that passed, "us/tick" the median for each tick that the
+rate asks for (timers tick at the kernel's HZ at most).  The floor is there again, preloaded (native/floor.c).
+The target has one processor for itself, all else the other, in all rows alike.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
-import mmap
 import os
 import random
 import shutil
 import statistics
-import struct
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from common import compiled, machine, parser_of, table
+from common import machine, parser_of, table
+from floor import EmptyHandler, floors
 from profilers import CLOCKS, SETTLE_S, Profiler, Pyattach, Row, by_sigusr2, nothing, peers
-from steady import OTHER_CPU, PROGRAMS, TARGET_CPU, Target, counting_file, started
+from spinning import Gaps, Spinner, spinning
+from steady import NEEDS, OTHER_CPU, PROGRAMS, TARGET_CPU, Target
 
 from pyattach.attacher.clock import why_no_events
 
@@ -43,23 +42,24 @@ GOAL_TIMES = 1.3
 SELF_WITHIN = 2.0
 
 
-def window_ns(target: Target, seconds: float) -> float:
-    """CPU time for one unit of work, ns."""
-    units, cpu_s = target.units(), target.cpu_s()
+def window_s(target: Target, seconds: float) -> tuple[float, float]:
+    """CPU time and time for one unit of work, seconds."""
+    units, cpu_s, at = target.units(), target.cpu_s(), time.monotonic()
     time.sleep(seconds)
-    more_units, more_cpu_s = target.units(), target.cpu_s()
-    return 1e9 * (more_cpu_s - cpu_s) / (more_units - units)
+    more_units, more_cpu_s, then = target.units(), target.cpu_s(), time.monotonic()
+    return (more_cpu_s - cpu_s) / (more_units - units), (then - at) / (more_units - units)
 
 
-def pairs_of(target: Target, profiler: Profiler, pairs: int, seconds: float) -> list[float]:
-    """For each pair, CPU time with the profiler as a ratio to that without."""
+def pairs_of(target: Target, profiler: Profiler, pairs: int, seconds: float) -> list[tuple[float, float]]:
+    """For each pair, CPU time and time with the profiler as ratios to those without."""
     ratios = []
     for index in range(pairs):
         seen = {}
         for sampled in (True, False) if index % 2 else (False, True):
             with (profiler if sampled else nothing)(target.pid):
-                seen[sampled] = window_ns(target, seconds)
-        ratios.append(seen[True] / seen[False])
+                seen[sampled] = window_s(target, seconds)
+        cpu, wall = (a / b for a, b in zip(seen[True], seen[False], strict=True))
+        ratios.append((cpu, wall))
     return ratios
 
 
@@ -73,12 +73,31 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 def rows_for(program: str, rates: Sequence[int], folder: Path) -> list[Row]:
     rows = [Row("none", 0, nothing)]
     for rate in rates:
+        rows += floors(rate)
         rows += [Row(f"pyattach, {clock}", rate, Pyattach(clock, rate)) for clock in CLOCKS]
         rows += peers(program, rate, folder)
     return rows
 
 
-def programs_table(programs: Sequence[str], rates: Sequence[int], pairs: int, seconds: float) -> None:
+@dataclasses.dataclass
+class Slowdown:
+    """What a row's pairs say, in percent: the median, its interval, and of the time that passed."""
+
+    percent: float
+    low: float
+    high: float
+    wall: float
+
+    @classmethod
+    def of(cls, ratios: Sequence[tuple[float, float]]) -> Slowdown:
+        cpu, wall = zip(*ratios, strict=True)
+        low, high = interval(cpu)
+        return cls(*(100 * (v - 1) for v in (statistics.median(cpu), low, high, statistics.median(wall))))
+
+
+def programs_table(
+    programs: Sequence[str], rates: Sequence[int], chosen: str, pairs: int, seconds: float
+) -> None:
     print(
         f"\nCPU time for the same work: with the profiler / without, {pairs} pairs of {seconds:g} s\n",
         flush=True,
@@ -86,108 +105,77 @@ def programs_table(programs: Sequence[str], rates: Sequence[int], pairs: int, se
     lines = []
     with tempfile.TemporaryDirectory() as folder:
         for program in programs:
+            seen: dict[tuple[str, int], Slowdown] = {}
             for row in rows_for(program, rates, Path(folder)):
-                lines.append(
-                    [program, row.name, str(row.rate_hz or "-"), *cells(program, row, pairs, seconds)]
-                )
-    table(["program", "profiler", "Hz", "slower %", "95% interval", f"goal {GOAL_PERCENT:g}%"], lines)
+                if any(word in row.name for word in chosen.split(",")):
+                    lines.append(
+                        [
+                            program,
+                            row.name,
+                            str(row.rate_hz or "-"),
+                            *cells(program, row, seen, pairs, seconds),
+                        ]
+                    )
+    head = [
+        "program",
+        "profiler",
+        "Hz",
+        "slower %",
+        "95% interval",
+        "time %",
+        "us/tick",
+        "goal",
+        "self-reported %",
+    ]
+    table([*head, f"goal x{SELF_WITHIN:g}"], lines)
 
 
-def cells(program: str, row: Row, pairs: int, seconds: float) -> list[str]:
-    if row.missing or (
-        not shutil.which({"cpython": sys.executable}.get(program, f"{program}-server"))
-        and (not shutil.which(program))
-    ):
-        return [row.missing or "no such program", "-", "-"]
+def cells(
+    program: str, row: Row, seen: dict[tuple[str, int], Slowdown], pairs: int, seconds: float
+) -> list[str]:
+    """The row's measurement, also added to ``seen``."""
+    if why := row.missing or ("" if shutil.which(NEEDS[program]) else "no such program"):
+        return [why, *["-"] * 6]
     assert row.profiler is not None
+    ours = row.name == "none" or isinstance(row.profiler, Pyattach | EmptyHandler)
     with PROGRAMS[program](row.environment) as target:
-        ours = row.name == "none" or isinstance(row.profiler, Pyattach)
-        ratios = pairs_of(target, row.profiler, pairs if ours else max(1, pairs // 2), seconds)
-    median = 100 * (statistics.median(ratios) - 1)
-    low, high = (100 * (value - 1) for value in interval(ratios))
-    verdict = "-"
-    if row.name.startswith("pyattach") and row.rate_hz < 200:
-        verdict = "met" if high <= GOAL_PERCENT else "NOT MET" if low > GOAL_PERCENT else "within noise"
-    return [f"{median:+.2f}", f"{low:+.2f} to {high:+.2f}", verdict]
+        found = Slowdown.of(pairs_of(target, row.profiler, pairs if ours else max(1, pairs // 2), seconds))
+    seen[row.name, row.rate_hz] = found
+    per_tick = f"{found.percent * 1e4 / row.rate_hz:.1f}" if row.rate_hz else "-"
+    figures = [
+        f"{found.percent:+.2f}",
+        f"{found.low:+.2f} to {found.high:+.2f}",
+        f"{found.wall:+.2f}",
+        per_tick,
+    ]
+    if not isinstance(row.profiler, Pyattach):
+        return [*figures, "-", "-", "-"]
+    floor = seen.get((f"empty handler, {row.profiler.clock}", row.rate_hz))
+    return [*figures, goal_of(found, floor, row.rate_hz), *self_reported(found, row.profiler)]
+
+
+def goal_of(found: Slowdown, floor: Slowdown | None, rate_hz: int) -> str:
+    """Slow rates have a limit, fast ones a floor, where that is out of the noise."""
+    if rate_hz < 200:
+        verdict = "met" if found.high <= GOAL_PERCENT else "NOT MET" if found.low > GOAL_PERCENT else "noise"
+        return f"< {GOAL_PERCENT:g}%: {verdict}"
+    if floor is None or floor.low <= 0:
+        return "no floor above the noise"
+    times = found.percent / floor.percent
+    return f"{times:.2f} floors, <= {GOAL_TIMES:g}: {'met' if times <= GOAL_TIMES else 'NOT MET'}"
+
+
+def self_reported(found: Slowdown, profiler: Pyattach) -> list[str]:
+    if not profiler.shares:
+        return ["-", "-"]
+    said = 100 * statistics.median(profiler.shares)
+    if found.low <= 0:
+        return [f"{said:.3f}", "noise"]
+    agrees = 1 / SELF_WITHIN <= said / found.percent <= SELF_WITHIN
+    return [f"{said:.3f}", "met" if agrees else "NOT MET"]
 
 
 # The spinning thread.
-
-BINS, PER_US = 8192, 16
-"""native/gaps.c's histograms: so many bins, so many for a microsecond."""
-
-
-@dataclasses.dataclass
-class Gaps:
-    """A histogram of gaps over some time, ``cycles`` at ``hz``."""
-
-    bins: list[int]
-    cycles: int
-    hz: int
-
-    def __add__(self, other: Gaps) -> Gaps:
-        bins = [a + b for a, b in zip(self.bins, other.bins, strict=True)]
-        return Gaps(bins, self.cycles + other.cycles, self.hz)
-
-    @property
-    def count(self) -> int:
-        return sum(self.bins[:-1])
-
-    @property
-    def per_second(self) -> float:
-        return self.count * self.hz / self.cycles
-
-    @property
-    def share(self) -> float:
-        """Of all time, what typical gaps take."""
-        return self.per_second * self.typical_us / 1e6
-
-    @property
-    def typical_us(self) -> float:
-        """The mean of the middle half."""
-        low, high = self.count / 4, 3 * self.count / 4
-        total = seen = 0.0
-        for index, n in enumerate(self.bins[:-1]):
-            inside = max(0.0, min(seen + n, high) - max(seen, low))
-            total += (index + 0.5) / PER_US * inside
-            seen += n
-        return total / (high - low) if high else 0.0
-
-    def quantile_us(self, share: float) -> float:
-        seen = itertools.accumulate(self.bins[:-1])
-        return next((i for i, n in enumerate(seen) if n >= share * self.count), 0) / PER_US
-
-
-@dataclasses.dataclass
-class Spinner:
-    """native/gaps.c at work."""
-
-    pid: int
-    shared: mmap.mmap
-
-    def ask(self, clock: str | None, rate_hz: int) -> None:
-        struct.pack_into("=QQ", self.shared, 16, CLOCKS.get(clock or "", 0), rate_hz)
-
-    def gaps(self, seconds: float) -> tuple[Gaps, Gaps]:
-        """Over so many seconds: those without and those with a signal."""
-        before, counted = self._read()
-        time.sleep(seconds)
-        after, more = self._read()
-        bins = [b - a for a, b in zip(counted, more, strict=True)]
-        hz = struct.unpack_from("=Q", self.shared, 8)[0]
-        return Gaps(bins[:BINS], after - before, hz), Gaps(bins[BINS:], after - before, hz)
-
-    def _read(self) -> tuple[int, tuple[int, ...]]:
-        return struct.unpack_from("=Q", self.shared)[0], struct.unpack_from(f"={2 * BINS}Q", self.shared, 64)
-
-
-@contextlib.contextmanager
-def spinning(environment: dict[str, str], threads: int = 1) -> Iterator[Spinner]:
-    with counting_file(64 + 16 * BINS) as (path, shared):
-        argv = [str(compiled("gaps")), str(path), "16", str(threads)]
-        with started(argv, environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
-            process.stdout.readline()
-            yield Spinner(process.pid, shared)
 
 
 @dataclasses.dataclass
@@ -275,6 +263,9 @@ def main() -> None:
     parser = parser_of(__doc__.splitlines()[0])
     parser.add_argument("--part", choices=["ticks", "programs"], help="only this table")
     parser.add_argument("--programs", default=",".join(PROGRAMS), help="of these, separated by commas")
+    parser.add_argument(
+        "--rows", default="", metavar="WORD,WORD", help="only profilers with one of these in the name"
+    )
     parser.add_argument("--rates", default="99,997", help="Hz, separated by commas")
     parser.add_argument("--pairs", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=1.0, help="of each window")
@@ -290,7 +281,7 @@ def main() -> None:
     if chosen.part != "programs":
         ticks_table(rates, pairs, seconds)
     if chosen.part != "ticks":
-        programs_table(chosen.programs.split(","), rates, pairs, seconds)
+        programs_table(chosen.programs.split(","), rates, chosen.rows, pairs, seconds)
 
 
 if __name__ == "__main__":

@@ -144,3 +144,4 @@ def redis(environment: dict[str, str]) -> Iterator[Target]:
 
 PROGRAMS = {"cpython": cpython, "xz": xz, "redis": redis}
 NEEDS = {"cpython": sys.executable, "xz": "xz", "redis": "redis-server"}
+"""What each can't do without."""

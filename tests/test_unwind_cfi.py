@@ -322,7 +322,7 @@ def test_what_is_kept_by_block_is_what_the_tables_say(driver: Path, program: byt
 
 
 def many_functions(own: bool) -> tuple[bytes, list[tuple[int, int, int]]]:
-    """One CIE, 2,000 functions of unequal sizes, each with a frame of its own; their starts, sizes and frames."""
+    """One CIE, 2,000 functions of unequal sizes, each with its own frame; their starts, sizes and frames."""
     sizes = [1 + (n * n * 7 % 29) * (n % 2) + (900 if n % 500 == 499 else 0) for n in range(2000)]
     head = (16 if own else 8) * len(sizes) + 16
     first = entry(b"\0" * 4 + Cie().body(), False)
