@@ -19,6 +19,7 @@ from ..render.live import LiveView, PlainView
 from ..render.names import printable
 from ..render.terminal_keys import TerminalKeys, in_foreground
 from ..render.text import summary_lines
+from .account import TO_SPEAK_OF_S
 from .choosing import ThreadChoice
 from .clock import NAMES as CLOCKS
 from .family import attach as attach_family
@@ -292,7 +293,9 @@ def _report(
             say(f"note: {printable(note)}")
     write_outputs(outcome.profile, outputs, render_options(arguments), say, arguments.format)
     if not outcome.profile.total:
-        say("no samples: the target used no CPU time while it was sampled")
+        idle = (outcome.profile.meta.cpu_time_s or 0.0) < TO_SPEAK_OF_S
+        what = "used no CPU time while it was sampled" if idle else "ran, but no tick came"
+        say(f"no samples: the target {what}")
     if not outcome.residue and not outcome.target_ended:
         say("detached: mappings, open files, signal handling and timers are as before")
 

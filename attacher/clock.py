@@ -17,6 +17,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import posixpath
 import random
 import resource
 import signal
@@ -28,6 +29,7 @@ from typing import Protocol
 
 from ..errors import NoPermission, UnsupportedTarget
 from ..inject.layout import Slot, SlotState
+from ..symbols.maps import Maps
 from . import procfs
 
 NAMES = ("auto", "timer", "perf")
@@ -45,6 +47,11 @@ _FILES_BELOW = 4096
 
 HARMLESS = (signal.SIGURG, signal.SIGWINCH)
 """Signals that a program without a handler ignores."""
+
+
+SPARE_SIGNAL = 32
+"""glibc's SIGCANCEL: no program can block it by glibc's functions.  Ticks of threads that block the clock's
+signal come by it; by timers, as a perf event's signal that finds no room in the queue would become SIGIO."""
 
 
 class Clock(Protocol):
@@ -115,6 +122,8 @@ class EventClock:
         self._rounds_up = False
 
     def add(self, tid: int, index: int, slot: Slot) -> bool:
+        if slot.by_spare:
+            return self._by_timer(tid, slot)
         try:
             event = self._open(tid, index)
         except ProcessLookupError:
@@ -122,9 +131,7 @@ class EventClock:
         except OSError as error:
             if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
                 raise
-            # No more events: this thread gets a timer of the stub's.
-            slot.tid, slot.state = tid, SlotState.WANTED
-            return True
+            return self._by_timer(tid, slot)  # no more events
         self._events[index] = event
         slot.tid, slot.state = tid, SlotState.EVENT
         if self._started:
@@ -138,6 +145,11 @@ class EventClock:
             return False
         os.close(event)
         slot.state = SlotState.FREE
+        return True
+
+    def _by_timer(self, tid: int, slot: Slot) -> bool:
+        """This thread gets a timer of the stub's."""
+        slot.tid, slot.state = tid, SlotState.WANTED
         return True
 
     def _open(self, tid: int, index: int) -> int:
@@ -279,6 +291,26 @@ def choose_for_child(name: str, rate_hz: float, *, jitter: bool = True) -> Clock
     if why := why_no_events(os.getpid()):
         raise NoPermission(f"--clock perf: {why}", "take --clock timer, or run as root")
     return EventClock(os.getpid(), rate_hz, HARMLESS[0], jitter=jitter)
+
+
+def spare_signal(pid: int, maps: Maps) -> int:
+    """``SPARE_SIGNAL``, where the target uses glibc and has not cancelled a thread yet; else 0.
+
+    glibc before 2.34 takes it at once; musl uses the number for timers, and sets its action to the default,
+    which is to end the process."""
+    used = _signals(pid, "SigCgt", "SigIgn") >> (SPARE_SIGNAL - 1) & 1
+    return SPARE_SIGNAL if uses_glibc(maps) and not used else 0
+
+
+def uses_glibc(maps: Maps) -> bool:
+    """Whether glibc, as a library, is in a process with these mappings."""
+    return any(posixpath.basename(mapping.path) == "libc.so.6" for mapping in maps)
+
+
+def blocks(pid: int, tid: int, signal_number: int) -> bool:
+    """Whether a thread blocks this signal by its own will: all are blocked while a thread is made."""
+    blocked = int(procfs.read_status(pid, tid).get("SigBlk", "0"), 16)
+    return bool(blocked >> (signal_number - 1) & 1) and not blocked >> (SPARE_SIGNAL - 1) & 1
 
 
 def _what_timers_lack(rate_hz: float, why: str) -> str:

@@ -53,7 +53,7 @@ def attach_heap(pid: int, options: HeapOptions, should_stop: Callable[[], bool])
         finally:
             residue += attached.leave()
         if target.alive() and target.memory_is_current():
-            residue += remains(before, snapshot(target), 0)
+            residue += remains(before, snapshot(target), ())
         return attached.session.outcome(tuple(residue))
 
 

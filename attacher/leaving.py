@@ -40,7 +40,7 @@ def unload(target: TargetProcess, stub: LoadedStub, shared: SharedMemory, zones:
     """
     if shared.control.inside:
         raise InjectionFailed("a signal handler has not returned: the stub stays mapped")
-    if not shared.control.signal_given_back:
+    if not shared.control.signal_given_back & 1:
         raise InjectionFailed(
             "the target has changed its handler of the profiling signal and may still call ours: "
             "the stub stays mapped"

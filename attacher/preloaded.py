@@ -10,7 +10,7 @@ from ..inject.preload import PreloadedStub
 from ..inject.region import RegionPlan
 from ..symbols.maps import Maps
 from .child import ChildProcess
-from .clock import Clock
+from .clock import Clock, uses_glibc
 from .modules import ModuleTable
 from .shared import SharedMemory, SharedRegion
 from .stay import DRAIN_S
@@ -49,6 +49,7 @@ class Preloaded:
                 threads.adopt(self._child.pid, slots)
                 self.clock.remove(0, slots[0])
             else:
+                shared.control.spare_signal = self.plan.spare_signal if uses_glibc(maps) else 0
                 threads.adopt(self._child.pid, shared.slots)
             shared.control.state = State.RUN
         finally:

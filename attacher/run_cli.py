@@ -23,7 +23,7 @@ from ..render.text import summary_lines
 from . import procfs
 from .child import ChildProcess, start
 from .cli import StopSignals, add_options, session_options
-from .clock import Clock, choose_for_child
+from .clock import SPARE_SIGNAL, Clock, choose_for_child
 from .heap_options import add_heap_options, heap_options, report_heap
 from .heap_run import heap_stub, profile_heap_of_child
 from .live_table import LiveTable
@@ -119,7 +119,7 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
         stub = (
             heap_stub(heap_options(arguments, options))
             if arguments.heap
-            else PreloadedStub.create(plan_region(options, 1, clock))
+            else PreloadedStub.create(plan_region(options, 1, clock, SPARE_SIGNAL))
         )
         undo.callback(stub.close)
         signals = RunSignals()

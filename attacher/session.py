@@ -18,7 +18,7 @@ from ..render.profile import Meta, Profile
 from ..symbols.resolver import Resolver, proc_opener
 from .account import CpuAccount
 from .choosing import ALL_THREADS, ThreadChoice
-from .clock import Clock, choose, jitter_ns, kernel_hz
+from .clock import Clock, choose, jitter_ns, kernel_hz, spare_signal
 from .delivery import DeliveryCost
 from .governor import RateGovernor
 from .modules import ModuleTable
@@ -175,7 +175,8 @@ class Session:
         if stay is None:
             clock, said = choose(options.clock, target.pid, options.rate_hz, jitter=options.jitter)
             self.notes += [said] if said else []
-            plan = plan_region(options, len(target.threads()), clock)
+            spare = spare_signal(target.pid, target.maps())
+            plan = plan_region(options, len(target.threads()), clock, spare)
             stay = Injected(target, plan, options.loader, clock, options.threads)
         self._stay, self.clock = stay, stay.clock
         self.plan = self._stay.plan
@@ -471,7 +472,7 @@ class Session:
         notes = list(dict.fromkeys(self.notes)) + self._stay.notes()
         if self.threads.without_slot:
             notes.append(f"{self.threads.without_slot} threads had no room in the table and were not sampled")
-        notes += self.cpu.note() + self._strays_note()
+        notes += self.cpu.note() + self._strays_note() + self.threads.notes(self.shared.slots)
         notes += self.governor.notes(self.options.rate_hz, self._ticks(), self.cpu.sampled_s)
         notes += self.options.threads.note(self.threads.left_out.values())
         failed = self.threads.failed(self.shared.slots)
@@ -491,7 +492,7 @@ def strays_can_be_met() -> bool:
     return tuple(int("".join(itertools.takewhile(str.isdigit, part))) for part in release[:2]) >= _STRAYS_MET
 
 
-def plan_region(options: Options, threads: int, clock: Clock) -> RegionPlan:
+def plan_region(options: Options, threads: int, clock: Clock, spare: int = 0) -> RegionPlan:
     """Slots for several times the threads there are; a ring for seconds of all processors' ticks."""
     slots = 1 << max(256, threads * 4).bit_length()
     per_second = options.rate_hz * (os.cpu_count() or 1) * _WORDS_PER_SAMPLE
@@ -505,6 +506,7 @@ def plan_region(options: Options, threads: int, clock: Clock) -> RegionPlan:
         max_depth=options.max_depth,
         ring_words=words,
         signal=clock.signal,
+        spare_signal=spare,
         unwind=options.unwind,
         flags=NO_VM_READ if options.allow_seccomp else 0,
         jitter_ns=jitter_ns(options.rate_hz) if options.jitter else 0,

@@ -27,6 +27,11 @@ HOW_LOADED = "loaded by"
 
 DRAIN_S = 0.1
 
+_CANCELLED = (
+    "the target has cancelled a thread (pthread_cancel), for which its C library takes signal 32: threads "
+    "that end within 0.1 s, or block signals, are not in the profile after that"
+)
+
 
 class Stay(Protocol):
     """The stub's stay in one target, as a session needs it."""
@@ -84,6 +89,7 @@ class Injected:
         self.clock, self._choice = clock, choice
         self._before = snapshot(target)
         self._stub: LoadedStub | None = None
+        self._given_back = 0
 
     def load(self, maps: Maps, modules: ModuleTable) -> tuple[SharedRegion, ThreadTable]:
         target = self._target
@@ -117,13 +123,20 @@ class Injected:
 
     def leave(self, shared: SharedMemory, take_rest: Callable[[], None]) -> None:
         stop_ticks(self._target, self.stub, shared, self.clock)
+        self._given_back = int(shared.control.signal_given_back)
         take_rest()
         unload(self._target, self.stub, shared, self._zones)
 
     def remains(self) -> tuple[str, ...]:
-        return tuple(remains(self._before, snapshot(self._target), self.plan.signal))
+        spare = (
+            self.plan.spare_signal if self._given_back & 2 else 0
+        )  # else the C library has taken it for itself
+        return tuple(remains(self._before, snapshot(self._target), (self.plan.signal, spare)))
 
     def notes(self) -> list[str]:
+        notes = []
+        if self.plan.spare_signal and self._given_back == 1:
+            notes.append(_CANCELLED)
         held = ", ".join(f"{ns / 1e3:.0f}" for ns in self.stub.held_ns)
         how = "dlopen" if self.stub.by_dlopen else "direct mapping"
-        return [f"{HOW_LOADED} {how}; one thread at a time was held, for {held} us"]
+        return [*notes, f"{HOW_LOADED} {how}; one thread at a time was held, for {held} us"]

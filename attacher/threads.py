@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import ctypes
 import dataclasses
 
@@ -10,10 +11,18 @@ from ..inject.region import RegionPlan
 from ..render.profile import Thread
 from . import procfs
 from .choosing import ALL_THREADS, ThreadChoice
-from .clock import Clock
+from .clock import Clock, blocks
 
 _FEW = 16
 """Up to so many threads listing them takes no longer than finding out whether there are others."""
+
+
+_NAMES = 5
+"""So many threads are named in a note."""
+
+_SILENT_S = 0.1
+_SILENT_PERIODS = 10
+"""With more CPU time and periods than this, and no tick, something keeps the ticks from a thread."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -26,6 +35,12 @@ class _Known:
     """As it was read last."""
     ran: bool = True
     """Since it was last looked at thoroughly."""
+    ticks: int = 0
+    """Of its slot, when that was last looked at."""
+    heard_cpu_s: float = 0.0
+    """Its CPU time when it had had one since, or was posted."""
+    checked_cpu_s: float = 0.0
+    """The same, when it was last found out why it has none."""
 
 
 class ThreadTable:
@@ -51,6 +66,7 @@ class ThreadTable:
         self.names: dict[int, Thread] = {}
         self._without_slot: set[int] = set()
         self._seen_once: set[int] = set()
+        self._silent: dict[int, float] = collections.defaultdict(float)
         self._listed: tuple[tuple[int, int] | None, list[int]] = (None, [])
 
     def first_slots(self) -> bytes:
@@ -73,6 +89,7 @@ class ThreadTable:
         gone = set(self._known) - set(now)
         if thorough:
             gone |= {tid for tid in now if tid in self._known and self._is_another(tid)}
+            gone |= self._deaf(slots)
         for tid in gone:
             self._retire(slots, tid)
         seen = self._known.keys() if thorough else self._known.keys() | self.left_out.keys()
@@ -119,8 +136,58 @@ class ThreadTable:
         known.cpu_s = stat.cpu_s if stat.start_time == known.start_time else known.cpu_s
         return stat.start_time != known.start_time or not self._choice.takes(tid, stat.name)
 
+    def _deaf(self, slots: ctypes.Array[Slot]) -> set[int]:
+        """Threads that run, hear no tick, and have begun to block its signal, or to let it in."""
+        changed = set()
+        for tid, known in self._known.items():
+            slot = slots[known.slot]
+            if slot.ticks != known.ticks:
+                known.ticks, known.heard_cpu_s = int(slot.ticks), known.cpu_s
+            elif known.cpu_s - max(known.heard_cpu_s, known.checked_cpu_s) > self._silence_s:
+                known.checked_cpu_s = known.cpu_s
+                if self._plan.spare_signal and self._blocks(tid) != bool(slot.by_spare):
+                    changed.add(tid)
+        return changed
+
+    def _blocks(self, tid: int) -> bool:
+        return blocks(self._pid, tid, self._plan.signal)
+
+    @property
+    def _silence_s(self) -> float:
+        """CPU time in which a thread must have heard a tick."""
+        return max(_SILENT_S, _SILENT_PERIODS * self._plan.period_ns / 1e9)
+
+    def _silent_s(self, slots: ctypes.Array[Slot], known: _Known) -> float:
+        """The CPU time of a thread without ticks up to now, where it is more than that; the next tick would
+        stand for it."""
+        silent_s = known.cpu_s - known.heard_cpu_s
+        return silent_s if silent_s > self._silence_s and slots[known.slot].ticks == known.ticks else 0.0
+
+    def notes(self, slots: ctypes.Array[Slot]) -> list[str]:
+        """What is to be said of threads whose ticks did not come, or that block the signal of the others'."""
+        silent = self._silent.copy()
+        for tid, known in self._known.items():
+            silent[tid] += self._silent_s(slots, known)
+        silent = {tid: silent_s for tid, silent_s in silent.items() if silent_s}
+        by_spare = sum(1 for known in self._known.values() if slots[known.slot].by_spare)
+        notes = []
+        if by_spare and self._clock.name == "perf":
+            notes.append(
+                f"{by_spare} threads block signals: theirs are ticks of timers, by one that can't be blocked"
+            )
+        if silent:
+            names = sorted({self.names[tid].name for tid in silent})
+            more = ", ..." if len(names) > _NAMES else ""
+            notes.append(
+                f"{sum(silent.values()):.2f} s of CPU time are not in it: of {len(silent)} threads "
+                f"({', '.join(names[:_NAMES])}{more}) whose ticks did not come, or ended; "
+                "threads may block signals"
+            )
+        return notes
+
     def _retire(self, slots: ctypes.Array[Slot], tid: int) -> None:
         known = self._known.pop(tid)
+        self._silent[tid] += self._silent_s(slots, known)
         self._gone_cpu_s += known.cpu_s - known.cpu_at_start_s
         if self._clock.remove(known.slot, slots[known.slot]):
             self._free.append(known.slot)
@@ -141,13 +208,17 @@ class ThreadTable:
                 self._without_slot.add(tid)
                 continue
             index = self._free[-1]
+            spare = self._plan.spare_signal
+            slots[index].by_spare = int(bool(spare) and self._blocks(tid))
             if not self._clock.add(tid, index, slots[index]):
                 continue
             self._free.pop()
             self._never_used = min(self._never_used, self._own_slots - 1 - index)
             used_ns = procfs.thread_cpu_ns(self._pid, tid)
             used_s = stat.cpu_s if used_ns is None else used_ns / 1e9
-            self._known[tid] = _Known(index, stat.start_time, used_s, used_s)
+            self._known[tid] = _Known(
+                index, stat.start_time, used_s, used_s, ticks=int(slots[index].ticks), heard_cpu_s=used_s
+            )
             posted = True
         return posted
 

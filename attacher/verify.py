@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..inject.borrow import MEMFD_PREFIX
@@ -89,9 +90,9 @@ def _by_file(snapshot: Snapshot) -> dict[str, list[tuple[int, int, str]]]:
     return out
 
 
-def remains(before: Snapshot, after: Snapshot, signal: int) -> list[str]:
-    """What of ours is still there: one line each, empty when the detach was complete.  ``signal`` is the one
-    that ticked, or 0.
+def remains(before: Snapshot, after: Snapshot, signals: Sequence[int]) -> list[str]:
+    """What of ours is still there: one line each, empty when the detach was complete.  ``signals`` are those
+    that ticked (0: none).
 
     The target lives on and changes by itself, so only what bears our mark, or was there before and
     has another protection now, counts.
@@ -107,9 +108,10 @@ def remains(before: Snapshot, after: Snapshot, signal: int) -> list[str]:
         for n, what in sorted(after.fds.items())
         if _MARK in what and before.fds.get(n) != what
     ]
-    bit = 1 << (signal - 1) if signal else 0
-    if (before.caught ^ after.caught) & bit or (before.ignored ^ after.ignored) & bit:
-        out.append(f"signal {signal} is not handled as before")
+    for signal in filter(None, signals):
+        bit = 1 << (signal - 1)
+        if (before.caught ^ after.caught) & bit or (before.ignored ^ after.ignored) & bit:
+            out.append(f"signal {signal} is not handled as before")
     if after.timers > before.timers:
         out.append(f"{after.timers - before.timers} timers")
     if after.tracer:

@@ -105,7 +105,8 @@ class Control(ctypes.Structure):
         ("log_offset", _u64),
         ("log_size", _u64),
         ("heap_offset", _u64),
-        ("pad1", _u64),
+        ("spare_signal", _u32),
+        ("pad1", _u32),
         ("lease_until_ns", _u64),
         ("tail", _u64),
         ("state", _u32),
@@ -170,7 +171,8 @@ class Slot(ctypes.Structure):
         ("busy", _u32),
         ("ticks", _u64),
         ("name", ctypes.c_char * 16),
-        ("pad", _u64),
+        ("by_spare", _u32),
+        ("pad", _u32),
     )
 
 

@@ -34,6 +34,7 @@ class PreloadedStub:
         nonce = secrets.randbits(64)
         control = plan.control(nonce, 0)
         control.state, control.post_seq, control.slots_used = State.IDLE, 1, 1
+        control.spare_signal = 0  # until its C library is known
         memfd = os.memfd_create(f"{MEMFD_PREFIX.decode()}{nonce:016x}", memfd_flags() | os.MFD_CLOEXEC)
         try:
             os.ftruncate(memfd, PRELOAD_REGION + plan.size)

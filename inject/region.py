@@ -33,6 +33,7 @@ class RegionPlan:
     jitter_ns: int = 0
     event_base: int = 0
     spare_slots: int = 0
+    spare_signal: int = 0
     tick_ns: int = 4_000_000
     tick_tag: int = dataclasses.field(default_factory=lambda: TICK_TAG | secrets.randbits(16))
 
@@ -97,6 +98,7 @@ class RegionPlan:
             jitter_ns=self.jitter_ns,
             event_base=self.event_base,
             spare_slots=self.spare_slots,
+            spare_signal=self.spare_signal,
             stray=int(self.spare_slots > 0),
             tick_ns=self.tick_ns,
             costs_offset=self.costs_offset,

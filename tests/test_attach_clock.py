@@ -8,6 +8,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,11 +17,15 @@ from support import build_target
 from test_attach_ends import check_detached
 from test_attach_run import CLOCKS, MARK, Folded, Spawn, cpu_time_s, maps_text, needs_perf, pyattach
 
-from pyattach.attacher import clock
-from pyattach.attacher.procfs import thread_ids
+from pyattach.attacher import clock, session
+from pyattach.attacher.procfs import read_status, thread_ids
 from pyattach.attacher.session import Options, Outcome, strays_can_be_met
 from pyattach.attacher.session import attach as attach_here
 from pyattach.errors import NoPermission
+
+
+def caught(pid: int) -> int:
+    return int(read_status(pid)["SigCgt"], 16)
 
 
 def sample(pid: int, rate_hz: float, name: str, cpu_s: float) -> Outcome:
@@ -216,15 +222,61 @@ def test_ticks_that_come_together_wake_nobody(spawn: Spawn, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CLOCKS)
-def test_a_thread_that_sleeps_is_woken_once_at_most(spawn: Spawn, name: str) -> None:
-    """The process's clock has to signal it where the one that runs blocks the signal: there it ends."""
+@pytest.mark.parametrize("how", ["now", "later"])
+def test_threads_that_block_signals_are_sampled(spawn: Spawn, name: str, how: str) -> None:
+    """As xz's and nginx's workers: by a signal that can't be blocked, and nobody is woken for it."""
+    with spawn("masked", how) as target:
+        meta = sample(target.pid, 99, name, cpu_s=4).profile.meta
+        check_detached(target)
+        assert target.finish() == "eintr 0\n"
+    assert meta.cpu_time_s is not None
+    enough = 0.9 if how == "now" else 0.6  # it is seen a second later
+    assert enough < meta.samples / (99 * meta.cpu_time_s) < 1.1
+    assert any("whose ticks" in note for note in meta.notes) == (how == "later")
+
+
+@pytest.mark.parametrize("name", CLOCKS)
+def test_the_signal_that_cant_be_blocked_is_the_c_librarys(spawn: Spawn, name: str) -> None:
+    """It takes it, without asking, with the first thread that is cancelled."""
+    with spawn("masked", "cancels") as target:
+        meta = sample(target.pid, 99, name, cpu_s=3).profile.meta
+        check_detached(target)
+        assert caught(target.pid) >> 31 & 1
+        assert target.finish() in ("eintr 0\n", "eintr 1\n")  # its handler blocks what ours lets in
+    assert meta.samples > 30
+    assert meta.cpu_time_s is not None and meta.samples < 0.7 * 99 * meta.cpu_time_s
+    assert any("of 1 threads (masked) whose ticks" in note for note in meta.notes)
+    assert any("pthread_cancel" in note for note in meta.notes)
+
+
+@pytest.mark.parametrize("name", CLOCKS)
+def test_a_thread_that_sleeps_is_woken_once_at_most(
+    spawn: Spawn, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without such a signal the process's clock has to signal it, where the one that runs blocks it."""
+    monkeypatch.setattr(session, "spare_signal", lambda _pid, _maps: 0)
     with spawn("masked") as target:
-        outcome = sample(target.pid, 99, name, cpu_s=1)
+        meta = sample(target.pid, 99, name, cpu_s=1).profile.meta
         check_detached(target)
         out = target.finish()
     interrupted = int(out.split()[1])
     assert interrupted <= 1
-    assert interrupted == sum("had woken a thread" in note for note in outcome.profile.meta.notes)
+    assert interrupted == sum("had woken a thread" in note for note in meta.notes)
+    assert any("of 1 threads (masked) whose ticks did not come" in note for note in meta.notes)
+
+
+@pytest.mark.parametrize("name", CLOCKS)
+def test_xz_with_several_threads(tmp_path: Path, requires: Callable[[str], str], name: str) -> None:
+    data = tmp_path / "data"
+    data.write_bytes(os.urandom(1 << 26))
+    words = [requires("xz"), "-T2", "-c", data]
+    with subprocess.Popen(words, stdout=subprocess.DEVNULL) as process:
+        while len(thread_ids(process.pid)) < 3:
+            time.sleep(0.01)
+        meta = sample(process.pid, 99, name, cpu_s=2).profile.meta
+        process.kill()
+    assert meta.cpu_time_s is not None
+    assert meta.samples == pytest.approx(99 * meta.cpu_time_s, rel=0.1)
 
 
 @pytest.mark.parametrize("name", CLOCKS)

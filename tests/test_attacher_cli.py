@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 import signal
@@ -337,6 +338,10 @@ def test_exit_codes(run: Run, result: Outcome | PyattachError, code: int) -> Non
 
 def test_no_samples_is_said(run: Run) -> None:
     run.result = outcome(0)
+    run("-o", "out.svg")
+    assert "no samples: the target ran, but no tick came" in run.err
+    meta = dataclasses.replace(run.result.profile.meta, cpu_time_s=0.01)
+    run.result = dataclasses.replace(run.result, profile=Profile(meta, {}, {}))
     run("-o", "out.svg")
     assert "no samples: the target used no CPU time while it was sampled" in run.err
 

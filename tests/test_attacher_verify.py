@@ -33,7 +33,7 @@ BEFORE = Snapshot(
 
 
 def after(**changes: object) -> list[str]:
-    return remains(BEFORE, dataclasses.replace(BEFORE, **changes), SIGPROF)  # type: ignore[arg-type]
+    return remains(BEFORE, dataclasses.replace(BEFORE, **changes), [SIGPROF])  # type: ignore[arg-type]
 
 
 def with_mapping(start: int, end: int, permissions: str, path: str) -> dict[int, tuple[int, str, str]]:
@@ -84,8 +84,8 @@ def test_all_at_once_are_said_each_on_a_line_of_its_own() -> None:
 
 def test_a_signal_that_was_caught_and_is_no_more() -> None:
     before = dataclasses.replace(BEFORE, caught=BIT)
-    assert len(remains(before, dataclasses.replace(BEFORE, caught=0), SIGPROF)) == 1
-    assert remains(before, dataclasses.replace(BEFORE, caught=BIT | 1), SIGPROF) == []
+    assert len(remains(before, dataclasses.replace(BEFORE, caught=0), [SIGPROF])) == 1
+    assert remains(before, dataclasses.replace(BEFORE, caught=BIT | 1), [SIGPROF]) == []
 
 
 @pytest.mark.parametrize(
@@ -114,9 +114,9 @@ def test_what_another_session_left_before_is_not_ours() -> None:
     before = dataclasses.replace(
         BEFORE, mappings=with_mapping(0x7000, 0x8000, "r-xp", OURS), fds={4: OURS}, timers=3
     )
-    assert remains(before, before, SIGPROF) == []
-    assert remains(before, dataclasses.replace(before, timers=2), SIGPROF) == []
-    assert remains(before, dataclasses.replace(before, timers=4), SIGPROF) == ["1 timers"]
+    assert remains(before, before, [SIGPROF]) == []
+    assert remains(before, dataclasses.replace(before, timers=2), [SIGPROF]) == []
+    assert remains(before, dataclasses.replace(before, timers=4), [SIGPROF]) == ["1 timers"]
 
 
 def test_our_file_under_a_number_that_was_another() -> None:

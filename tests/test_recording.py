@@ -67,7 +67,7 @@ def test_a_python_program(tmp_path: Path) -> None:
 
 
 def test_no_thread_goes_silent(tmp_path: Path) -> None:
-    """A tick that comes into the handler, which looks at the mappings there, is not the last of its thread."""
+    """A tick that comes into a handler (which looks at the mappings) is not the last of its thread."""
     for run in range(8):
         _, profile = recorded(tmp_path / f"{run}", "/usr/bin/python3", "-c", BUSY, PYATTACH_HZ="199")
         ticks = {tid: 0 for tid, _ in profile.weights}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,18 @@ def by_itself(*words: object) -> str:
 
 
 # What is seen of it.
+
+
+def test_threads_that_block_signals(tmp_path: Path) -> None:
+    """Nobody who sleeps is woken for them, either."""
+    folded = tmp_path / "run.folded"
+    argv = [*COMMAND, "run", "-o", str(folded), "--", str(build_target("masked"))]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        time.sleep(2)
+        out, _ = process.communicate("", timeout=DEADLINE_S)
+    assert (process.returncode, out) == (0, "ready\neintr 0\n")
+    profile = Folded(folded)
+    assert profile.inclusive()["masked_work"] > 0.9 * sum(profile.stacks.values()) > 0
 
 
 def test_shares_of_the_leaves(tmp_path: Path) -> None:

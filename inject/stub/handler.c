@@ -8,10 +8,11 @@
 /* A signal that is not one of our ticks goes to whom it went before. */
 static void hand_on(int signo, struct siginfo *info, void *ucontext)
 {
-	u64 handler = pa.old.handler;
+	const struct kernel_sigaction *old = signo == (int)pa.spare_signal ? &pa.old_spare : &pa.old;
+	u64 handler = old->handler;
 	if (handler == SIG_DFL || handler == SIG_IGN)
 		return;
-	if (pa.old.flags & SA_SIGINFO)
+	if (old->flags & SA_SIGINFO)
 		((void (*)(int, struct siginfo *, void *))handler)(signo, info, ucontext);
 	else
 		((void (*)(int))handler)(signo);
@@ -223,7 +224,7 @@ void pa_handler(int signo, struct siginfo *info, void *ucontext)
 	if (index != NO_SLOT) {
 		tick(c, index, ucontext);
 	} else if (is_process_tick(c, info, PA_WAKE)) {
-		wake_tick(c, info->timer);
+		wake_tick(c, info->timer, ucontext);
 	} else if (is_process_tick(c, info, PA_STRAY)) {
 		stray_tick(c, info, ucontext);
 	} else {

@@ -1,4 +1,5 @@
-/* The clock of the whole process: its ticks go to the thread that runs (to the main thread, before Linux 6.4) and
+/* The clock of the whole process, by the spare signal where there is one: no thread that runs blocks that, so none
+ * that sleeps is woken for it.  Its ticks go to the thread that runs (to the main thread, before Linux 6.4) and
  * meet threads that have none of their own, because they end before anybody finds them or were not found yet. */
 #include "stub.h"
 
@@ -6,7 +7,7 @@ static i32 process_timer(struct pa_control *c, u32 kind)
 {
 	struct sigevent event = {
 		.value = ((u64)c->tick_tag << 32) | kind,
-		.signo = (i32)c->signal,
+		.signo = (i32)(c->spare_signal ? c->spare_signal : c->signal),
 		.notify = SIGEV_SIGNAL,
 	};
 	i32 timer = -1;
@@ -166,7 +167,7 @@ void wake_begin(struct pa_control *c)
 		set_timer(timer, 0, WAKE_PERIOD_NS, WAKE_PERIOD_NS);
 }
 
-void wake_tick(struct pa_control *c, i32 timer)
+void wake_tick(struct pa_control *c, i32 timer, const void *ucontext)
 {
 	u32 state = __atomic_load_n(&c->state, __ATOMIC_RELAXED);
 	u32 idle = 0;
@@ -182,5 +183,5 @@ void wake_tick(struct pa_control *c, i32 timer)
 	else if (!idle)
 		timers_serve(c, SERVE_LIMIT);
 	if (pa.on_wake && state == PA_STATE_RUN)
-		pa.on_wake(c);
+		pa.on_wake(c, ucontext);
 }

@@ -57,6 +57,10 @@ enum pa_state {
 /* A slot's life: pyattach writes tid, then WANTED; a handler takes it through ARMING to ARMED (or
  * FAILED, with the error); pyattach sets RETIRE once the thread is gone; a handler frees it.  Or pyattach
  * writes EVENT, and FREE in the end. */
+/* glibc's SIGCANCEL: no program can block it by glibc's functions, and it has its default action until the first
+ * pthread_cancel (from glibc 2.34 on), which then takes it without asking.  Its handler ignores our ticks. */
+#define PA_SPARE_SIGNAL 32
+
 enum pa_slot_state {
 	PA_SLOT_FREE = 0,
 	PA_SLOT_WANTED = 1,
@@ -112,7 +116,8 @@ struct pa_control {
 	u64 log_offset; /* of a program that records itself: struct pa_log; 0: none */
 	u64 log_size;
 	u64 heap_offset; /* struct pa_heap (heap/layout.h); 0: there is none */
-	u64 pad1;
+	u32 spare_signal; /* one that threads don't block though they block `signal` (clock.py); 0: none */
+	u32 pad1;
 
 	/* Written by pyattach while the stub runs. */
 	u64 lease_until_ns; /* CLOCK_MONOTONIC as the target sees it */
@@ -160,7 +165,7 @@ struct pa_control {
 	u64 old_flags;
 	u32 timers_deleted;
 	i32 last_error;        /* of the last timer that could not be made */
-	u32 signal_given_back; /* 0: the target has changed the signal since, it was left alone */
+	u32 signal_given_back; /* bits 0: signal, 1: spare_signal; 0: the target has changed it, it was left alone */
 	u32 here;              /* the preloaded stub was reached: the main thread is posted, in slot 0 */
 };
 
@@ -210,7 +215,8 @@ struct pa_slot {
 	u32 busy;  /* 1: its handler runs; 2: and a tick came meanwhile (handler.c) */
 	u64 ticks; /* that came, also those that took no sample */
 	char name[16]; /* of a thread that records itself, as last logged */
-	u64 pad;
+	u32 by_spare;  /* 1: it blocks the signal, its timer takes the spare one */
+	u32 pad;
 };
 
 /* Ticks by how many cycles their handlers took: the first bucket ends at 1 << PA_COSTS_FROM, then four to each

@@ -59,10 +59,10 @@ static i64 make_private_page(void)
 	return 0;
 }
 
-/* While a handler runs all signals are blocked but its own.  A thread that begins to block one that the process has
+/* While a handler runs all signals are blocked but ours.  A thread that begins to block one that the process has
  * pending, as when its own tick and the process's come together, hands that to another thread, and wakes one that
  * sleeps for it (kernel/signal.c, retarget_shared_pending). */
-static i64 take_signal(struct pa_control *c)
+static i64 take(const struct pa_control *c, u32 signal)
 {
 	struct kernel_sigaction action = {
 		.handler = (u64)pa_handler,
@@ -70,24 +70,46 @@ static i64 take_signal(struct pa_control *c)
 		.restorer = (u64)pa_restorer,
 		.mask = ~(1UL << (c->signal - 1)),
 	};
+	if (c->spare_signal)
+		action.mask &= ~(1UL << (c->spare_signal - 1));
+	return sys4(SYS_rt_sigaction, signal, &action, 0, 8);
+}
+
+static i64 take_signals(struct pa_control *c)
+{
 	i64 err = sys4(SYS_rt_sigaction, c->signal, 0, &pa.old, 8);
 	if (err)
 		return err;
 	c->old_handler = pa.old.handler;
 	c->old_flags = pa.old.flags;
-	return sys4(SYS_rt_sigaction, c->signal, &action, 0, 8);
+	if (c->spare_signal && (sys4(SYS_rt_sigaction, c->spare_signal, 0, &pa.old_spare, 8) ||
+				pa.old_spare.handler != SIG_DFL))
+		c->spare_signal = 0; /* taken meanwhile */
+	pa.spare_signal = c->spare_signal;
+	err = take(c, c->signal);
+	if (!err && c->spare_signal && take(c, c->spare_signal))
+		c->spare_signal = 0;
+	return err;
 }
 
-/* Put the signal back.  Ignoring it first discards ticks that are still pending: with SIG_DFL in place
- * one of them would kill the target.  What the target itself has installed since is left alone. */
-static void give_signal_back(struct pa_control *c)
+/* Ignoring it first discards ticks that are still pending: with SIG_DFL in place one of them would kill the target.
+ * What the target itself has installed since is left alone. */
+static int give_back(u32 signal, const struct kernel_sigaction *old)
 {
 	struct kernel_sigaction now, ignore = {.handler = SIG_IGN};
-	if (sys4(SYS_rt_sigaction, c->signal, 0, &now, 8) || now.handler != (u64)pa_handler)
-		return;
-	sys4(SYS_rt_sigaction, c->signal, &ignore, 0, 8);
-	sys4(SYS_rt_sigaction, c->signal, &pa.old, 0, 8);
-	c->signal_given_back = 1;
+	if (sys4(SYS_rt_sigaction, signal, 0, &now, 8) || now.handler != (u64)pa_handler)
+		return 0;
+	sys4(SYS_rt_sigaction, signal, &ignore, 0, 8);
+	sys4(SYS_rt_sigaction, signal, old, 0, 8);
+	return 1;
+}
+
+static void give_signals_back(struct pa_control *c)
+{
+	u32 given = give_back(c->signal, &pa.old) ? 1 : 0;
+	if (c->spare_signal && give_back(c->spare_signal, &pa.old_spare))
+		given |= 2;
+	c->signal_given_back = given;
 }
 
 static void let_go(struct pa_control *c, u64 region_size)
@@ -120,7 +142,7 @@ EXPORT i64 pa_init(struct pa_control *c, u64 region_size)
 	pa.vm_read_forbidden = c->flags & PA_NO_VM_READ;
 	pa.control = c;
 	*pa.mine = 1;
-	err = take_signal(c);
+	err = take_signals(c);
 	if (err)
 		goto fail;
 	c->init_clock_ns = clock_ns();
@@ -144,7 +166,7 @@ EXPORT i64 pa_stop(void)
 	struct pa_control *c = pa.control;
 	__atomic_store_n(&c->state, PA_STATE_STOP, __ATOMIC_RELEASE);
 	c->timers_deleted = timers_delete_all(c);
-	give_signal_back(c);
+	give_signals_back(c);
 	c->stop_clock_ns = clock_ns();
 	c->stop_cycles = cycles_now();
 	return 0;

@@ -20,8 +20,9 @@ struct pa_private {
 	u32 counts_cycles;
 	u32 pid;
 	u32 vm_read_forbidden;
-	void (*on_wake)(struct pa_control *); /* what a wake tick does beside, where nobody reads along */
-	struct kernel_sigaction old;
+	void (*on_wake)(struct pa_control *, const void *ucontext); /* what a wake tick does beside, where nobody reads along */
+	u32 spare_signal; /* as in control, which a child has not got */
+	struct kernel_sigaction old, old_spare;
 };
 extern struct pa_private pa HIDDEN;
 
@@ -72,7 +73,7 @@ u32 stray_take(struct pa_control *c) HIDDEN;
 /* Set the next tick; `met`: this one met a thread without ticks. */
 void stray_next(struct pa_control *c, u64 cpu_ns, u64 clock_ns, int met) HIDDEN;
 void wake_begin(struct pa_control *c) HIDDEN;
-void wake_tick(struct pa_control *c, i32 timer) HIDDEN;
+void wake_tick(struct pa_control *c, i32 timer, const void *ucontext) HIDDEN;
 
 /* stub.c */
 EXPORT i64 pa_init(struct pa_control *c, u64 region_size);

@@ -53,7 +53,7 @@ void timer_arm(struct pa_control *c, struct pa_slot *slot, u32 index)
 {
 	struct sigevent event = {
 		.value = ((u64)c->tick_tag << 32) | index,
-		.signo = (i32)c->signal,
+		.signo = (i32)(slot->by_spare && c->spare_signal ? c->spare_signal : c->signal),
 		.notify = SIGEV_THREAD_ID,
 		.tid = (i32)slot->tid,
 	};

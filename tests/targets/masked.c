@@ -1,5 +1,11 @@
-/* A thread that blocks all signals and works (masked open: it blocks none), while the main thread sleeps in epoll_wait, where any signal that is
- * handled ends the call.  Ends with stdin; prints "eintr N", how often that was so.
+/* A thread that blocks signals and works, while the main thread sleeps in epoll_wait, where any signal that is handled
+ * ends the call.
+ *
+ *     masked [open|now|later|cancels]      now (the default): it blocks all it can from its begin on; open: none;
+ *                                          later: after a second of CPU time; cancels: now, and after such a second
+ *                                          the main thread cancels another one, for which glibc takes a signal
+ *
+ * Ends with stdin; prints "eintr N", how often the call was ended.
  */
 #include "target.h"
 
@@ -7,13 +13,44 @@
 #include <sys/epoll.h>
 
 static _Atomic int stopping;
+static const char *how = "now";
 
 NAMED static uint64_t masked_work(uint64_t x) { return burn(x, 100000); }
 
+static double cpu_s(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+static void *idle(void *argument) {
+    for (;;)
+        pause();
+    return argument;
+}
+
+static void after_a_second(void) {
+    sigset_t all;
+    if (!strcmp(how, "later")) {
+        sigfillset(&all);
+        pthread_sigmask(SIG_SETMASK, &all, NULL);
+    } else if (!strcmp(how, "cancels")) {
+        pthread_t victim = start_thread("victim", idle, NULL);
+        pthread_cancel(victim);
+        pthread_join(victim, NULL);
+    }
+}
+
 static void *worker(void *argument) {
     uint64_t x = 1;
-    while (!atomic_load_explicit(&stopping, memory_order_relaxed))
+    int came = 0;
+    while (!atomic_load_explicit(&stopping, memory_order_relaxed)) {
         x = masked_work(x);
+        if (!came && cpu_s() > 1) {
+            came = 1;
+            after_a_second();
+        }
+    }
     return x ? argument : NULL;
 }
 
@@ -24,8 +61,10 @@ int main(int count, char **words) {
     int epoll = epoll_create1(EPOLL_CLOEXEC);
     if (epoll < 0 || epoll_ctl(epoll, EPOLL_CTL_ADD, STDIN_FILENO, &event))
         die("epoll");
+    if (count > 1)
+        how = words[1];
     sigfillset(&all);
-    if (count > 1 && !strcmp(words[1], "open"))
+    if (!strcmp(how, "open") || !strcmp(how, "later"))
         sigemptyset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     pthread_t thread = start_thread("masked", worker, NULL);

@@ -51,6 +51,7 @@ static const u8 pa_preserved[PA_PRESERVED] = {3, 6, 12, 13, 14, 15};
 /* Offset of uc_mcontext.gregs in the kernel's struct ucontext (asm/ucontext.h, asm/sigcontext.h), and the
  * DWARF number of each of its words. */
 #define UC_GREGS 40
+#define UC_SIGMASK 296 /* what the thread blocked before, one word */
 static const u8 pa_greg_numbers[PA_REGISTERS] = {8, 9, 10, 11, 12, 13, 14, 15, 5, 4, 6, 3, 1, 0, 2, 7, 16};
 
 static inline u64 cycle_counter(void)

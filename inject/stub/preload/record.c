@@ -244,7 +244,7 @@ static int is_gone(const struct pa_control *c, u32 tid)
 }
 
 /* The thread this tick has met: give it ticks of its own, if it has none. */
-static void adopt(struct pa_control *c)
+static void adopt(struct pa_control *c, const void *ucontext)
 {
 	u32 tid = (u32)sys0(SYS_gettid), index, used = slots_used(c), end = c->slot_count - c->spare_slots;
 	for (index = 0; index < used; index++) {
@@ -268,19 +268,20 @@ static void adopt(struct pa_control *c)
 	}
 	slot_at(c, index)->tid = tid;
 	slot_at(c, index)->name[0] = 0;
+	slot_at(c, index)->by_spare = *(const u64 *)((const u8 *)ucontext + UC_SIGMASK) >> (c->signal - 1) & 1;
 	timer_arm(c, slot_at(c, index), index);
 	note_name(c, slot_at(c, index));
 }
 
 /* Fifty milliseconds of CPU time have passed. */
-static void record_wake(struct pa_control *c)
+static void record_wake(struct pa_control *c, const void *ucontext)
 {
 	u64 now = clock_ns();
 	if (__atomic_exchange_n(&c->arming, 1, __ATOMIC_ACQUIRE))
 		return;
 	log_of(c)->clock_ns = now;
 	log_of(c)->cpu_ns = read_clock_ns(CLOCK_PROCESS_CPUTIME_ID);
-	adopt(c);
+	adopt(c, ucontext);
 	if (now - looked_ns > (now - began_ns < YOUNG_NS ? YOUNG_LOOK_NS : LOOK_NS)) {
 		looked_ns = now;
 		record_maps(c);

@@ -187,7 +187,7 @@ static u64 keep_code(char *text, u64 size)
 
 int record_maps(struct pa_control *c)
 {
-	static const char libseccomp[] = "/libseccomp.so";
+	static const char libseccomp[] = "/libseccomp.so", glibc[] = "/libc.so.6\n";
 	static u64 last_at, last_size; /* in the log */
 	struct pa_log *log = log_of(c);
 	char *log_bytes = (char *)(log + 1), *text = log_bytes + log->used + sizeof(struct pa_log_entry);
@@ -206,6 +206,8 @@ int record_maps(struct pa_control *c)
 		return 0;
 	last_at = (u64)(text - log_bytes);
 	last_size = size;
+	if (!pa.control && holds(text, size, glibc, sizeof(glibc) - 1))
+		c->spare_signal = PA_SPARE_SIGNAL;
 	publish(c, text, size);
 	log_append(c, PA_LOG_MAPS, 0, (u32)size); /* it is in place */
 	return holds(text, size, libseccomp, sizeof(libseccomp) - 1) ? -1 : 1;
