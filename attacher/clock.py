@@ -194,6 +194,11 @@ class EventClock:
         same length, and against each other's.  The stub counts in true periods and leaves out the rest."""
         return round(period_ns * (1 - random.uniform(*_OFF_STEP))) if self._jitter else period_ns
 
+    @property
+    def events(self) -> list[int]:
+        """The events' files."""
+        return list(self._events.values())
+
     def stop(self) -> None:
         """Close all events; the kernel waits for those that are just being handled."""
         while self._events:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
+import fcntl
 import os
 import shutil
 import signal
@@ -17,10 +19,13 @@ from pathlib import Path
 
 from common import DEADLINE_S
 
+from pyattach.attacher.clock import EventClock
 from pyattach.attacher.session import Options, Outcome, Progress
 from pyattach.attacher.session import attach as run_session
+from pyattach.inject.layout import Slot
 from pyattach.render.profile import Meta
 
+_IOC_ENABLE, _IOC_DISABLE = 0x2400, 0x2401
 SETTLE_S = 0.15
 BEGUN_S = 3.3
 """A session of pyattach looks harder for new threads in its first seconds: measured is what comes after."""
@@ -73,6 +78,49 @@ class Pyattach:
         self.metas.append(meta)
         if meta.handler_share is not None and meta.delivery_share is not None:
             self.shares.append(meta.handler_share + meta.delivery_share)
+
+
+@dataclasses.dataclass
+class Switched:
+    """A session by perf events, which can be switched off and on.  ``shares`` is what it says of itself."""
+
+    rate_hz: int
+    shares: list[float] = dataclasses.field(default_factory=list)
+
+    @contextlib.contextmanager
+    def __call__(self, pid: int) -> Iterator[None]:
+        stop = threading.Event()
+        opened = EventClock.start
+        clocks: list[EventClock] = []
+
+        def start(clock: EventClock, slots: ctypes.Array[Slot]) -> None:
+            clocks.append(clock)
+            opened(clock, slots)
+
+        EventClock.start = start  # type: ignore[method-assign]
+        outcomes: list[Outcome] = []
+        options = Options(rate_hz=self.rate_hz, clock="perf")
+        thread = threading.Thread(
+            target=lambda: outcomes.append(run_session(pid, options, stop.is_set, lambda _progress: None))
+        )
+        thread.start()
+        time.sleep(BEGUN_S)
+        EventClock.start = opened  # type: ignore[method-assign]
+        (self._clock,) = clocks
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+        meta = outcomes[0].profile.meta
+        if meta.overhead_of_wall is not None and meta.ticks:
+            # Of the time in which they were on: by ticks, at this rate.
+            tick_s = meta.overhead_of_wall * meta.duration_s / meta.ticks
+            self.shares.append(tick_s * self.rate_hz)
+
+    def switch(self, *, on: bool) -> None:
+        for event in self._clock.events:
+            fcntl.ioctl(event, _IOC_ENABLE if on else _IOC_DISABLE, 0)
 
 
 @dataclasses.dataclass

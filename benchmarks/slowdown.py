@@ -14,6 +14,9 @@ The median of the pairs' ratios with its 95% interval (bootstrap); "none" is the
 without and without.  "time" is the same of the time that passed, "us/tick" the median for each tick that the
 rate asks for (timers tick at the kernel's HZ at most).  The floor is there again, preloaded (native/floor.c).
 The target has one processor for itself, all else the other, in all rows alike.
+
+The third has the same work and goals for perf events alone, without the noise: one session all along, whose
+events are switched off and on, in windows of a fifth of a second, so that hundreds of pairs lie close together.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ from pathlib import Path
 
 from common import machine, parser_of, table
 from floor import EmptyHandler, floors
-from profilers import CLOCKS, SETTLE_S, Profiler, Pyattach, Row, by_sigusr2, nothing, peers
+from profilers import CLOCKS, SETTLE_S, Profiler, Pyattach, Row, Switched, by_sigusr2, nothing, peers
 from spinning import Gaps, Spinner, spinning
 from steady import NEEDS, OTHER_CPU, PROGRAMS, TARGET_CPU, Target
 
@@ -40,6 +43,9 @@ from pyattach.attacher.clock import why_no_events
 GOAL_PERCENT = 0.5
 GOAL_TIMES = 1.3
 SELF_WITHIN = 2.0
+SWITCHED_S = 0.2
+SWITCHED_PAIRS = 15
+"""For each pair of the other table."""
 
 
 def window_s(target: Target, seconds: float) -> tuple[float, float]:
@@ -130,6 +136,41 @@ def programs_table(
     table([*head, f"goal x{SELF_WITHIN:g}"], lines)
 
 
+def switched_table(programs: Sequence[str], rates: Sequence[int], pairs: int) -> None:
+    print(
+        f"\nthe same, one session, events switched on and off: {pairs} pairs of {SWITCHED_S:g} s\n",
+        flush=True,
+    )
+    lines = []
+    for program in programs:
+        with PROGRAMS[program]({}) as target:
+            for rate in (0, *rates):
+                lines.append([program, *switched_line(target, rate, pairs)])
+    head = ["program", "profiler", "Hz", "slower %", "95% interval", "us/tick", "goal", "self-reported %"]
+    table([*head, f"goal x{SELF_WITHIN:g}"], lines)
+
+
+def switched_line(target: Target, rate: int, pairs: int) -> list[str]:
+    """``rate`` 0: without a session, for the noise."""
+    profiler = Switched(rate) if rate else None
+    with profiler(target.pid) if profiler else contextlib.nullcontext():
+        ratios = []
+        for index in range(pairs):
+            seen = {}
+            for sampled in (True, False) if index % 2 else (False, True):
+                if profiler:
+                    profiler.switch(on=sampled)
+                seen[sampled] = window_s(target, SWITCHED_S)[0]
+            ratios.append((seen[True] / seen[False], 1.0))
+    found = Slowdown.of(ratios)
+    figures = [f"{found.percent:+.2f}", f"{found.low:+.2f} to {found.high:+.2f}"]
+    if profiler is None:
+        return ["none", "-", *figures, *["-"] * 4]
+    goal = goal_of(found, None, rate) if rate < 200 else "-"
+    per_tick = f"{found.percent * 1e4 / rate:.1f}"
+    return ["pyattach, perf", str(rate), *figures, per_tick, goal, *self_reported(found, profiler)]
+
+
 def cells(
     program: str, row: Row, seen: dict[tuple[str, int], Slowdown], pairs: int, seconds: float
 ) -> list[str]:
@@ -165,7 +206,7 @@ def goal_of(found: Slowdown, floor: Slowdown | None, rate_hz: int) -> str:
     return f"{times:.2f} floors, <= {GOAL_TIMES:g}: {'met' if times <= GOAL_TIMES else 'NOT MET'}"
 
 
-def self_reported(found: Slowdown, profiler: Pyattach) -> list[str]:
+def self_reported(found: Slowdown, profiler: Pyattach | Switched) -> list[str]:
     if not profiler.shares:
         return ["-", "-"]
     said = 100 * statistics.median(profiler.shares)
@@ -261,7 +302,7 @@ def gperftools_ticks(rate: int, seconds: float, folder: Path) -> list[str]:
 
 def main() -> None:
     parser = parser_of(__doc__.splitlines()[0])
-    parser.add_argument("--part", choices=["ticks", "programs"], help="only this table")
+    parser.add_argument("--part", choices=["ticks", "programs", "switched"], help="only this table")
     parser.add_argument("--programs", default=",".join(PROGRAMS), help="of these, separated by commas")
     parser.add_argument(
         "--rows", default="", metavar="WORD,WORD", help="only profilers with one of these in the name"
@@ -278,10 +319,13 @@ def main() -> None:
     print(f"the target on processor {TARGET_CPU}, all else on {OTHER_CPU}")
     rates = [int(word) for word in chosen.rates.split(",")]
     pairs, seconds = (3, 0.3) if chosen.quick else (chosen.pairs, chosen.seconds)
-    if chosen.part != "programs":
+    programs = chosen.programs.split(",")
+    if chosen.part in (None, "ticks"):
         ticks_table(rates, pairs, seconds)
-    if chosen.part != "ticks":
-        programs_table(chosen.programs.split(","), rates, chosen.rows, pairs, seconds)
+    if chosen.part in (None, "programs"):
+        programs_table(programs, rates, chosen.rows, pairs, seconds)
+    if chosen.part in (None, "switched") and "perf" in CLOCKS:
+        switched_table(programs, rates, pairs * SWITCHED_PAIRS)
 
 
 if __name__ == "__main__":
