@@ -15,8 +15,9 @@ without and without.  "time" is the same of the time that passed, "us/tick" the 
 rate asks for (timers tick at the kernel's HZ at most).  The floor is there again, preloaded (native/floor.c).
 The target has one processor for itself, all else the other, in all rows alike.
 
-The third has the same work and goals for perf events alone, without the noise: one session all along, whose
-events are switched off and on, in windows of a fifth of a second, so that hundreds of pairs lie close together.
+The third has the same work and goals for perf events alone, without the noise: one session all along,
+whose events are switched off and on, in windows of a fifth of a second, so that hundreds of pairs lie close
+together.
 """
 
 from __future__ import annotations
