@@ -302,8 +302,9 @@ def spare_signal(pid: int, maps: Maps) -> int:
     """``SPARE_SIGNAL``, where the target uses glibc and has not cancelled a thread yet; else 0.
 
     glibc before 2.34 takes it at once; musl uses the number for timers, and sets its action to the default,
-    which is to end the process."""
-    used = _signals(pid, "SigCgt", "SigIgn") >> (SPARE_SIGNAL - 1) & 1
+    which is to end the process.  Ignored it may be: glibc's posix_spawn leaves it so, for all that is started
+    from there."""
+    used = _signals(pid, "SigCgt") >> (SPARE_SIGNAL - 1) & 1
     return SPARE_SIGNAL if uses_glibc(maps) and not used else 0
 
 

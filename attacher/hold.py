@@ -21,9 +21,12 @@ STOP_DEADLINE_S = 0.25
 """How long one thread is given to stop; in uninterruptible sleep (state D) it can't."""
 
 SEARCH_DEADLINE_S = 3.0
+HARMLESS_S = 2.0
+"""So long a thread is waited for whose system call, if it is in one, goes on by itself."""
 
 OTHERS_LIMIT = 32
 _HELD_SCAN_BYTES = 16 * 1024
+_ENDS_A_CALL = 3  # the rank of a thread whose system call would report EINTR
 _RSEQ_CS_OFFSET = 8  # struct rseq, linux/rseq.h: cpu_id_start, cpu_id, rseq_cs
 
 
@@ -102,7 +105,7 @@ def candidates(target: TargetProcess) -> list[Candidate]:
             elif blocked.syscall in arch.GOES_ON:
                 rank = 2 if blocked.syscall in arch.BEGIN_ANEW | arch.WAITS_FOR_SIGNALS else 0
             else:
-                rank = 3
+                rank = _ENDS_A_CALL
             out.append(Candidate(tid, rank, blocked))
     return sorted(out, key=lambda c: (c.rank, c.tid != target.pid, c.tid))
 
@@ -191,14 +194,20 @@ def _stopped(target: TargetProcess, tid: int) -> Iterator[Held | None]:
 def hold_any(target: TargetProcess) -> Iterator[Held]:
     """Stop the best thread there is.  For work that takes no lock of the target.
 
+    A thread whose system call would report EINTR is taken only where there is no other, or none that could be
+    stopped for ``HARMLESS_S``: the others may be in a critical section, or about to handle a signal.
+
     Raises InjectionFailed when no thread could be stopped, ProcessLookupError when the target is gone.
     """
-    deadline = time.monotonic() + SEARCH_DEADLINE_S
+    start = time.monotonic()
+    deadline, harmless_until = start + SEARCH_DEADLINE_S, start + HARMLESS_S
     while time.monotonic() < deadline:
         let_go_of_late_stops()
         threads = candidates(target)
         if not threads:
             raise ProcessLookupError(f"process {target.pid} is gone")
+        if threads[0].rank < _ENDS_A_CALL and time.monotonic() < harmless_until:
+            threads = [thread for thread in threads if thread.rank < _ENDS_A_CALL]
         for candidate in threads:
             with contextlib.ExitStack() as stack:
                 try:
@@ -239,7 +248,7 @@ def hold_clean(
             raise ProcessLookupError(f"process {target.pid} is gone")
         others = [c for c in threads if c is not main]
         known = _clean_while_asleep(target, maps, main, zones)
-        promising = main.rank < 3 and (known is not None or main.blocked is None)
+        promising = main.rank < _ENDS_A_CALL and (known is not None or main.blocked is None)
         relaxed = time.monotonic() - start > others_for_s
         if promising and (relaxed or _others_quiet(target, maps, others, zones)):
             with _stopped(target, main.tid) as held:

@@ -19,7 +19,7 @@ from test_attach_run import CLOCKS, MARK, Folded, Spawn, cpu_time_s, maps_text, 
 
 from pyattach.attacher import clock, session
 from pyattach.attacher.procfs import read_status, thread_ids
-from pyattach.attacher.session import Options, Outcome, strays_can_be_met
+from pyattach.attacher.session import Options, Outcome, Progress, strays_can_be_met
 from pyattach.attacher.session import attach as attach_here
 from pyattach.errors import NoPermission
 
@@ -222,17 +222,40 @@ def test_ticks_that_come_together_wake_nobody(spawn: Spawn, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CLOCKS)
-@pytest.mark.parametrize("how", ["now", "later"])
+@pytest.mark.parametrize("how", ["now", "ignored"])
 def test_threads_that_block_signals_are_sampled(spawn: Spawn, name: str, how: str) -> None:
     """As xz's and nginx's workers: by a signal that can't be blocked, and nobody is woken for it."""
     with spawn("masked", how) as target:
+        before = read_status(target.pid)["SigIgn"]
+        assert how != "ignored" or int(before, 16) >> 31 & 1
         meta = sample(target.pid, 99, name, cpu_s=4).profile.meta
+        check_detached(target)
+        assert read_status(target.pid)["SigIgn"] == before
+        assert target.finish() == "eintr 0\n"
+    assert meta.cpu_time_s is not None
+    assert 0.9 < meta.samples / (99 * meta.cpu_time_s) < 1.1
+    assert not any("whose ticks" in note for note in meta.notes)
+
+
+@pytest.mark.parametrize("name", CLOCKS)
+def test_threads_that_begin_to_block_signals(spawn: Spawn, name: str) -> None:
+    """After a second.  It is seen when no tick has come for a while; what was missed until then is said."""
+    ticks = 0
+
+    def note(progress: Progress) -> None:
+        nonlocal ticks
+        ticks = progress.ticks
+
+    with spawn("masked", "later") as target:
+        meta = attach_here(
+            target.pid, Options(rate_hz=99, clock=name, duration_s=60), lambda: ticks > 250, note
+        ).profile.meta
         check_detached(target)
         assert target.finish() == "eintr 0\n"
     assert meta.cpu_time_s is not None
-    enough = 0.9 if how == "now" else 0.6  # it is seen a second later
-    assert enough < meta.samples / (99 * meta.cpu_time_s) < 1.1
-    assert any("whose ticks" in note for note in meta.notes) == (how == "later")
+    (silent,) = [note for note in meta.notes if "whose ticks" in note]
+    missed_s = float(silent.split()[0])
+    assert meta.samples / 99 + missed_s == pytest.approx(meta.cpu_time_s, rel=0.1)
 
 
 @pytest.mark.parametrize("name", CLOCKS)

@@ -75,6 +75,12 @@ static i64 take(const struct pa_control *c, u32 signal)
 	return sys4(SYS_rt_sigaction, signal, &action, 0, 8);
 }
 
+/* Programs started by posix_spawn (make does that), and all below them, have the C library's own signals ignored. */
+static int is_unused(const struct kernel_sigaction *action)
+{
+	return action->handler == SIG_DFL || action->handler == SIG_IGN;
+}
+
 static i64 take_signals(struct pa_control *c)
 {
 	i64 err = sys4(SYS_rt_sigaction, c->signal, 0, &pa.old, 8);
@@ -82,8 +88,7 @@ static i64 take_signals(struct pa_control *c)
 		return err;
 	c->old_handler = pa.old.handler;
 	c->old_flags = pa.old.flags;
-	if (c->spare_signal && (sys4(SYS_rt_sigaction, c->spare_signal, 0, &pa.old_spare, 8) ||
-				pa.old_spare.handler != SIG_DFL))
+	if (c->spare_signal && (sys4(SYS_rt_sigaction, c->spare_signal, 0, &pa.old_spare, 8) || !is_unused(&pa.old_spare)))
 		c->spare_signal = 0; /* taken meanwhile */
 	pa.spare_signal = c->spare_signal;
 	err = take(c, c->signal);

@@ -1,9 +1,11 @@
 /* A thread that blocks signals and works, while the main thread sleeps in epoll_wait, where any signal that is handled
  * ends the call.
  *
- *     masked [open|now|later|cancels]      now (the default): it blocks all it can from its begin on; open: none;
- *                                          later: after a second of CPU time; cancels: now, and after such a second
- *                                          the main thread cancels another one, for which glibc takes a signal
+ *     masked [open|now|ignored|later|cancels]
+ *
+ * now (the default): it blocks all it can from its begin on; open: none; ignored: now, with the C library's signal
+ * ignored, as posix_spawn leaves it; later: after a second of CPU time; cancels: now, and after such a second the
+ * main thread cancels another one, for which glibc takes a signal.
  *
  * Ends with stdin; prints "eintr N", how often the call was ended.
  */
@@ -11,6 +13,7 @@
 
 #include <signal.h>
 #include <sys/epoll.h>
+#include <sys/syscall.h>
 
 static _Atomic int stopping;
 static const char *how = "now";
@@ -63,6 +66,14 @@ int main(int count, char **words) {
         die("epoll");
     if (count > 1)
         how = words[1];
+    if (!strcmp(how, "ignored")) {
+        struct {
+            void (*handler)(int);
+            unsigned long flags, restorer, mask;
+        } action = {SIG_IGN, 0, 0, 0};
+        if (syscall(SYS_rt_sigaction, 32, &action, NULL, 8))
+            die("rt_sigaction");
+    }
     sigfillset(&all);
     if (!strcmp(how, "open") || !strcmp(how, "later"))
         sigemptyset(&all);
