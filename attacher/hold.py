@@ -10,11 +10,12 @@ import time
 from collections.abc import Iterator
 
 from ..errors import InjectionFailed, UnsupportedTarget
+from ..inject import fault
 from ..inject.arch import x86_64 as arch
 from ..inject.locks import LIMIT_BYTES, LockZones
 from ..symbols.maps import Maps
 from . import procfs
-from .ptrace import StopKind, Tracee, let_go_of_late_stops, stops_late
+from .ptrace import StopKind, Tracee, any_stops_late, let_go_of_late_stops
 from .target import TargetProcess
 
 STOP_DEADLINE_S = 0.25
@@ -77,6 +78,7 @@ class Held:
     def release(self, registers: arch.Registers | None = None) -> None:
         if registers is not None:
             self._tracee.set_registers(registers)
+            fault.reach("pointed", self._target.pid)
         self._tracee.detach()
 
 
@@ -171,10 +173,11 @@ def _no_collection() -> Iterator[None]:
 @contextlib.contextmanager
 def _stopped(target: TargetProcess, tid: int) -> Iterator[Held | None]:
     """The thread, stopped; None when it can't be used.  Let go of when the block is left."""
-    if stops_late(tid):
+    if any_stops_late():
         yield None
         return
     with _no_collection(), Tracee(tid) as tracee:
+        fault.reach("seized", target.pid)
         asked_ns = time.monotonic_ns()
         stop = tracee.interrupt(STOP_DEADLINE_S)
         if stop is None:
@@ -185,7 +188,9 @@ def _stopped(target: TargetProcess, tid: int) -> Iterator[Held | None]:
                 f"process {target.pid} is stopped (signal {stop.signal})",
                 f"let it go on first: kill -CONT {target.pid}",
             )
+        fault.reach("stopped", target.pid)
         held = Held(target, tracee, asked_ns)
+        fault.reach("read", target.pid)
         usable = not held.in_restartable_sequence() and not held.interrupted_by_a_signal()
         yield held if usable else None
 

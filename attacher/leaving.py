@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from ..errors import InjectionFailed
-from ..inject.loader import LoadedStub
+from ..inject import fault
+from ..inject.borrow import ThreadGaveUp
+from ..inject.layout import Control
+from ..inject.loader import LoadedStub, MappedStub
 from ..inject.locks import LockZones
 from .clock import Clock
 from .hold import hold_any, hold_clean
@@ -13,6 +17,7 @@ from .shared import SharedMemory
 from .target import TargetProcess
 
 DEADLINE_S = 2.0
+_TRIES = 3
 OTHERS_S = 0.5
 """How long a moment is looked for at which no other thread may be inside the loader.  After that dlclose
 may have to wait for one: leaving the stub behind would be the worse end."""
@@ -23,14 +28,37 @@ def stop_ticks(target: TargetProcess, stub: LoadedStub, shared: SharedMemory, cl
 
     Raises InjectionFailed, ProcessLookupError.
     """
-    shared.stop()
+    shared.quit()
+    fault.reach("told", target.pid)
     clock.stop()
-    borrowing = stub.prepare_call("pa_stop")
-    with hold_any(target) as held:
-        stub.run(borrowing, held)
+    fault.reach("unclocked", target.pid)
+    call_stop(target, stub)
     deadline = time.monotonic() + DEADLINE_S
     while shared.control.inside and time.monotonic() < deadline:
         time.sleep(0.001)
+    fault.reach("quiet", target.pid)
+
+
+def call_stop(target: TargetProcess, stub: MappedStub) -> None:
+    """Have a thread delete the timers and give the signal back."""
+
+    def attempt() -> None:
+        borrowing = stub.prepare_call("pa_stop")
+        with hold_any(target) as held:
+            stub.run(borrowing, held)
+
+    _again(attempt)
+
+
+def _again(attempt: Callable[[], None]) -> None:
+    """Once more where the thread gave up waiting because the machine was busy: it has done nothing."""
+    for _ in range(_TRIES - 1):
+        try:
+            attempt()
+        except ThreadGaveUp:
+            continue
+        return
+    attempt()
 
 
 def unload(target: TargetProcess, stub: LoadedStub, shared: SharedMemory, zones: LockZones) -> None:
@@ -38,9 +66,14 @@ def unload(target: TargetProcess, stub: LoadedStub, shared: SharedMemory, zones:
 
     Raises InjectionFailed when that can't be shown: the stub then stays mapped, and quiet.
     """
-    if shared.control.inside:
+    take_out(target, stub, shared.control, zones)
+
+
+def take_out(target: TargetProcess, stub: MappedStub, control: Control, zones: LockZones) -> None:
+    """The same, of any stub that was stopped and whose control block says that."""
+    if control.inside:
         raise InjectionFailed("a signal handler has not returned: the stub stays mapped")
-    if not shared.control.signal_given_back & 1:
+    if not control.signal_given_back & 1:
         raise InjectionFailed(
             "the target has changed its handler of the profiling signal and may still call ours: "
             "the stub stays mapped"
@@ -48,12 +81,17 @@ def unload(target: TargetProcess, stub: LoadedStub, shared: SharedMemory, zones:
     inside = target.wait_outside(target.threads(), stub.text_ranges, DEADLINE_S)
     if inside:
         raise InjectionFailed(f"threads {sorted(inside)} were not seen outside of the stub: it stays mapped")
+    fault.reach("outside", target.pid)
+    _again(lambda: _unload(target, stub, zones))
+
+
+def _unload(target: TargetProcess, stub: MappedStub, zones: LockZones) -> None:
     borrowing = stub.prepare_unload()
     if not stub.by_dlopen:
         with hold_any(target) as held:
             stub.run(borrowing, held)
         return
-    with hold_clean(target, zones, DEADLINE_S, OTHERS_S) as held:
-        if held is None:
+    with hold_clean(target, zones, DEADLINE_S, OTHERS_S) as clean:
+        if clean is None:
             raise InjectionFailed("no place was found where dlclose is safe: the stub stays mapped")
-        stub.run(borrowing, held)
+        stub.run(borrowing, clean)

@@ -7,9 +7,12 @@ import secrets
 import time
 
 from ..errors import InjectionFailed, TargetDied
+from ..inject import fault
+from ..inject.borrow import ThreadUnderWay
 from ..inject.loader import LoadedStub, Loading
 from ..inject.locks import LoaderCalls, LockZones
 from ..inject.region import RegionPlan
+from . import stale
 from .choosing import ThreadChoice
 from .clock import Clock
 from .hold import hold_any, hold_clean
@@ -56,8 +59,8 @@ class StubLoader:
         try:
             try:
                 return self._load()
-            except InjectionFailed:
-                if not self._target.alive():
+            except InjectionFailed as error:
+                if isinstance(error, ThreadUnderWay) or not self._target.alive():
                     raise
                 return self._load()
         except (ProcessLookupError, InjectionFailed) as error:
@@ -96,7 +99,9 @@ class StubLoader:
         control = self._plan.control(secrets.randbits(64), time.monotonic_ns() + LEASE_NS)
         control.post_seq = 1
         control.slots_used = threads.slots_used
+        stale.sign(control)
         loading = Loading(
             self._target, self._plan, self._calls, control, slots, self._modules, by_dlopen=by_dlopen
         )
+        fault.reach("prepared", self._target.pid)
         return loading, threads

@@ -6,7 +6,6 @@ quits targets in ways of its own.  Requests it does not know are from ``linux/pt
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import dataclasses
 import enum
@@ -38,6 +37,9 @@ PTRACE_GETSIGMASK = 0x420A
 PTRACE_GET_RSEQ_CONFIGURATION = 0x420F
 
 PTRACE_EVENT_STOP = 128
+
+END_DEADLINE_S = 1.0
+"""How long a thread that was killed is given to end."""
 _WALL = 0x40000000
 
 
@@ -84,6 +86,11 @@ def _call(request: int, tid: int, address: Any = 0, data: Any = 0) -> int:
         if number == errno.ESRCH:
             raise ProcessLookupError(number, f"thread {tid} is gone or not stopped") from error
         if number == errno.EPERM:
+            stat = procfs.read_stat(tid)
+            if (
+                stat is None or stat.state in "ZX"
+            ):  # a thread that has ended is refused like one that is not ours
+                raise ProcessLookupError(errno.ESRCH, f"thread {tid} has ended") from error
             raise no_permission(int(procfs.read_status(tid).get("Tgid", tid))) from error
         raise PyattachError(f"ptrace request {request:#x} on thread {tid}: {os.strerror(number)}") from error
 
@@ -240,9 +247,24 @@ class Tracee:
     def _let_go(self, stop: Stop | None) -> None:
         """Detach a stopped thread; a signal it was stopped for must still be delivered."""
         pending = stop.signal if stop is not None and stop.kind is StopKind.SIGNAL else 0
-        self._seized = self.stopped = False
-        with contextlib.suppress(ProcessLookupError):  # gone; the kernel has let go of it
+        self.stopped = False
+        try:
             _call(PTRACE_DETACH, self.tid, 0, pending)
+            self._seized = False
+        except ProcessLookupError:
+            self._wait_for_end()
+
+    def _wait_for_end(self) -> None:
+        """It was killed while it stood still.  Its end has to be taken notice of here: until then an execve
+        by another thread, maybe the one that killed it, waits, and whoever seizes a thread waits for that."""
+        deadline = time.monotonic() + END_DEADLINE_S
+        try:
+            while self._wait(deadline) is not None:
+                pass
+        except ProcessLookupError:
+            self._seized = False
+            return
+        _late.append(self)
 
 
 _ended: dict[int, int] = {}
@@ -256,9 +278,13 @@ def status_taken(pid: int) -> int | None:
 _late: list[Tracee] = []
 
 
-def stops_late(tid: int) -> bool:
-    """Whether the thread was asked to stop and has not yet: it is seized, and can't be a second time."""
-    return any(tracee.tid == tid for tracee in _late)
+def any_stops_late() -> bool:
+    """Whether some thread was asked to stop and has not yet: it is seized still.
+
+    No other may be seized then.  Should execve by another thread end this one, that waits until its end is
+    taken notice of here, and seizing waits for the execve.
+    """
+    return bool(_late)
 
 
 def forget_late_stops() -> None:

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator
 
 from .. import __version__
 from ..errors import ExitCode, InjectionFailed, NoPermission, PyattachError, TargetDied, UsageError
+from ..inject import fault
 from ..inject.layout import NO_VM_READ, Unwind
 from ..inject.loader import LoadedStub
 from ..inject.region import RegionPlan
 from ..render.profile import Meta, Profile
 from ..symbols.resolver import Resolver, proc_opener
+from . import stale
 from .account import CpuAccount
 from .choosing import ALL_THREADS, ThreadChoice
 from .clock import Clock, choose, jitter_ns, kernel_hz, spare_signal
@@ -131,6 +133,7 @@ def attach(
         finally:
             session.detach()
         residue = session.verify()
+        fault.reach("verified", pid)
         return Outcome(session.profile(), residue, session.target_ended, session.replaced)
 
 
@@ -145,11 +148,14 @@ def _loaded(pid: int, options: Options) -> Iterator[Session]:
             options.threads.check(pid)
             if options.mode == "wall":
                 check_wall(pid)
+            fault.reach("checked", pid)
             try:
                 session = Session(target, options)
                 undo.callback(session.close)
                 session.load()
             except ProcessLookupError as error:
+                if tries_left and target.alive():  # the thread has ended, not the process
+                    continue
                 raise TargetDied(f"process {pid} ended while pyattach looked at it") from error
             except NoPermission:
                 raise
@@ -173,6 +179,7 @@ class Session:
         self.target, self.options = target, options
         self.notes: list[str] = []
         if stay is None:
+            self.notes += stale.clear(target)
             clock, said = choose(options.clock, target.pid, options.rate_hz, jitter=options.jitter)
             self.notes += [said] if said else []
             spare = spare_signal(target.pid, target.maps())
@@ -208,6 +215,7 @@ class Session:
         if self.options.mode == "wall":
             self.wall = self._wall_clock()
         self.own_startup_cpu_s = own_cpu_lap_s()
+        fault.reach("loaded", self.target.pid)
 
     def _wall_clock(self) -> WallClock:
         options = self.options
@@ -254,6 +262,7 @@ class Session:
             if not self.ended_by:
                 pause = self.target.pause if self.wall is None else self.wall.pause
                 pause(self._pause_s(elapsed_s))
+                fault.reach("sampling", self.target.pid)
         self.ended = time.monotonic()
 
     def _reason_to_end(self, elapsed_s: float, should_stop: Callable[[], bool]) -> str:

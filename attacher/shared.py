@@ -81,11 +81,11 @@ class SharedMemory:
         self.control.tail = words
 
     def stop(self) -> None:
-        """No more samples, even where ticks still come."""
+        """No more samples, though ticks still come: they make no system call."""
         self.control.state = State.STOP
 
     def quit(self) -> None:
-        """No more samples, and each timer is deleted by its next tick."""
+        """No more samples, and the next tick deletes the timers: whoever says so may be killed after it."""
         self.control.state = State.QUIT
 
     def read(self, offset: int, size: int) -> bytes:

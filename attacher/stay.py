@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from ..errors import PyattachError
+from ..inject import fault
 from ..inject.loader import LoadedStub
 from ..inject.locks import survey
 from ..inject.region import RegionPlan
@@ -94,6 +95,7 @@ class Injected:
     def load(self, maps: Maps, modules: ModuleTable) -> tuple[SharedRegion, ThreadTable]:
         target = self._target
         self._zones, calls = survey(maps, proc_opener(target.pid), target.read)
+        fault.reach("surveyed", target.pid)
         loader = StubLoader(
             target,
             self.plan,
@@ -103,7 +105,8 @@ class Injected:
             self.clock,
             self._choice,
         )
-        loaded = loader.load()
+        with fault.during("load"):
+            loaded = loader.load()
         self._stub = loaded.stub
         return loaded.stub, loaded.threads
 
@@ -122,16 +125,21 @@ class Injected:
             self.stub.run(borrowing, held)
 
     def leave(self, shared: SharedMemory, take_rest: Callable[[], None]) -> None:
-        stop_ticks(self._target, self.stub, shared, self.clock)
+        with fault.during("stop"):
+            stop_ticks(self._target, self.stub, shared, self.clock)
         self._given_back = int(shared.control.signal_given_back)
         take_rest()
-        unload(self._target, self.stub, shared, self._zones)
+        fault.reach("drained", self._target.pid)
+        with fault.during("unload"):
+            unload(self._target, self.stub, shared, self._zones)
 
     def remains(self) -> tuple[str, ...]:
-        spare = (
-            self.plan.spare_signal if self._given_back & 2 else 0
-        )  # else the C library has taken it for itself
-        return tuple(remains(self._before, snapshot(self._target), (self.plan.signal, spare)))
+        # Where the spare signal was not given back, the C library has taken it for itself.
+        spare = self.plan.spare_signal if self._given_back & 2 else 0
+        fault.reach("verifying", self._target.pid)
+        after = snapshot(self._target)
+        fault.reach("compared", self._target.pid)
+        return tuple(remains(self._before, after, (self.plan.signal, spare)))
 
     def notes(self) -> list[str]:
         notes = []

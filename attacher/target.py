@@ -12,10 +12,11 @@ from ..errors import NoSuchTarget
 from ..symbols.maps import Maps
 from . import procfs
 from .permission import no_permission
-from .ptrace import Tracee, let_go_of_late_stops, stops_late
+from .ptrace import Tracee, any_stops_late, let_go_of_late_stops
 from .refusals import check
 
 _LOOK_S = 0.02
+_PASSING_S, _PASSING_LOOK_S = 0.5, 0.001
 
 Range = tuple[int, int]
 
@@ -44,8 +45,17 @@ class TargetProcess:
 
     def alive(self) -> bool:
         """Whether this very process still exists and is no zombie."""
-        stat = procfs.read_stat(self.pid)
-        return stat is not None and stat.start_time == self.start_time and stat.state not in "ZX"
+        deadline = time.monotonic() + _PASSING_S
+        while True:
+            stat = procfs.read_stat(self.pid)
+            if stat is None or stat.start_time != self.start_time or stat.state == "X":
+                return False
+            if stat.state != "Z":
+                return True
+            # Its first thread has ended, others have not: it ends, or another is executing a program.
+            if len(self.threads()) <= 1 or time.monotonic() > deadline:
+                return False
+            time.sleep(_PASSING_LOOK_S)
 
     def pause(self, seconds: float) -> None:
         """Let time pass; less of it where the end of the target can be seen to come."""
@@ -113,8 +123,11 @@ class TargetProcess:
         except OSError:
             return False
 
-    def open_fd(self, number: int) -> int:
-        """The target's open file ``number``, opened again here, read-write."""
+    def open_fd(self, number: int, name: bytes) -> int:
+        """The target's open file ``number``, opened again here, read-write.  Raises FileNotFoundError where
+        that is not (any more) the memfd called ``name``: opening what it is instead could have effects."""
+        if name not in os.readlink(f"/proc/{self.pid}/fd/{number}").encode():
+            raise FileNotFoundError(errno.ENOENT, f"file {number} of pid {self.pid} is another")
         return os.open(f"/proc/{self.pid}/fd/{number}", os.O_RDWR | os.O_CLOEXEC)
 
     def wait_outside(self, tids: Iterable[int], ranges: list[Range], deadline_s: float) -> set[int]:
@@ -141,7 +154,7 @@ class TargetProcess:
             blocked = procfs.read_blocked(self.pid, tid)
             if blocked is not None:
                 return _outside(blocked.ip, ranges)
-            if not use_ptrace or stops_late(tid):
+            if not use_ptrace or any_stops_late():
                 return False
             with Tracee(tid) as tracee:
                 stop = tracee.interrupt(0.05)

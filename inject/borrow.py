@@ -28,6 +28,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from ..errors import InjectionFailed
+from . import fault
 from .arch import x86_64 as arch
 from .cave import find_cave
 from .image import boot_code, loader_code
@@ -117,6 +118,14 @@ def _looks() -> Iterator[float]:
         time.sleep(POLL_S)
 
 
+class ThreadGaveUp(InjectionFailed):
+    """The borrowed thread has gone home without having run the command: it may be tried again."""
+
+
+class ThreadUnderWay(InjectionFailed):
+    """The borrowed thread may still run the command, whenever it gets to it: it must not be tried again."""
+
+
 class Borrowing:
     """One use of one stopped thread: prepare while it runs, then ``run`` once it is held."""
 
@@ -135,6 +144,7 @@ class Borrowing:
             raise ValueError("front must be whole pages")
         self.target = target
         self.args = args
+        self.args.fault = fault.in_loader()
         self.boot_offset = len(front)
         self._nonce = secrets.randbits(63) | 1
         self._front = front
@@ -170,22 +180,43 @@ class Borrowing:
                 "is another tool injecting into it just now? try again",
             )
         self.target.write(self._cave.address, data)
+        fault.reach("written", self.target.pid)
         try:
             held.release(arch.entry_registers(held.registers, self._cave.address + BOOT_DATA_SIZE))
+            fault.reach("released", self.target.pid)
             return self._serve(held)
         finally:
             self._tidy(held.tid, before)
 
     def _tidy(self, tid: int, before: bytes) -> None:
-        """Put the cave's bytes back, but only once the thread is seen outside of them."""
-        code = (self._cave.address, self._cave.address + len(before))
-        if self.target.wait_outside([tid], [code], DEADLINE_S):
-            raise InjectionFailed(
+        """Put the cave's bytes back, but only once the thread has left them for good."""
+        if not self._has_left(tid, len(before)):
+            raise ThreadUnderWay(
                 f"thread {tid} has not left the bootstrap within {DEADLINE_S:.0f} s",
-                "it may be starved of processor time; the code is left in place, so it will get through",
+                "is the target stopped (SIGSTOP), or starved of processor time? the code is left in place, "
+                "so the thread gets through; attaching anew removes what remains then",
             )
+        fault.reach("left", self.target.pid)
         with contextlib.suppress(OSError):  # the target is gone
             self.target.write(self._cave.address, before)
+        fault.reach("restored", self.target.pid)
+
+    def _has_left(self, tid: int, size: int) -> bool:
+        """Wait until the thread has gone home.
+
+        From the cave it calls the loader, which calls the C library's, and comes back: outside of the cave is
+        not enough.  As long as it may come back the mail page is mapped, but that is not mapped yet when the
+        thread begins, either.  So: outside, then no mail page, then outside still.
+        """
+        code = (self._cave.address, self._cave.address + size)
+        deadline = time.monotonic() + DEADLINE_S
+        while (left_s := deadline - time.monotonic()) > 0:
+            if self.target.wait_outside([tid], [code], left_s):
+                return False
+            if self._mail_is_gone() and not self.target.wait_outside([tid], [code], left_s):
+                return True
+            time.sleep(POLL_S)
+        return False
 
     def _bootstrap(self, held: HeldThread) -> bytes:
         registers = held.registers
@@ -198,9 +229,11 @@ class Borrowing:
     def _serve(self, held: HeldThread) -> Borrowed:
         number, ready_ns = self._wait_for_mail()
         clock_offset_ns = ready_ns - time.monotonic_ns()
+        fault.reach("mailed", self.target.pid)
         memfd = self._fill(number)
         try:
             args = self._wait_for_done(memfd)
+            fault.reach("done", self.target.pid)
         except BaseException:
             os.close(memfd)
             raise
@@ -231,18 +264,24 @@ class Borrowing:
 
     def _fill(self, number: int) -> int:
         """Write the memfd; its final size, set last, is the sign for the thread to go on."""
-        memfd = self.target.open_fd(number)
         try:
+            memfd = self.target.open_fd(number, self._name)
+        except FileNotFoundError as error:
+            raise self._gave_up() from error
+        try:
+            fault.reach("opened", self.target.pid)
             name = os.readlink(f"/proc/self/fd/{memfd}").encode()
             if self._name not in name:
-                raise InjectionFailed(f"file {number} of pid {self.target.pid} is {name!r}, not our memfd")
+                raise self._gave_up()
             if self.args.path == b"":
                 self.args.path = _path_of_its_own(number, self._nonce).encode()
             os.pwrite(memfd, self._front + bytes(self.args), 0)
             os.pwrite(memfd, loader_code(), self.boot_offset + BOOT_SIZE)
             for offset, data in self._pieces:
                 os.pwrite(memfd, data, self.boot_offset + BOOT_SIZE + LOADER_SIZE + offset)
+            fault.reach("filled", self.target.pid)
             os.ftruncate(memfd, self._file_size)
+            fault.reach("sized", self.target.pid)
         except BaseException:
             os.close(memfd)
             raise
@@ -257,6 +296,14 @@ class Borrowing:
             return True
         return False
 
+    def _gave_up(self) -> Exception:
+        if not self.target.threads():
+            return ProcessLookupError(f"process {self.target.pid} is gone")
+        return ThreadGaveUp(
+            f"pid {self.target.pid}: the borrowed thread gave up waiting for pyattach",
+            "this machine is short of processor time; try again",
+        )
+
     def _wait_for_done(self, memfd: int) -> BootArgs:
         done_at = self.boot_offset + BootArgs.done.offset
         for passed_s in _looks():
@@ -264,11 +311,8 @@ class Borrowing:
             if os.pread(memfd, 4, done_at) == b"\1\0\0\0":
                 return BootArgs.from_buffer_copy(os.pread(memfd, ctypes.sizeof(BootArgs), self.boot_offset))
             if gone:
-                raise InjectionFailed(
-                    f"pid {self.target.pid}: the borrowed thread gave up waiting for pyattach",
-                    "this machine is short of processor time; try again",
-                )
-        raise InjectionFailed(
+                raise self._gave_up()
+        raise ThreadUnderWay(
             f"pid {self.target.pid}: the loader did not finish within {DEADLINE_S:.0f} s",
             "the thread will go on by itself; try again",
         )

@@ -57,6 +57,12 @@ class StubImage:
         text = next(s for s in self.segments if s.prot & 4)
         return text.vaddr // _PAGE * _PAGE, -(-(text.vaddr + text.memory_bytes) // _PAGE) * _PAGE
 
+    @property
+    def code(self) -> tuple[int, bytes]:
+        """The executable segment as it is in memory: where it begins, from the base, and its bytes."""
+        text = next(s for s in self.segments if s.prot & 4)
+        return text.vaddr, self.data[text.offset : text.offset + text.file_bytes]
+
 
 def preload_path() -> Path:
     """The library for LD_PRELOAD, with which a program samples itself."""

@@ -32,22 +32,16 @@ def _check(target: Target, borrowed: Borrowed) -> None:
 
 
 @dataclasses.dataclass
-class LoadedStub:
-    """The stub in one target.  ``memfd`` holds image and shared memory and outlives the target;
-    ``region`` maps the shared memory here, for the words that pyattach writes."""
+class MappedStub:
+    """The stub's image in one target: what is needed to call it and to take it out.  ``handle`` is that of
+    dlopen, 0 where it was mapped without; ``held_ns``: how long threads were held for it."""
 
     target: Target
     image: StubImage
-    plan: RegionPlan
     calls: LoaderCalls | None
     base: int
     handle: int
-    shared_address: int
-    memfd: int
-    region_offset: int
-    region: mmap.mmap
     held_ns: list[int]
-    clock_offset_ns: int
 
     @property
     def by_dlopen(self) -> bool:
@@ -62,10 +56,6 @@ class LoadedStub:
     @property
     def image_range(self) -> tuple[int, int]:
         return self.base, self.base + self.image.span
-
-    def read_in_target(self, offset: int, size: int) -> bytes:
-        """Bytes of the shared memory through the target's own mapping; OSError where it is gone."""
-        return self.target.read(self.shared_address + offset, size)
 
     def prepare_call(self, entry: str) -> Borrowing:
         """A borrowing that calls ``pa_arm`` or ``pa_stop``."""
@@ -93,6 +83,23 @@ class LoadedStub:
         _check(self.target, borrowed)
         os.close(borrowed.memfd)
         self.held_ns.append(borrowed.held_ns)
+
+
+@dataclasses.dataclass
+class LoadedStub(MappedStub):
+    """One that this pyattach has brought in.  ``memfd`` holds image and shared memory and outlives the
+    target; ``region`` maps the shared memory here, for the words that pyattach writes."""
+
+    plan: RegionPlan
+    shared_address: int
+    memfd: int
+    region_offset: int
+    region: mmap.mmap
+    clock_offset_ns: int
+
+    def read_in_target(self, offset: int, size: int) -> bytes:
+        """Bytes of the shared memory through the target's own mapping; OSError where it is gone."""
+        return self.target.read(self.shared_address + offset, size)
 
     def close(self) -> None:
         """Close what pyattach has open; the target is not touched."""

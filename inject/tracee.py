@@ -51,8 +51,13 @@ class Target(Protocol):
 
     def maps(self) -> Maps: ...
 
-    def open_fd(self, number: int) -> int:
-        """The target's open file ``number``, opened read-write for us: a new descriptor here."""
+    def threads(self) -> list[int]:
+        """The threads that exist now; none once it is gone."""
+        ...
+
+    def open_fd(self, number: int, name: bytes) -> int:
+        """The target's open file ``number``, the memfd called ``name``, opened read-write for us: a new
+        descriptor here.  FileNotFoundError where it is not that."""
         ...
 
     def wait_outside(self, tids: Iterable[int], ranges: list[tuple[int, int]], deadline_s: float) -> set[int]:

@@ -8,7 +8,7 @@ import pytest
 from support import spawn
 
 from pyattach.attacher.hold import hold_any
-from pyattach.attacher.ptrace import Tracee, let_go_of_late_stops, stops_late
+from pyattach.attacher.ptrace import Tracee, any_stops_late, let_go_of_late_stops
 from pyattach.attacher.target import TargetProcess
 from pyattach.errors import InjectionFailed
 
@@ -21,14 +21,14 @@ def test_it_is_passed_over(may_trace: None, monkeypatch: pytest.MonkeyPatch) -> 
         with never_stops as patch:
             patch.setattr(Tracee, "_wait", lambda _self, _deadline: None)
             tracee.detach()  # it does not stop in time, as far as is seen
-            assert stops_late(target.pid)
+            assert any_stops_late()
             with pytest.raises(InjectionFailed), hold_any(process):
                 pass
             assert process.wait_outside([target.pid], [(0, 1 << 47)], 0.05) == {target.pid}
         deadline = time.monotonic() + 5
         while let_go_of_late_stops() and time.monotonic() < deadline:
             time.sleep(0.001)
-        assert not stops_late(target.pid)
+        assert not any_stops_late()
         with hold_any(process) as held:
             assert held.tid == target.pid
             held.release()

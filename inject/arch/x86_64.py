@@ -85,3 +85,8 @@ def boot_data(resume: Registers, signal_mask: int, settings: bytes, processor: i
     words = [resume[register] for register in _SAVED]
     head = struct.pack(f"<{len(words) + 2}Q", *words, (1 << 64) - 1, signal_mask)
     return head + settings + processor.to_bytes(8, "little")
+
+
+def boot_mail(block: bytes) -> int:
+    """The mail page's address, from a data block that is found (``D_MAIL``)."""
+    return int.from_bytes(block[8 * (len(_SAVED) + 2) :][:8], "little")

@@ -127,15 +127,14 @@ static void sample(struct pa_control *c, u32 index, const void *ucontext)
 	u32 state = __atomic_load_n(&c->state, __ATOMIC_RELAXED);
 
 	if (state == PA_STATE_QUIT)
-		timer_disarm(slot, PA_SLOT_FREE);
+		timers_drop(c, PA_SLOT_FREE);
 	if (state != PA_STATE_RUN)
 		return; /* before any system call: STOP may have been said because a filter kills for them */
 	now = clock_ns();
 	if (now > __atomic_load_n(&c->lease_until_ns, __ATOMIC_RELAXED)) {
 		/* Nobody reads any more.  Go quiet; pyattach, should it live, arms anew. */
 		__atomic_fetch_add(&c->expired, 1, __ATOMIC_RELAXED);
-		if (slot->timer_plus_1)
-			timer_disarm(slot, PA_SLOT_EXPIRED);
+		timers_drop(c, PA_SLOT_EXPIRED);
 		return;
 	}
 	slot->ticks++;

@@ -83,9 +83,13 @@ int stray_goes_on(struct pa_control *c, i32 timer)
 	u32 state = __atomic_load_n(&c->state, __ATOMIC_RELAXED);
 	if (state == PA_STATE_STOP)
 		return 0;
-	if (state == PA_STATE_RUN && __atomic_load_n(&c->stray, __ATOMIC_RELAXED) &&
-	    clock_ns() <= __atomic_load_n(&c->lease_until_ns, __ATOMIC_RELAXED))
-		return c->stray_timer_plus_1 == timer + 1;
+	if (state == PA_STATE_RUN && __atomic_load_n(&c->stray, __ATOMIC_RELAXED)) {
+		if (clock_ns() <= __atomic_load_n(&c->lease_until_ns, __ATOMIC_RELAXED))
+			return c->stray_timer_plus_1 == timer + 1;
+		__atomic_fetch_add(&c->expired, 1, __ATOMIC_RELAXED);
+		timers_drop(c, PA_SLOT_EXPIRED);
+		return 0;
+	}
 	if (c->stray_timer_plus_1 == timer + 1)
 		stray_end(c);
 	return 0;

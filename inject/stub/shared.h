@@ -39,8 +39,8 @@ typedef long i64;
 enum pa_state {
 	PA_STATE_IDLE = 0,
 	PA_STATE_RUN = 1,
-	PA_STATE_STOP = 2, /* nothing is recorded any more; the timers are deleted by a borrowed thread */
-	PA_STATE_QUIT = 3, /* nobody comes to do that: each timer is deleted by its own next tick */
+	PA_STATE_STOP = 2, /* nothing is recorded any more, and ticks make no system call */
+	PA_STATE_QUIT = 3, /* nothing is recorded any more, and the next tick deletes the timers */
 };
 
 /* A tick of the whole process's clock, in a program started with the stub preloaded: it serves threads
@@ -68,7 +68,7 @@ enum pa_slot_state {
 	PA_SLOT_ARMED = 3,
 	PA_SLOT_FAILED = 4,
 	PA_SLOT_RETIRE = 5,
-	PA_SLOT_EXPIRED = 6, /* the lease was gone: disarmed by its own tick */
+	PA_SLOT_EXPIRED = 6, /* the lease was gone: disarmed by the first tick that saw it */
 	PA_SLOT_EVENT = 7,   /* pyattach's own perf event ticks, no timer is made; pyattach frees it */
 };
 
@@ -130,7 +130,9 @@ struct pa_control {
 	u32 preload_pid;    /* the process to be sampled, where the stub is preloaded */
 	u32 preparing;      /* pyattach has seen `here` and makes the tables: worth to be waited for */
 	u32 stray;          /* 1: threads without ticks of their own are to be met by the process's clock */
-	u32 pad2[4];
+	u32 owner_pid;      /* the pyattach that brought it in: whoever finds the stub asks whether that lives */
+	u32 owner_namespace; /* the pid namespace in which that number counts (inode of /proc/PID/ns/pid) */
+	u64 owner_start;    /* field 22 of its /proc/PID/stat: the number may be used again */
 
 	/* Written by handlers. */
 	u64 head; /* words reserved */
@@ -142,7 +144,8 @@ struct pa_control {
 	u32 idle_wakes; /* wake ticks in a row that found no lease */
 	u64 foreign;  /* signals that were not ours, handed on */
 	u64 expired;  /* ticks that found no lease */
-	u64 pad4[4];
+	u64 handle;   /* the loader, before init: of dlopen; 0: the stub is mapped without */
+	u64 pad4[3];
 
 	/* Written by the ticks of the whole process's clock, one at a time (process.c). */
 	i32 stray_timer_plus_1; /* the POSIX timer's id + 1 */

@@ -57,6 +57,9 @@ void timers_serve(struct pa_control *c, u32 limit) HIDDEN;
 /* Called by the slot's own thread after each tick: set the next, or take a rate_factor that has changed. */
 void timer_again(struct pa_control *c, struct pa_slot *slot, u64 cpu_ns, u64 random) HIDDEN;
 void timer_disarm(struct pa_slot *slot, u32 state) HIDDEN;
+/* All timers go, the process's too, unless somebody makes some just now: then at the next tick.  With
+ * PA_SLOT_EXPIRED they are made anew, should pyattach live. */
+void timers_drop(struct pa_control *c, u32 state) HIDDEN;
 u32 timers_delete_all(struct pa_control *c) HIDDEN;
 
 /* process.c: the whole process's clock, for threads without ticks of their own.  The one call of `stray_begin` at

@@ -120,6 +120,19 @@ void timer_disarm(struct pa_slot *slot, u32 state)
 	__atomic_store_n(&slot->state, state, __ATOMIC_RELEASE);
 }
 
+/* Some thread has seen that nobody wants ticks any more: those that sleep now are not to tick when they run. */
+void timers_drop(struct pa_control *c, u32 state)
+{
+	u32 used = slots_used(c);
+	if (__atomic_exchange_n(&c->arming, 1, __ATOMIC_ACQUIRE))
+		return; /* whoever holds it makes timers; they tick, and come here again */
+	for (u32 index = 0; index < used; index++)
+		if (__atomic_load_n(&slot_at(c, index)->timer_plus_1, __ATOMIC_RELAXED))
+			timer_disarm(slot_at(c, index), state);
+	stray_end(c);
+	__atomic_store_n(&c->arming, 0, __ATOMIC_RELEASE);
+}
+
 u32 timers_delete_all(struct pa_control *c)
 {
 	u32 count = 0, used = slots_used(c);

@@ -100,7 +100,8 @@ struct boot_args {
 	i32 error;
 	u64 entered_ns, left_ns; /* CLOCK_MONOTONIC as the target sees it */
 	u32 done;                /* 1: all of the above is valid */
-	u32 pad;
+	/* pyattach -> loader */
+	u32 fault; /* enum boot_step: that one fails, for tests (inject/fault.py); 0: none */
 };
 _Static_assert(sizeof(struct boot_args) < 1024, "the stack is far away");
 #endif

@@ -47,14 +47,24 @@ static void restore_vectors(void *area, u32 bytes)
 		__asm__ volatile("fxrstor64 (%0)" : : "r"(area) : "memory");
 }
 
+/* 0, or the error to fail with where a test wants this step to. */
+static i64 fault(const struct boot_args *a, enum boot_step step)
+{
+	return a->fault == step ? -EFAULT : 0;
+}
+
 static i64 map_shared(struct boot_args *a, i32 fd)
 {
-	i64 at = sys6(SYS_mmap, 0, a->shared_size, PROT_READ | PROT_WRITE, MAP_SHARED, (u64)fd, a->shared_offset);
+	i64 at = fault(a, BOOT_STEP_SHARED);
+	if (!at)
+		at = sys6(SYS_mmap, 0, a->shared_size, PROT_READ | PROT_WRITE, MAP_SHARED, (u64)fd, a->shared_offset);
 	if (failed(at)) {
 		a->step = BOOT_STEP_SHARED;
 		return at;
 	}
 	a->shared = (u64)at;
+	/* Whoever finds the stub when its pyattach was killed needs it. */
+	((struct pa_control *)at)->handle = a->handle;
 	return 0;
 }
 
@@ -64,7 +74,7 @@ static i64 open_image(struct boot_args *a)
 {
 	i32 *errno_at = a->errno_location ? ((errno_fn)a->errno_location)() : 0;
 	i32 errno_was = errno_at ? *errno_at : 0;
-	a->handle = ((dlopen_fn)a->dlopen)(a->path, (i32)a->dlopen_flags);
+	a->handle = fault(a, BOOT_STEP_DLOPEN) ? 0 : ((dlopen_fn)a->dlopen)(a->path, (i32)a->dlopen_flags);
 	if (errno_at)
 		*errno_at = errno_was;
 	if (!a->handle) {
@@ -117,7 +127,9 @@ static i64 map_image(struct boot_args *a, i32 fd)
 		return at;
 	a->base = (u64)at;
 	for (u32 i = 0; i < a->segment_count; i++) {
-		i64 err = map_segment(&a->segments[i], a->base, fd);
+		i64 err = i ? fault(a, BOOT_STEP_IMAGE) : 0;
+		if (!err)
+			err = map_segment(&a->segments[i], a->base, fd);
 		if (err) {
 			sys2(SYS_munmap, a->base, a->image_span);
 			return err;
@@ -139,6 +151,8 @@ static i64 load(struct boot_args *a, i32 fd, int by_loader)
 		return err;
 	err = map_shared(a, fd);
 	if (!err) {
+		if (fault(a, BOOT_STEP_CALL))
+			((struct pa_control *)a->shared)->magic = 0;
 		/* pa_init gives the shared memory back itself when it fails. */
 		err = ((i64(*)(u64, u64))(a->base + a->call))(a->shared, a->shared_size);
 		if (err)
@@ -155,6 +169,10 @@ static i64 load(struct boot_args *a, i32 fd, int by_loader)
 static i64 unload(struct boot_args *a, int by_loader)
 {
 	i64 err = ((i64(*)(void))a->call)();
+	if (!err && fault(a, BOOT_STEP_UNLOAD)) {
+		a->step = BOOT_STEP_UNLOAD;
+		err = -EFAULT;
+	}
 	return err ? err : remove_image(a, by_loader);
 }
 
