@@ -114,7 +114,7 @@ static void give_signals_back(struct pa_control *c)
 	u32 given = give_back(c->signal, &pa.old) ? 1 : 0;
 	if (c->spare_signal && give_back(c->spare_signal, &pa.old_spare))
 		given |= 2;
-	c->signal_given_back = given;
+	c->signal_given_back |= given; /* called again it finds nothing to do */
 }
 
 static void let_go(struct pa_control *c, u64 region_size)
