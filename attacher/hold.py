@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from ..errors import InjectionFailed, UnsupportedTarget
 from ..inject import fault
 from ..inject.arch import x86_64 as arch
-from ..inject.locks import LIMIT_BYTES, LockZones
-from ..symbols.maps import Maps
 from . import procfs
 from .ptrace import StopKind, Tracee, any_stops_late, let_go_of_late_stops
 from .target import TargetProcess
@@ -25,9 +23,7 @@ SEARCH_DEADLINE_S = 3.0
 HARMLESS_S = 2.0
 """So long a thread is waited for whose system call, if it is in one, goes on by itself."""
 
-OTHERS_LIMIT = 32
-_HELD_SCAN_BYTES = 16 * 1024
-_ENDS_A_CALL = 3  # the rank of a thread whose system call would report EINTR
+ENDS_A_CALL = 3  # the rank of a thread whose system call would report EINTR
 _RSEQ_CS_OFFSET = 8  # struct rseq, linux/rseq.h: cpu_id_start, cpu_id, rseq_cs
 
 
@@ -107,55 +103,9 @@ def candidates(target: TargetProcess) -> list[Candidate]:
             elif blocked.syscall in arch.GOES_ON:
                 rank = 2 if blocked.syscall in arch.BEGIN_ANEW | arch.WAITS_FOR_SIGNALS else 0
             else:
-                rank = _ENDS_A_CALL
+                rank = ENDS_A_CALL
             out.append(Candidate(tid, rank, blocked))
     return sorted(out, key=lambda c: (c.rank, c.tid != target.pid, c.tid))
-
-
-def read_stack(target: TargetProcess, maps: Maps, sp: int, limit: int) -> bytes | None:
-    """The stack from ``sp`` to the end of its mapping; None when that is more than ``limit`` bytes."""
-    mapping = maps.find(sp)
-    if mapping is None or mapping.end - sp > limit:
-        return None
-    with contextlib.suppress(OSError):
-        return target.read(sp, mapping.end - sp)
-    return None
-
-
-def _clean_while_asleep(
-    target: TargetProcess, maps: Maps, thread: Candidate, zones: LockZones
-) -> bytes | None:
-    """The stack of a sleeping thread if nothing on it lies in ``zones``; None otherwise."""
-    if thread.blocked is None:
-        return None
-    stack = read_stack(target, maps, thread.blocked.sp, LIMIT_BYTES)
-    if stack is None or zones.holds(stack, thread.blocked.ip) is not None:
-        return None
-    return stack
-
-
-def _others_quiet(target: TargetProcess, maps: Maps, others: list[Candidate], zones: LockZones) -> bool:
-    """Whether all other threads sleep outside of the loader and the allocators.
-
-    dlopen waits for another thread that holds a lock, and that one could in turn wait for ours.
-    """
-    if len(others) > OTHERS_LIMIT:
-        return False
-    return all(_clean_while_asleep(target, maps, other, zones) is not None for other in others)
-
-
-def _stack_is_clean(
-    target: TargetProcess, maps: Maps, held: Held, zones: LockZones, known: bytes | None
-) -> bool:
-    """``known`` is the stack as it was judged clean while the thread slept; equal bytes are the proof
-    that it still is.  A few that differ (the kernel writes back how long was left to sleep) are judged
-    anew, as long as that is quickly done: the thread is held."""
-    stack = read_stack(target, maps, held.registers["rsp"], LIMIT_BYTES if known else _HELD_SCAN_BYTES)
-    if stack is None:
-        return False
-    if known == stack:
-        return True
-    return len(stack) <= _HELD_SCAN_BYTES and zones.holds(stack, held.registers["rip"]) is None
 
 
 @contextlib.contextmanager
@@ -171,7 +121,7 @@ def _no_collection() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _stopped(target: TargetProcess, tid: int) -> Iterator[Held | None]:
+def stopped(target: TargetProcess, tid: int) -> Iterator[Held | None]:
     """The thread, stopped; None when it can't be used.  Let go of when the block is left."""
     if any_stops_late():
         yield None
@@ -211,12 +161,12 @@ def hold_any(target: TargetProcess) -> Iterator[Held]:
         threads = candidates(target)
         if not threads:
             raise ProcessLookupError(f"process {target.pid} is gone")
-        if threads[0].rank < _ENDS_A_CALL and time.monotonic() < harmless_until:
-            threads = [thread for thread in threads if thread.rank < _ENDS_A_CALL]
+        if threads[0].rank < ENDS_A_CALL and time.monotonic() < harmless_until:
+            threads = [thread for thread in threads if thread.rank < ENDS_A_CALL]
         for candidate in threads:
             with contextlib.ExitStack() as stack:
                 try:
-                    held = stack.enter_context(_stopped(target, candidate.tid))
+                    held = stack.enter_context(stopped(target, candidate.tid))
                 except ProcessLookupError:
                     continue
                 if held is not None:
@@ -228,40 +178,3 @@ def hold_any(target: TargetProcess) -> Iterator[Held]:
         f"{SEARCH_DEADLINE_S:.0f} s",
         "is it in uninterruptible sleep (state D), waiting for a disk or a network file system?",
     )
-
-
-@contextlib.contextmanager
-def hold_clean(
-    target: TargetProcess, zones: LockZones, deadline_s: float, others_for_s: float
-) -> Iterator[Held | None]:
-    """Stop the main thread at a place where it may call the loader; None when there was none in time.
-
-    For the first ``others_for_s`` seconds a moment is waited for in which all other threads are seen
-    asleep outside of the loader and the allocators; after that the main thread's own place decides.
-
-    Only the main thread: any other may not have used the allocator yet, which would then make an
-    arena for it that stays.  See ``inject.locks`` for what makes a place safe.
-    """
-    start = time.monotonic()
-    deadline = start + deadline_s
-    pause_s = 0.001
-    while True:
-        let_go_of_late_stops()
-        maps, threads = target.maps(), candidates(target)
-        main = next((c for c in threads if c.tid == target.pid), None)
-        if main is None:
-            raise ProcessLookupError(f"process {target.pid} is gone")
-        others = [c for c in threads if c is not main]
-        known = _clean_while_asleep(target, maps, main, zones)
-        promising = main.rank < _ENDS_A_CALL and (known is not None or main.blocked is None)
-        relaxed = time.monotonic() - start > others_for_s
-        if promising and (relaxed or _others_quiet(target, maps, others, zones)):
-            with _stopped(target, main.tid) as held:
-                if held is not None and _stack_is_clean(target, maps, held, zones, known):
-                    yield held
-                    return
-        if time.monotonic() + pause_s > deadline:
-            yield None
-            return
-        time.sleep(pause_s)
-        pause_s = min(pause_s * 2, 0.05)

@@ -10,9 +10,9 @@ from ..inject import fault
 from ..inject.borrow import ThreadGaveUp
 from ..inject.layout import Control
 from ..inject.loader import LoadedStub, MappedStub
-from ..inject.locks import LockZones
 from .clock import Clock
-from .hold import hold_any, hold_clean
+from .hold import hold_any
+from .places import SafePlaces, hold_clean
 from .shared import SharedMemory
 from .target import TargetProcess
 
@@ -61,15 +61,15 @@ def _again(attempt: Callable[[], None]) -> None:
     attempt()
 
 
-def unload(target: TargetProcess, stub: LoadedStub, shared: SharedMemory, zones: LockZones) -> None:
+def unload(target: TargetProcess, stub: LoadedStub, shared: SharedMemory, places: SafePlaces) -> None:
     """Remove the stub, but only when no thread can be inside of it or come there again.
 
     Raises InjectionFailed when that can't be shown: the stub then stays mapped, and quiet.
     """
-    take_out(target, stub, shared.control, zones)
+    take_out(target, stub, shared.control, places)
 
 
-def take_out(target: TargetProcess, stub: MappedStub, control: Control, zones: LockZones) -> None:
+def take_out(target: TargetProcess, stub: MappedStub, control: Control, places: SafePlaces) -> None:
     """The same, of any stub that was stopped and whose control block says that."""
     if control.inside:
         raise InjectionFailed("a signal handler has not returned: the stub stays mapped")
@@ -82,16 +82,16 @@ def take_out(target: TargetProcess, stub: MappedStub, control: Control, zones: L
     if inside:
         raise InjectionFailed(f"threads {sorted(inside)} were not seen outside of the stub: it stays mapped")
     fault.reach("outside", target.pid)
-    _again(lambda: _unload(target, stub, zones))
+    _again(lambda: _unload(target, stub, places))
 
 
-def _unload(target: TargetProcess, stub: MappedStub, zones: LockZones) -> None:
+def _unload(target: TargetProcess, stub: MappedStub, places: SafePlaces) -> None:
     borrowing = stub.prepare_unload()
     if not stub.by_dlopen:
         with hold_any(target) as held:
             stub.run(borrowing, held)
         return
-    with hold_clean(target, zones, DEADLINE_S, OTHERS_S) as clean:
+    with hold_clean(target, places, DEADLINE_S, OTHERS_S) as clean:
         if clean is None:
             raise InjectionFailed("no place was found where dlclose is safe: the stub stays mapped")
         stub.run(borrowing, clean)

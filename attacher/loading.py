@@ -9,13 +9,16 @@ import time
 from ..errors import InjectionFailed, TargetDied
 from ..inject import fault
 from ..inject.borrow import ThreadUnderWay
+from ..inject.layout import Unwind
 from ..inject.loader import LoadedStub, Loading
 from ..inject.locks import LoaderCalls, LockZones
+from ..inject.outside import OutsideUnwinder
 from ..inject.region import RegionPlan
 from . import stale
 from .choosing import ThreadChoice
 from .clock import Clock
-from .hold import hold_any, hold_clean
+from .hold import hold_any
+from .places import MAX_DEPTH, SafePlaces, hold_clean
 from .shared import LEASE_NS
 from .target import TargetProcess
 from .threads import ThreadTable
@@ -87,7 +90,10 @@ class StubLoader:
 
     def _by_dlopen(self, patience_s: float) -> Loaded | None:
         loading, threads = self._prepare(by_dlopen=True)
-        with hold_clean(self._target, self._zones, patience_s, OTHERS_S) as held:
+        unwinder = OutsideUnwinder(self._target.memory_fd, region=0, max_depth=MAX_DEPTH, mode=Unwind.CFI)
+        unwinder.set_modules(self._modules[0])
+        places = SafePlaces(self._target, self._zones, unwinder, strict=True)
+        with hold_clean(self._target, places, patience_s, OTHERS_S) as held:
             return None if held is None else Loaded(loading.run(held), threads)
 
     def _prepare(self, *, by_dlopen: bool) -> tuple[Loading, ThreadTable]:

@@ -64,6 +64,10 @@ class ModuleTable:
         self._index_written = len(self._index)
         return self._published, self._index.tobytes()
 
+    def of(self, maps: Maps) -> bytes:
+        """A module table for ``maps``, not published."""
+        return self._build(maps)
+
     @property
     def published(self) -> bytes:
         """The module table in use; another object once it has changed."""

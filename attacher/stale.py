@@ -26,6 +26,7 @@ from ..symbols.maps import Mapping, Maps
 from ..symbols.resolver import proc_opener
 from . import procfs
 from .leaving import call_stop, take_out
+from .places import SafePlaces
 from .shared import LEASE_NS
 from .target import TargetProcess
 
@@ -161,7 +162,7 @@ def _take_out(target: TargetProcess, found: StaleStub) -> str:
         raise InjectionFailed("the target's dlclose is not found")
     call_stop(target, stub)
     _wait_until(lambda: not control().inside, _INSIDE_S)
-    take_out(target, stub, control(), zones)
+    take_out(target, stub, control(), SafePlaces(target, zones, strict=False))
     return "the stub of a pyattach that was killed was taken out"
 
 

@@ -7,8 +7,10 @@ from typing import Protocol
 
 from ..errors import PyattachError
 from ..inject import fault
+from ..inject.layout import Unwind
 from ..inject.loader import LoadedStub
 from ..inject.locks import survey
+from ..inject.outside import OutsideUnwinder
 from ..inject.region import RegionPlan
 from ..symbols.maps import Maps
 from ..symbols.resolver import proc_opener
@@ -18,6 +20,7 @@ from .hold import hold_any
 from .leaving import stop_ticks, unload
 from .loading import StubLoader
 from .modules import ModuleTable
+from .places import MAX_DEPTH, SafePlaces
 from .shared import SharedMemory, SharedRegion
 from .target import TargetProcess
 from .threads import ThreadTable
@@ -93,7 +96,7 @@ class Injected:
         self._given_back = 0
 
     def load(self, maps: Maps, modules: ModuleTable) -> tuple[SharedRegion, ThreadTable]:
-        target = self._target
+        target, self._modules = self._target, modules
         self._zones, calls = survey(maps, proc_opener(target.pid), target.read)
         fault.reach("surveyed", target.pid)
         loader = StubLoader(
@@ -131,7 +134,18 @@ class Injected:
         take_rest()
         fault.reach("drained", self._target.pid)
         with fault.during("unload"):
-            unload(self._target, self.stub, shared, self._zones)
+            unload(self._target, self.stub, shared, self._places())
+
+    def _places(self) -> SafePlaces:
+        """Where dlclose may be called now."""
+        if not self.stub.by_dlopen:
+            return SafePlaces(self._target, self._zones, strict=False)
+        region = self.stub.shared_address
+        unwinder = OutsideUnwinder(
+            self._target.memory_fd, region=region, max_depth=MAX_DEPTH, mode=Unwind.CFI
+        )
+        unwinder.set_modules(self._modules.of(self._target.maps()))
+        return SafePlaces(self._target, self._zones, unwinder, strict=False)
 
     def remains(self) -> tuple[str, ...]:
         # Where the spare signal was not given back, the C library has taken it for itself.

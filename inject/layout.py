@@ -63,6 +63,7 @@ class End(enum.IntEnum):
     NO_PROGRESS = 6
     NO_CFI = 7
     BAD_CFI = 8
+    NONE = 255
 
 
 class Unwind(enum.IntEnum):

@@ -1,10 +1,6 @@
-"""Whether dlopen is safe on a stopped thread: does it stand inside the loader or an allocator?
+"""Where code lies that holds the loader's or an allocator's locks, and how to call the loader.
 
-dlopen takes the loader's lock and the allocator's.  A thread that holds one of them and is made to
-call dlopen waits for itself for ever.  So a thread is taken only when no word of its stack, live or
-stale, and not its instruction pointer, lies in code that holds such locks.  Every return address is a
-word of the stack, so none is missed, with or without frame pointers; a stale word costs only a
-refusal, and the stub is then mapped without the loader.
+dlopen takes both.  A thread that holds one of them and is made to call dlopen waits for itself for ever.
 """
 
 from __future__ import annotations
@@ -23,6 +19,7 @@ Range = tuple[int, int]
 
 _LOADER = re.compile(r"/(ld-linux[^/]*|ld-musl[^/]*|ld-[0-9.]+\.so|ld\.so[^/]*)$")
 _LIBC = re.compile(r"/(libc\.so\.6|libc-[0-9.]+\.so)$")
+_C_LIBRARY = re.compile(r"/(libc|libdl|ld-musl)[^/]*$")
 _WHOLE = re.compile(r"/(libdl[.-]|libjemalloc|libtcmalloc|libmimalloc|libasan|libtsan|libefence)")
 _HOLDS_LOCKS = re.compile(
     rb"^(malloc|calloc|realloc|free|cfree|memalign|aligned_alloc|valloc|pvalloc|posix_memalign|reallocarray"
@@ -83,6 +80,15 @@ class LockZones:
                 return word
         return None
 
+    def on_stack(self, frames: Iterable[int]) -> int | None:
+        """The first of a walked stack's frames that lies in a zone, or None.  The first frame is an
+        instruction pointer, the others are return addresses: the call stands before them."""
+        for number, frame in enumerate(frames):
+            address = frame - (number > 0)
+            if any(start <= address < end for start, end in self.ranges):
+                return frame
+        return None
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LoaderCalls:
@@ -106,13 +112,17 @@ def survey(
     for mapping in maps.executable():
         if _LOADER.search(mapping.file_path) or _WHOLE.search(mapping.file_path):
             zones.append((mapping.start, mapping.end))
-        if not mapping.is_file or not re.search(r"/(libc|libdl|ld-musl)[^/]*$", mapping.file_path):
+        if not mapping.is_file:
             continue
         file = opener(mapping)
         if file is None:
             continue
         try:
             with ElfImage(file, mapping.path) as image:
+                if not _C_LIBRARY.search(mapping.file_path):
+                    if _has_an_allocator(image):
+                        zones.append((mapping.start, mapping.end))
+                    continue
                 bias = load_bias(mapping, image)
                 _note_calls(image, bias, found)
                 if _LIBC.search(mapping.file_path):
@@ -121,6 +131,13 @@ def survey(
         except MalformedInput:  # without its symbols nothing in it can be shown to be safe
             zones.append((mapping.start, mapping.end))
     return LockZones(_merge(zones)), _loader_calls(found)
+
+
+def _has_an_allocator(image: ElfImage) -> bool:
+    """Whether this file, which is not the C library, has a malloc that others call: jemalloc, tcmalloc and
+    their like under any name, or in the executable.  Where its parts lie nobody says: all of it counts."""
+    symbol = image.dynamic_symbol(b"malloc")
+    return symbol is not None and bool(symbol.value)
 
 
 def _signal_returns(mapping: Mapping, read: Callable[[int, int], bytes]) -> list[Range]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import PyattachError
+from .arch.x86_64 import DWARF_REGISTERS, Registers
 from .layout import CacheLine, Modules, Unwind
 
 _LIBRARY = Path(__file__).parent / "_unwind.so"
@@ -48,6 +49,10 @@ def library() -> ctypes.CDLL:
     loaded.pa_outside_walk.argtypes = [
         ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p,
     ]  # fmt: skip
+    loaded.pa_outside_walk_stopped.restype = ctypes.c_uint32
+    loaded.pa_outside_walk_stopped.argtypes = [
+        ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint32, ctypes.c_void_p,
+    ]  # fmt: skip
     loaded.pa_delivery.restype = ctypes.c_int64
     loaded.pa_delivery.argtypes = [
         ctypes.c_uint32, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_void_p,
@@ -69,7 +74,7 @@ class OutsideUnwinder:
         start_of: Callable[[int], int] = lambda _address: 0,
     ) -> None:  # fmt: skip
         outside = library()
-        self._walk = outside.pa_outside_walk
+        self._walk, self._walk_stopped = outside.pa_outside_walk, outside.pa_outside_walk_stopped
         self._modules = Modules()
         self._cache = (CacheLine * _CACHE_LINES)()
         self._window = (ctypes.c_uint8 * outside.pa_outside_window())()
@@ -100,4 +105,13 @@ class OutsideUnwinder:
         """Why the walk ended (``End``), and the addresses: ``ip``, then return addresses."""
         outside, addresses, depth = self._arguments
         end = self._walk(outside, sp, ip, addresses, self._max_depth, depth)
+        return int(end), tuple(self._addresses[: self._depth.value])
+
+    def walk_stopped(self, registers: Registers) -> tuple[int, tuple[int, ...]]:
+        """The stack of a thread that ptrace holds, from all its registers, by the tables alone: nothing is
+        guessed.  ``End.ROOT`` says that all of it was walked; ``End.NONE`` that a signal's frame is on it.
+        """
+        outside, addresses, depth = self._arguments
+        words = (ctypes.c_uint64 * len(DWARF_REGISTERS))(*[registers[name] for name in DWARF_REGISTERS])
+        end = self._walk_stopped(outside, ctypes.addressof(words), addresses, self._max_depth, depth)
         return int(end), tuple(self._addresses[: self._depth.value])

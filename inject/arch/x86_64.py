@@ -66,6 +66,9 @@ def entry_registers(registers: Registers, entry: int) -> Registers:
     return {**registers, "rip": entry, "orig_rax": (1 << 64) - 1}
 
 
+DWARF_REGISTERS = "rax rdx rcx rbx rsi rdi rbp rsp r8 r9 r10 r11 r12 r13 r14 r15 rip".split()
+"""In the order of their numbers in call frame information (psABI, figure 3.36)."""
+
 _SAVED = "rip rsp eflags rax rbx rcx rdx rsi rdi rbp r8 r9 r10 r11 r12 r13 r14 r15".split()
 
 

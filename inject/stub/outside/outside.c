@@ -145,12 +145,10 @@ static int step_by_call(struct pa_unwinder *u, const struct pa_outside *o, u64 a
 	return 1;
 }
 
-/* Walk from (sp, ip), the only registers that are known; as pa_walk else.  Returns enum pa_end. */
-EXPORT u32 pa_outside_walk(struct pa_outside *o, u64 sp, u64 ip, u64 *addresses, u32 max, u32 *depth)
+static struct pa_unwinder unwinder_of(struct pa_outside *o, struct walk *w)
 {
-	struct walk w = {.o = o};
-	struct pa_unwinder u = {
-		.stack = {.probe = copy_page, .arg = &w},
+	return (struct pa_unwinder){
+		.stack = {.probe = copy_page, .arg = w},
 		.tables = {copy_table, o},
 		.find_module = find_module,
 		.modules = o,
@@ -159,6 +157,48 @@ EXPORT u32 pa_outside_walk(struct pa_outside *o, u64 sp, u64 ip, u64 *addresses,
 		.generation = o->generation,
 		.mode = o->mode,
 	};
+}
+
+/* A stopped thread's whole stack, every frame of it certain: by the tables alone, with all registers known (in the
+ * order of their DWARF numbers), no frame guessed.  A signal's frame is told as PA_END_NONE: whatever was interrupted
+ * there.  Returns enum pa_end; PA_END_ROOT says that all of the stack was walked. */
+EXPORT u32 pa_outside_walk_stopped(struct pa_outside *o, const u64 *registers, u64 *addresses, u32 max, u32 *depth)
+{
+	struct walk w = {.o = o};
+	struct pa_unwinder u = unwinder_of(o, &w);
+	struct pa_frame frame = {.known = (1U << PA_REGISTERS) - 1};
+	u32 n = 0;
+	int exact = 1;
+	w.stack = &u.stack;
+	u.mode = PA_UNWIND_CFI;
+	for (u32 i = 0; i < PA_REGISTERS; i++)
+		frame.r[i] = registers[i];
+	*depth = 0;
+	while (n < max) {
+		u64 ip = frame.r[PA_REG_IP], sp = frame.r[PA_REG_SP];
+		int signal;
+		enum pa_end end;
+		addresses[n++] = ip;
+		*depth = n;
+		end = pa_step(&u, exact ? ip : ip - 1, &frame, &signal);
+		if (end != PA_END_NONE)
+			return (u32)end;
+		if (signal)
+			return PA_END_NONE;
+		exact = 0;
+		if (!frame.r[PA_REG_IP])
+			return PA_END_ROOT;
+		if (n == 1 ? frame.r[PA_REG_SP] < sp : frame.r[PA_REG_SP] <= sp)
+			return PA_END_NO_PROGRESS;
+	}
+	return PA_END_DEPTH;
+}
+
+/* Walk from (sp, ip), the only registers that are known; as pa_walk else.  Returns enum pa_end. */
+EXPORT u32 pa_outside_walk(struct pa_outside *o, u64 sp, u64 ip, u64 *addresses, u32 max, u32 *depth)
+{
+	struct walk w = {.o = o};
+	struct pa_unwinder u = unwinder_of(o, &w);
 	struct pa_frame frame = {.known = 1U << PA_REG_SP | 1U << PA_REG_IP};
 	enum pa_end end;
 	w.stack = &u.stack;
