@@ -6,6 +6,7 @@ quits targets in ways of its own.  Requests it does not know are from ``linux/pt
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import enum
@@ -17,7 +18,7 @@ import struct
 import time
 from typing import TYPE_CHECKING, Any
 
-from ..errors import PyattachError
+from ..errors import NoPermission, PyattachError
 from . import procfs
 from .permission import no_permission
 
@@ -37,6 +38,7 @@ PTRACE_GETSIGMASK = 0x420A
 PTRACE_GET_RSEQ_CONFIGURATION = 0x420F
 
 PTRACE_EVENT_STOP = 128
+_SEIZE_TRIES = 5
 
 END_DEADLINE_S = 1.0
 """How long a thread that was killed is given to end."""
@@ -87,9 +89,7 @@ def _call(request: int, tid: int, address: Any = 0, data: Any = 0) -> int:
             raise ProcessLookupError(number, f"thread {tid} is gone or not stopped") from error
         if number == errno.EPERM:
             stat = procfs.read_stat(tid)
-            if (
-                stat is None or stat.state in "ZX"
-            ):  # a thread that has ended is refused like one that is not ours
+            if stat is None or stat.state in "ZX":
                 raise ProcessLookupError(errno.ESRCH, f"thread {tid} has ended") from error
             raise no_permission(int(procfs.read_status(tid).get("Tgid", tid))) from error
         raise PyattachError(f"ptrace request {request:#x} on thread {tid}: {os.strerror(number)}") from error
@@ -129,9 +129,18 @@ class Tracee:
 
     def __enter__(self) -> Tracee:
         _register_layout()  # what has to be imported is, before anything is stopped
-        _call(PTRACE_SEIZE, self.tid)
+        self._seize()
         self._seized = True
         return self
+
+    def _seize(self) -> None:
+        """A thread that has ended is refused like one that is not ours.  Where it was the first, and another
+        has executed a program, that one bears its number by the time one looks: asked again."""
+        for _ in range(_SEIZE_TRIES - 1):
+            with contextlib.suppress(NoPermission):
+                _call(PTRACE_SEIZE, self.tid)
+                return
+        _call(PTRACE_SEIZE, self.tid)
 
     def __exit__(self, *_exc: object) -> None:
         self.detach()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import signal
 import time
 from pathlib import Path
@@ -190,3 +192,17 @@ def test_one_that_cant_be_stopped_just_now_is_not_stopped_later(may_trace: None,
         wait_for_state(target.pid, "Zt")
         let_go_of_late_stops()
         assert wait_for_state(target.pid, "Z") == "Z"
+
+
+def test_a_thread_that_becomes_another_is_not_forbidden() -> None:
+    """The first one has ended, and a moment later another that executes a program has its number."""
+    with spawn("execs", "-t", 3000) as target:
+        target.tell()
+        looks = 0
+        while not select.select([target.process.stdout], [], [], 0)[0]:
+            with contextlib.suppress(ProcessLookupError), Tracee(target.pid):
+                pass
+            looks += 1
+        target.expect("done")
+        target.finish()
+    assert looks > 1

@@ -2,6 +2,7 @@
  *
  *     execs <execs> [milliseconds]   so many times execve, working for so long (default 2) in between
  *     execs -f <forks>               so many times fork; each child works a little and exits
+ *     execs -t <execs>               so many times execve by a thread that is not the first
  *
  * Begins with a line on stdin; prints "done" at the end of all, or "died <status>" of a child.
  */
@@ -36,6 +37,13 @@ static void forks(int count) {
     }
 }
 
+static void *become_again(void *left) {
+    char *next[] = {"execs", "-t", left, "again", NULL};
+    execv("/proc/self/exe", next);
+    die("execv");
+    return NULL;
+}
+
 int main(int argc, char **argv) {
     char left[16], line[8];
     if (argc < 2)
@@ -46,6 +54,11 @@ int main(int argc, char **argv) {
     }
     if (!strcmp(argv[1], "-f")) {
         forks(atoi(argv[2]));
+    } else if (!strcmp(argv[1], "-t")) {
+        if (atoi(argv[2]) > 0) {
+            snprintf(left, sizeof left, "%d", atoi(argv[2]) - 1);
+            pthread_join(start_thread("next", become_again, left), NULL);
+        }
     } else if (atoi(argv[1]) > 0) {
         char *pause = argc > 2 ? argv[2] : "2";
         work_ms(atoi(pause));
