@@ -63,7 +63,7 @@ class End(enum.IntEnum):
     NO_PROGRESS = 6
     NO_CFI = 7
     BAD_CFI = 8
-    NONE = 255
+    NONE = 255  # not ended; in no record
 
 
 class Unwind(enum.IntEnum):

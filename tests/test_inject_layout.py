@@ -81,8 +81,8 @@ CONSTANTS = {
     "PA_REAL": heap_layout.REAL,
     "PA_COUNTS_IN_PAGE": heap_layout.COUNTS_IN_PAGE,
 }
-NOT_MIRRORED = {"frames", "PA_END_NONE"}
-"""The flexible array behind a record's head, and an end that is never written."""
+NOT_MIRRORED = {"frames"}
+"""The flexible array behind a record's head."""
 
 HEADERS = ("shared.h", "unwind.h", "boot/boot.h", "heap/layout.h")
 

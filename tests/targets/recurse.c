@@ -23,7 +23,7 @@ int main(int argc, char **argv) {
     ready();
     do
         x = recurse(depth, x);
-    while (poll(&input, 1, 0) == 0);
+    while (poll(&input, 1, 0) <= 0);
     printf("done %016lx\n", (unsigned long)x);
     return 0;
 }

@@ -39,7 +39,7 @@ int main(void) {
         x = work_between_signals(x);
         pthread_kill(pthread_self(), SIGPROF);
         raised++;
-    } while (poll(&input, 1, 0) == 0);
+    } while (poll(&input, 1, 0) <= 0);
 
     struct sigaction now;
     sigaction(SIGPROF, NULL, &now);
