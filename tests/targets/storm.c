@@ -1,15 +1,17 @@
 /* Work that is hard to attach to: all the time inside locks, loaders and fresh threads.
  *
- *     storm malloc|dlopen|threads|signals|mixed [LIBRARY ...]
+ *     storm malloc|dlopen|threads|signals|forks|mixed [LIBRARY ...]
  *
- * malloc: four threads allocate and free, sizes and order at random, contents checked.  dlopen: two threads
- * load and unload libraries and call into them.  threads: threads that live for a moment.  signals: a
- * thread raises SIGUSR1 without end.  Runs until stdin ends; prints "done <operations> <errors>".
+ * The main thread is one of the four that do it.  malloc: they allocate and free, sizes and order at random,
+ * contents checked.  dlopen: they load and unload libraries and call into them.  threads: threads that live for
+ * a moment.  signals: a thread raises SIGUSR1 without end.  forks: children that allocate, work and end.  Runs
+ * until stdin ends; prints "done <operations> <errors>".
  */
 #include "target.h"
 
 #include <dlfcn.h>
 #include <signal.h>
+#include <sys/wait.h>
 
 enum { BLOCKS = 64, WORKERS = 4 };
 
@@ -79,6 +81,25 @@ NAMED static void *storm_threads(void *argument) {
     return NULL;
 }
 
+NAMED static void *storm_forks(void *argument) {
+    uint64_t expected = burn(1, 20000);
+    while (!stopped) {
+        int status;
+        pid_t child = fork();
+        if (child < 0)
+            die("fork");
+        if (!child) {
+            void *volatile block = malloc(1000);
+            free(block);
+            _exit(burn(1, 20000) == expected ? 5 : 6);
+        }
+        if (waitpid(child, &status, 0) != child || !WIFEXITED(status) || WEXITSTATUS(status) != 5)
+            errors++;
+        operations++;
+    }
+    return argument;
+}
+
 static void on_signal(int number) {
     (void)number;
     operations++;
@@ -93,6 +114,14 @@ NAMED static void *storm_signals(void *argument) {
     return NULL;
 }
 
+static void *wait_for_end(void *argument) {
+    char line[8];
+    while (read_line(line, sizeof(line), NULL))
+        ;
+    stopped = 1;
+    return argument;
+}
+
 int main(int argc, char **argv) {
     const char *kind = argc > 1 ? argv[1] : "mixed";
     pthread_t threads[WORKERS];
@@ -102,23 +131,24 @@ int main(int argc, char **argv) {
     static const struct {
         const char *name;
         void *(*run)(void *);
-    } kinds[WORKERS] = {
-        {"malloc", storm_malloc}, {"dlopen", storm_dlopen}, {"threads", storm_threads}, {"signals", storm_signals}};
+    } kinds[] = {{"malloc", storm_malloc}, {"dlopen", storm_dlopen}, {"threads", storm_threads},
+                 {"signals", storm_signals}, {"forks", storm_forks}};
+    void *(*run[WORKERS])(void *);
     for (int i = 0; i < WORKERS; i++) {
         int chosen = i; /* mixed: one thread of each kind */
-        for (int k = 0; k < WORKERS; k++)
+        for (int k = 0; k < (int)(sizeof kinds / sizeof *kinds); k++)
             if (!strcmp(kind, kinds[k].name))
                 chosen = k;
         if (kinds[chosen].run == storm_dlopen && !library_count)
             chosen = 0;
-        if (pthread_create(&threads[i], NULL, kinds[chosen].run, (void *)(uintptr_t)i))
-            die("pthread_create");
+        run[i] = kinds[chosen].run;
     }
     ready();
-    char line[8];
-    while (read_line(line, sizeof(line), NULL))
-        ;
-    stopped = 1;
+    threads[0] = start_thread("stdin", wait_for_end, NULL);
+    for (int i = 1; i < WORKERS; i++)
+        if (pthread_create(&threads[i], NULL, run[i], (void *)(uintptr_t)i))
+            die("pthread_create");
+    run[0](NULL);
     for (int i = 0; i < WORKERS; i++)
         pthread_join(threads[i], NULL);
     printf("done %lu %lu\n", (unsigned long)operations, (unsigned long)errors);
