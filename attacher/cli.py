@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import re
 import signal
@@ -28,6 +29,7 @@ from .live_table import LiveTable
 from .outputs import add_output_options, check_outputs, default_suffix, render_options, write_outputs
 from .session import Options, Outcome
 from .stay import HOW_LOADED
+from .verify import Verification
 
 RATE_RANGE_HZ = (10.0, 1000.0)
 
@@ -159,6 +161,7 @@ def add_options(p: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     p.add_argument("--no-jitter", action="store_true", help="ticks at even distances")
     p.add_argument("--allow-seccomp", action="store_true", help="attach to targets with a seccomp filter too")
+    add_verify_option(p)
     p.add_argument("-v", "--verbose", action="store_true", help="tell what is done, and tracebacks of errors")
     p.add_argument("-q", "--quiet", action="store_true", help="errors only")
     p.add_argument("--version", action="version", version=f"pyattach {__version__}")
@@ -266,9 +269,33 @@ def run(arguments: argparse.Namespace, err: TextIO) -> ExitCode:
         outcome = _attach(pid, options, stop, _view(arguments))
         if stop.count < 2:
             _report(outcome, outputs, arguments, say)
-    for line in outcome.residue:
-        print(f"pyattach: left behind in process {pid}: {line}", file=err)
+    show_verified(outcome.verified, outcome.residue, pid, outputs, arguments, err)
     return outcome.exit_code
+
+
+def show_verified(
+    verified: Sequence[Verification],
+    residue: Sequence[str],
+    pid: int,
+    outputs: Sequence[str],
+    arguments: argparse.Namespace,
+    err: TextIO,
+) -> None:
+    """What is left behind, if anything is; all that was compared where that was asked for: on stdout, or
+    where an output goes there, on ``err``."""
+    for line in residue:
+        print(f"pyattach: left behind in process {pid}: {line}", file=err)
+    if arguments.verify == "json":
+        shown = {"complete": not residue, "left": list(residue), "targets": [v.as_json() for v in verified]}
+        print(json.dumps(shown, indent=1), file=err if "-" in outputs else sys.stdout)
+
+
+def add_verify_option(p: argparse.ArgumentParser) -> None:
+    """How much is said of what is compared at the end."""
+    p.add_argument(
+        "--verify", choices=("line", "json"), default="line",
+        help="what was compared before and after: a line, or (json) all of it on stdout",
+    )  # fmt: skip
 
 
 def _attach(pid: int, options: Options, stop: StopSignals, view: LiveView | PlainView | None) -> Outcome:

@@ -121,6 +121,7 @@ class Family:
             outcome,
             profile=dataclasses.replace(profile, meta=meta),
             residue=(*outcome.residue, *residue),
+            verified=(*outcome.verified, *(seen for _, child in children for seen in child.verified)),
         )
 
     def _note_failure(self, child: _Child) -> None:

@@ -84,6 +84,7 @@ class _Chase:
             dataclasses.replace(profile, meta=meta),
             last.residue,
             last.target_ended or self._ended_by == "the target ended",
+            verified=last.verified,
         )
 
     def _next(self) -> Outcome | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import secrets
 import time
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from .hold import hold_any
 from .ptrace import let_go_of_late_stops
 from .refusals import check_seccomp
 from .target import TargetProcess
-from .verify import remains, snapshot
+from .verify import Verification, remains, snapshot
 
 _INSIDE_S = 5.0
 
@@ -47,14 +48,17 @@ def attach_heap(pid: int, options: HeapOptions, should_stop: Callable[[], bool])
         except ProcessLookupError as error:
             raise TargetDied(f"process {pid} ended while pyattach attached") from error
         residue: list[str] = []
+        verified: tuple[Verification, ...] = ()
         try:
             attached.hook_new_modules(first=True)
             attached.session.record(should_stop, attached.hook_new_modules)
         finally:
             residue += attached.leave()
         if target.alive() and target.memory_is_current():
-            residue += remains(before, snapshot(target), ())
-        return attached.session.outcome(tuple(residue))
+            after = snapshot(target)
+            residue += remains(before, after, ())
+            verified = (Verification(pid, before, after, tuple(residue)),)
+        return dataclasses.replace(attached.session.outcome(tuple(residue)), verified=verified)
 
 
 class Attached:

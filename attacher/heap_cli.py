@@ -10,7 +10,14 @@ from typing import TextIO
 
 from ..errors import ExitCode, PyattachError
 from ..inject.layout import Unwind
-from .cli import StopSignals, chosen_pid, default_output, duration_s
+from .cli import (
+    StopSignals,
+    add_verify_option,
+    chosen_pid,
+    default_output,
+    duration_s,
+    show_verified,
+)
 from .heap_attach import attach_heap
 from .heap_options import add_heap_options, report_heap
 from .heap_session import HeapOptions
@@ -45,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     add_heap_options(p, "--kind", "--unit")
     p.add_argument("--unwind", choices=("auto", "fp", "cfi"), default="auto", help="how stacks are walked")
     p.add_argument("--allow-seccomp", action="store_true", help="attach to targets with a seccomp filter too")
+    add_verify_option(p)
     p.add_argument("-v", "--verbose", action="store_true", help="tell more, and tracebacks of errors")
     p.add_argument("-q", "--quiet", action="store_true", help="errors only")
     return p
@@ -71,8 +79,7 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
         outcome = attach_heap(pid, options, stop.stopped)
         if stop.count < 2:
             report_heap(outcome, outputs, arguments, say)
-    for line in outcome.residue:
-        print(f"pyattach: left behind in process {pid}: {line}", file=err)
+    show_verified(outcome.verified, outcome.residue, pid, outputs, arguments, err)
     if outcome.residue:
         return int(ExitCode.DETACH_INCOMPLETE)
     if not outcome.target_ended:

@@ -21,6 +21,7 @@ from .heap_tables import HeapTables
 from .modules import ModuleTable
 from .shared import SharedMemory, SharedRegion
 from .target import TargetProcess
+from .verify import Verification
 
 LEASE_NS = 10_000_000_000
 """Recording costs no more than it did with pyattach: it may be held up for longer than ticks may go on."""
@@ -49,6 +50,7 @@ class HeapOutcome:
     target_ended: bool
     residue: tuple[str, ...] = ()
     warning: str = ""
+    verified: tuple[Verification, ...] = ()
 
 
 def heap_plan(options: HeapOptions, **more: int | tuple[int, ...]) -> HeapPlan:

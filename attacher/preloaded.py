@@ -72,8 +72,8 @@ class Preloaded:
             self._child.pause(0.001)
         take_rest()
 
-    def remains(self) -> tuple[str, ...]:
-        return ()
+    def verify(self) -> None:
+        return None
 
     def notes(self) -> list[str]:
         notes = ["the stub was preloaded; no thread was held or traced"]

@@ -32,6 +32,7 @@ from .samples import SampleStore
 from .shared import SharedMemory, SharedRegion
 from .stay import Injected, Stay
 from .target import TargetProcess
+from .verify import Verification
 from .wall import WallClock, asleep_now, check_wall
 
 PROGRESS_S = 0.5
@@ -109,6 +110,8 @@ class Outcome:
     replaced: bool = False
     warning: str = ""
     """What the user must be told of, whatever else is said; it is one of the profile's notes, too."""
+    verified: tuple[Verification, ...] = ()
+    """The targets before and after, those that have not ended; a session each."""
 
     @property
     def exit_code(self) -> ExitCode:
@@ -132,9 +135,10 @@ def attach(
             session.sample(should_stop, on_progress)
         finally:
             session.detach()
-        residue = session.verify()
+        verified = session.verify()
         fault.reach("verified", pid)
-        return Outcome(session.profile(), residue, session.target_ended, session.replaced)
+        left, seen = (verified.left, (verified,)) if verified is not None else ((), ())
+        return Outcome(session.profile(), left, session.target_ended, session.replaced, verified=seen)
 
 
 @contextlib.contextmanager
@@ -386,14 +390,14 @@ class Session:
         if self.shared.target_gone or not self.reader.finished:
             self._read_ring(final=True)
 
-    def verify(self) -> tuple[str, ...]:
-        """What of ours remains in the target; nothing, where it has ended."""
+    def verify(self) -> Verification | None:
+        """What of ours remains in the target; None where it has ended."""
         if self.target_ended or not self.target.memory_is_current():
-            return ()
+            return None
         try:
-            return self._stay.remains()
+            return self._stay.verify()
         except (FileNotFoundError, ProcessLookupError):  # it ended just now
-            return ()
+            return None
 
     # The result.
 

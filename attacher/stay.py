@@ -24,7 +24,7 @@ from .places import MAX_DEPTH, SafePlaces
 from .shared import SharedMemory, SharedRegion
 from .target import TargetProcess
 from .threads import ThreadTable
-from .verify import remains, snapshot
+from .verify import Verification, remains, snapshot
 
 HOW_LOADED = "loaded by"
 """How the note begins that is of interest only to those who ask for more."""
@@ -71,8 +71,9 @@ class Stay(Protocol):
         """
         ...
 
-    def remains(self) -> tuple[str, ...]:
-        """What is left in the target that should not be.  Raises OSError once the target is gone."""
+    def verify(self) -> Verification | None:
+        """What is left in the target that should not be; None where it was to stay.  Raises OSError once
+        the target is gone."""
         ...
 
     def notes(self) -> list[str]:
@@ -83,7 +84,7 @@ class Stay(Protocol):
 class Injected:
     """Brought into a running process and taken out again, each time by a borrowed thread.
 
-    ``loader`` as in the session's options.  What is there now is what ``remains`` compares with.
+    ``loader`` as in the session's options.  What is there now is what ``verify`` compares with.
     """
 
     def __init__(
@@ -147,13 +148,14 @@ class Injected:
         unwinder.set_modules(self._modules.of(self._target.maps()))
         return SafePlaces(self._target, self._zones, unwinder, strict=False)
 
-    def remains(self) -> tuple[str, ...]:
+    def verify(self) -> Verification:
         # Where the spare signal was not given back, the C library has taken it for itself.
         spare = self.plan.spare_signal if self._given_back & 2 else 0
         fault.reach("verifying", self._target.pid)
         after = snapshot(self._target)
         fault.reach("compared", self._target.pid)
-        return tuple(remains(self._before, after, (self.plan.signal, spare)))
+        left = tuple(remains(self._before, after, (self.plan.signal, spare)))
+        return Verification(self._target.pid, self._before, after, left)
 
     def notes(self) -> list[str]:
         notes = []

@@ -30,6 +30,53 @@ class Snapshot:
     tracer: int
     stopped_threads: tuple[int, ...]
 
+    def as_json(self) -> dict[str, object]:
+        """For ``json.dumps``: mappings by their addresses, masks in hexadecimal."""
+        return {
+            "mappings": {f"{start:x}-{m[0]:x}": list(m[1:]) for start, m in sorted(self.mappings.items())},
+            "fds": {str(number): what for number, what in sorted(self.fds.items())},
+            "caught": f"{self.caught:016x}",
+            "ignored": f"{self.ignored:016x}",
+            "timers": self.timers,
+            "tracer": self.tracer,
+            "stopped_threads": list(self.stopped_threads),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Verification:
+    """The target before and after, and what of ours is ``left``: one line each."""
+
+    pid: int
+    before: Snapshot
+    after: Snapshot
+    left: tuple[str, ...]
+
+    def as_json(self) -> dict[str, object]:
+        """All of it, for ``json.dumps``; ``changed`` has what the target itself has changed, too."""
+        before, after = self.before.as_json(), self.after.as_json()
+        return {
+            "pid": self.pid,
+            "complete": not self.left,
+            "left": list(self.left),
+            "changed": {
+                field: _difference(before[field], after[field])
+                for field in before
+                if before[field] != after[field]
+            },
+            "before": before,
+            "after": after,
+        }
+
+
+def _difference(before: object, after: object) -> object:
+    if isinstance(before, dict) and isinstance(after, dict):
+        return {
+            "gone": {key: value for key, value in before.items() if after.get(key) != value},
+            "new": {key: value for key, value in after.items() if before.get(key) != value},
+        }
+    return {"before": before, "after": after}
+
 
 def _fds(pid: int) -> dict[int, str]:
     out = {}

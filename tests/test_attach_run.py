@@ -4,6 +4,7 @@ it, and its plainest run."""
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -270,3 +271,20 @@ def test_outputs_are_checked_before_attaching(spawn: Spawn, tmp_path: Path, outp
         assert MARK not in maps_text(target.pid)
         target.finish()
     assert output in run.err
+
+
+def test_what_was_compared_is_printed_in_full(spawn: Spawn, tmp_path: Path) -> None:
+    with spawn("split") as target:
+        run = attach(
+            target.pid, "-d", "100ms", "--verify", "json", "-o", tmp_path / "o.folded", exit_code=None
+        )
+        inside = maps_text(target.pid).split()
+        both = attach(target.pid, "-d", "100ms", "--verify", "json", "-o", "-", exit_code=None)
+        target.finish()
+    found = json.loads(run.out)
+    assert found["complete"] and found["left"] == []
+    (seen,) = found["targets"]
+    assert seen["pid"] == target.pid and seen["after"] == seen["before"] and not seen["changed"]
+    addresses = {word for word in inside if re.match(r"[0-9a-f]{4,}-[0-9a-f]+$", word)}
+    assert addresses and addresses <= set(seen["before"]["mappings"])
+    assert '"complete": true' in both.err and '"complete"' not in both.out

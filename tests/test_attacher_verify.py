@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import signal
 from pathlib import Path
 
 import pytest
 
 from pyattach.attacher import verify
-from pyattach.attacher.verify import Snapshot, remains
+from pyattach.attacher.verify import Snapshot, Verification, remains
 from pyattach.inject.layout import TICK_TAG
 
 OURS = "/memfd:pyattach-0123456789abcdef (deleted)"
@@ -154,3 +155,17 @@ def test_our_timers_are_known_by_their_mark(
 def test_a_kernel_that_does_not_list_timers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(verify, "Path", lambda _path: tmp_path / "none")
     assert verify._our_timers(1) == 0
+
+
+def test_all_of_it_as_json() -> None:
+    """What the target has changed by itself is in it, too, and no mask is cut."""
+    mappings = with_mapping(0xD000, 0xE000, "rw-p", "/new.so")
+    later = dataclasses.replace(BEFORE, mappings=mappings, fds={0: "/dev/null"}, caught=1 << 63)
+    found = json.loads(json.dumps(Verification(17, BEFORE, later, ("a tracer",)).as_json()))
+    assert (found["pid"], found["complete"], found["left"]) == (17, False, ["a tracer"])
+    assert found["changed"] == {
+        "mappings": {"gone": {}, "new": {"d000-e000": ["rw-p", "/new.so"]}},
+        "fds": {"gone": {"3": "socket:[17]"}, "new": {}},
+        "caught": {"before": f"{2:016x}", "after": "8000000000000000"},
+    }
+    assert found["before"]["mappings"]["1000-2000"] == ["r--p", "/bin/target"]
