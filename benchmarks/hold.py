@@ -5,11 +5,15 @@ Held time is from the request to stop until the thread is back in its own code, 
 borrowed thread did for us.  Another thread is never stopped; what it sees is scheduling: pyattach and the
 borrowed thread want a processor.  So beside it stand the same time without an attach, and with pyattach at
 the same work on another process: no larger gap than that is what "not stopped" means.
+
+gdb attaches, calls a function and detaches, as profilers do that bring in their code by gdb.  The last table
+counts the system calls of blocked threads that reported EINTR.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 import subprocess
 import time
@@ -19,7 +23,7 @@ from common import arguments, machine, running, spread, table
 from pyattach.attacher.session import Options, Session
 from pyattach.attacher.session import attach as run_session
 from pyattach.attacher.target import TargetProcess
-from pyattach.errors import PyattachError
+from pyattach.errors import PyattachError, UnsupportedTarget
 
 GOAL_US = 1000.0
 CASES = [
@@ -106,6 +110,7 @@ KINDS = {
     "map": ("map", False),
     "dlopen, another process": ("dlopen", True),
     "dlopen": ("dlopen", False),
+    "gdb": ("gdb", False),
 }
 """How to load, and whether into a process beside the one that is looked at.  The other one's threads
 sleep, as do those that may be borrowed in the one that is looked at."""
@@ -120,9 +125,40 @@ def gap_us(kind: str) -> tuple[float, float]:
         if kind == WITHOUT:
             time.sleep(SAMPLED_S + 0.15)
         else:
-            options = Options(loader=loader, duration_s=SAMPLED_S)
-            run_session(other.pid if beside else process.pid, options, lambda: False, lambda _progress: None)
+            attach_by(loader, other.pid if beside else process.pid)
         return gaps.largest_us()
+
+
+def attach_by(loader: str, pid: int) -> None:
+    """One attach and detach by pyattach, or by gdb.  Raises PyattachError."""
+    if loader != "gdb":
+        options = Options(loader=loader, duration_s=SAMPLED_S)
+        run_session(pid, options, lambda: False, lambda _progress: None)
+        return
+    gdb = shutil.which("gdb")
+    if gdb is None:
+        raise UnsupportedTarget("gdb is not installed")
+    call = ["-iex", "set debuginfod enabled off", "-ex", "call (int)getpid()", "-ex", "detach"]
+    subprocess.run([gdb, "-nx", "-batch", "-p", str(pid), *call], capture_output=True, check=True)
+
+
+def interruptions(times: int) -> None:
+    rows = []
+    for loader in ("map", "dlopen", "gdb"):
+        for title, words in CASES[2:]:
+            seen = 0
+            with running(*words) as process:
+                try:
+                    for _ in range(times):
+                        attach_by(loader, process.pid)
+                except PyattachError as error:
+                    print(f"{title}, {loader}: refused: {error.what}")
+                    continue
+                out, _ = process.communicate(timeout=30)
+                seen = int(out.split()[1])
+            rows.append([title, loader, str(times), str(seen)])
+    print("\nsystem calls of blocked threads (futex, nanosleep, epoll_wait, read) that reported EINTR\n")
+    table(["target", "attach", "runs", "EINTR"], rows)
 
 
 def other_threads(times: int) -> None:
@@ -155,6 +191,7 @@ def main() -> None:
     print(machine())
     borrowed_thread(3 if chosen.quick else 20)
     other_threads(3 if chosen.quick else 20)
+    interruptions(3 if chosen.quick else 20)
 
 
 if __name__ == "__main__":

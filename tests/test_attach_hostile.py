@@ -1,0 +1,52 @@
+"""Targets that lie: nonsense in the shared memory, names made to confuse.  Runs end, clearly and in time."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+from support import build_target
+from test_attach_run import Folded, Spawn, attach, check_svg
+
+from pyattach.errors import ExitCode
+
+LIMIT_S = 20.0
+MEMORY_KIB = 1_000_000
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("where", ["all", "control", "slots", "ring"])
+def test_nonsense_in_the_shared_memory(spawn: Spawn, tmp_path: Path, where: str, seed: int) -> None:
+    """The stub believes what it reads there, too: a target can hurt itself, but not us, and nobody hangs."""
+    with spawn("hostile", where, seed) as target:
+        begun = time.monotonic()
+        run = attach(target.pid, "-d", "1s", "--no-live", "-o", tmp_path / "o.svg", exit_code=None)
+        assert time.monotonic() - begun < LIMIT_S
+        assert run.process.returncode in (*ExitCode,), run.err
+        assert run.err.strip(), "it said nothing"
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < MEMORY_KIB
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["new\nline.so", "esc\x1b[2J\x1b]0;title\x07.so", "7f0000000000-7f0000001000 r-xp 00000000 00:00 0 x.so",
+     "semi;colon 12.so", "<script>alert(1)</script>.so", "\u202eright-to-left.so", "(deleted) (deleted).so"],
+    ids=["newline", "escapes", "like a line of maps", "folded", "markup", "bidi", "deleted"],
+)  # fmt: skip
+def test_names_of_files_made_to_confuse(spawn: Spawn, tmp_path: Path, name: str) -> None:
+    library = tmp_path / name.replace("</", "<")
+    shutil.copy(build_target("lib_late", "-shared", "-fPIC"), library)
+    folded, svg, text = tmp_path / "o.folded", tmp_path / "o.svg", tmp_path / "o.txt"
+    with spawn("dlopener", library) as target:
+        target.tell()
+        target.expect("opened")
+        run = attach(target.pid, "-d", "500ms", "-o", folded, "-o", svg, "-o", text)
+        target.finish()
+    assert Folded(folded).leaves()["late_inner"] > 0.8 * Folded(folded).total
+    check_svg(svg)
+    for said in (run.err, run.out, folded.read_text(), text.read_text()):
+        assert "\x1b" not in said and "\u202e" not in said
+    assert "<script>" not in svg.read_text().partition("<script")[0]
