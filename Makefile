@@ -36,7 +36,7 @@ bench: $(VENV)/installed-dev stub ## run the benchmarks, pyattach and its peers 
 	    echo "== $$script"; $(BIN)/python "$$script" $(BENCH_ARGS); \
 	done
 
-stress: $(VENV)/installed-dev stub ## storms for an hour: attach and detach, dlopen, malloc, threads, signals
+stress: $(VENV)/installed-dev stub ## storms for hours: attach and detach, kills, faults, beside a naive dlopen
 	@$(BIN)/python tests/stress.py $(STRESS_ARGS)
 
 stub: ## compile the stub again where it is stale
