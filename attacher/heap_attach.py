@@ -12,6 +12,7 @@ from ..errors import PyattachError, TargetDied
 from ..inject.heap_layout import FUNCTIONS, HEAP_ATTACHED, Heap, PatchState
 from ..inject.image import heap_image
 from ..inject.loader import LoadedStub, Loading
+from . import stale
 from .heap_hooks import Hooks, patch_table
 from .heap_session import (
     LEASE_NS,
@@ -40,8 +41,8 @@ def attach_heap(pid: int, options: HeapOptions, should_stop: Callable[[], bool])
         target = undo.enter_context(TargetProcess(pid))
         if not options.allow_seccomp:
             check_seccomp(pid)
-        before = snapshot(target)
         attached = Attached(target, options)
+        before = snapshot(target)
         undo.callback(attached.close)
         try:
             attached.begin()
@@ -66,6 +67,7 @@ class Attached:
 
     def __init__(self, target: TargetProcess, options: HeapOptions) -> None:
         self._target, self._options = target, options
+        notes = stale.clear(target)  # before it is looked which words lead where
         resolver = make_resolver(target)
         try:
             self._hooks = Hooks(target, resolver)
@@ -76,6 +78,7 @@ class Attached:
             options, heap_flags=HEAP_ATTACHED, real=self._hooks.real, code_bytes=code_bytes(resolver.maps)
         )
         self.session = HeapSession(target, options, self.plan, resolver)
+        self.session.notes += notes
         self._stub: LoadedStub | None = None
         self._maps = self.session.resolver.maps
 
@@ -83,6 +86,7 @@ class Attached:
         """Bring the stub in; nothing leads to it yet.  Raises InjectionFailed and ProcessLookupError: it is
         not there then."""
         control = self.plan.control(secrets.randbits(64), time.monotonic_ns() + LEASE_NS)
+        stale.sign(control)
         modules = self.session.modules.first(self.session.resolver.maps)
         more = ((self.plan.heap_offset, bytes(self.plan.heap())),)
         loading = Loading(

@@ -24,7 +24,7 @@ from ..inject.loader import MappedStub
 from ..inject.locks import survey
 from ..symbols.maps import Mapping, Maps
 from ..symbols.resolver import proc_opener
-from . import procfs
+from . import heap_stale, procfs
 from .leaving import call_stop, take_out
 from .places import SafePlaces
 from .shared import LEASE_NS
@@ -149,13 +149,16 @@ def _take_out(target: TargetProcess, found: StaleStub) -> str:
     head = control()
     if (head.magic, head.version, head.control_size) != (MAGIC, VERSION, _CONTROL_SIZE):
         raise InjectionFailed("it was made by another version")
+    owner = _owner(head)
+    if owner or (owner is None and not _lease_is_over(lambda: int(control().lease_until_ns), target.pid)):
+        return f"another pyattach (pid {owner or head.owner_pid}) is attached, too"
+    if head.heap_offset:
+        heap_stale.take_out(target, found.base, found.shared_address, head)
+        return "the hooks of a heap profiler that was killed were taken out"
     image = stub_image()
     start, code = image.code
     if target.read(found.base + start, len(code)) != code:
         raise InjectionFailed("it was made by another version")
-    owner = _owner(head)
-    if owner or (owner is None and not _lease_is_over(lambda: int(control().lease_until_ns), target.pid)):
-        return f"another pyattach (pid {owner or head.owner_pid}) is attached, too"
     zones, calls = survey(target.maps(), proc_opener(target.pid), target.read)
     stub = MappedStub(target, image, calls, found.base, int(head.handle), [])
     if stub.by_dlopen and calls is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 from collections.abc import Callable, Generator, Iterator
@@ -11,11 +12,13 @@ import pytest
 from heap_support import Books, Site, blocks_of, sites_of
 from support import Target, build_target, requires, skip_unless_ci
 from support import spawn as start
+from test_attach_run import MARK, maps_text, pyattach
 from test_heap_exact import FUNCTIONS
 
 from pyattach.attacher.heap_attach import attach_heap
 from pyattach.attacher.heap_session import HeapOptions, HeapOutcome
 from pyattach.attacher.target import TargetProcess
+from pyattach.errors import AlreadyTraced
 from pyattach.inject.got import loaded_modules, slots
 from pyattach.inject.heap_layout import FUNCTIONS as HOOKED
 
@@ -45,6 +48,30 @@ def one_round(target: Target) -> Iterator[bool]:
     target.tell("go")
     target.expect("done")
     yield False
+
+
+@pytest.mark.parametrize("next_run", ["heap", "cpu"])
+def test_what_a_killed_one_has_left_is_taken_out(tmp_path: Path, next_run: str) -> None:
+    """The words lead where they did before, and nothing of it is mapped."""
+
+    def redirected() -> bool:
+        with contextlib.suppress(AlreadyTraced):
+            return words(target.pid) != before
+        return False
+
+    with start([str(build_target("heap_cycles", "-Wl,-z,now"))]) as target:
+        before = words(target.pid)
+        with pyattach("heap", target.pid, "-o", tmp_path / "o.svg") as run:
+            run.wait_until("calls are redirected", redirected)
+            run.process.kill()
+            run.process.wait()
+        assert words(target.pid) != before
+        command = ["heap", target.pid] if next_run == "heap" else [target.pid]
+        with pyattach(*command, "-d", "300ms", "-v", "-o", tmp_path / "o.txt") as run:
+            run.finish(0)
+        assert "the hooks of a heap profiler that was killed were taken out" in run.err, run.err
+        assert words(target.pid) == before and MARK not in maps_text(target.pid)
+        target.finish()
 
 
 def test_exact_from_the_moment_of_attach(tmp_path: Path) -> None:
