@@ -5,7 +5,8 @@ A JSON object, all stacks in it exactly:
     format   "pyattach-profile"         version  1
     meta     the fields of ``Meta``     base     in a diff: ``Meta`` of the profile compared with
     threads  [[tid, name], ...]         modules  [name, ...]
-    frames   [[name, index into modules, kind], ...]; the first is the root of everything
+    frames   [[name, index into modules, kind], ...]; the first is the root of everything.  A fourth, where
+             it is known: "path:line", of its lines the one with the most samples
     nodes    {frame: [...], up: [...]}  the tree of calls in preorder: for each node the index of its frame
              (-1: siblings too small to be kept one by one), and how many levels its parent is above the
              node before it
@@ -41,7 +42,8 @@ def document_of(profile: Profile, tree: Tree, base: Meta | None = None) -> dict[
     for index in used:
         frame = tree.frames[index]
         module = modules.setdefault(_shown(frame.module), len(modules))
-        frames.append([_shown(frame.name) or "[unnamed]", module, frame.kind.value])
+        line = [_shown(frame.line)] if frame.line else []
+        frames.append([_shown(frame.name) or "[unnamed]", module, frame.kind.value, *line])
     names = [profile.threads.get(tid, Thread(tid, "")).name for tid in tree.tids]
     depths = [0, *tree.depth]
     nodes = [node for node, _, _ in tree.samples]
@@ -89,7 +91,10 @@ def profile_of(document: object) -> Profile:
 
 def _profile_of(document: dict[str, Any]) -> Profile:
     modules = [str(module) for module in document["modules"]]
-    frames = [Frame(str(name), modules[module], FrameKind(kind)) for name, module, kind in document["frames"]]
+    frames = [
+        Frame(str(name), modules[module], FrameKind(kind), *map(str, line[:1]))
+        for name, module, kind, *line in document["frames"]
+    ]
     threads = [Thread(int(tid), str(name)) for tid, name in document["threads"]]
     columns = document["samples"]
     nodes = list(itertools.accumulate(columns["node"]))

@@ -45,13 +45,13 @@ def _lines(profile: Profile, options: RenderOptions) -> Iterator[str]:
     names: dict[str, str] = {}
     for (tid, stack), ticks in profile.weights.items():
         root = thread_name(profile.threads.get(tid, Thread(tid, ""))) if options.threads else ""
-        lines[_line(root, stack, names)] += ticks
+        lines[_line(root, stack, names, options.lines)] += ticks
     for line in sorted(lines):
         yield f"{line} {lines[line]}\n"
 
 
-def _line(root: str, stack: tuple[Frame, ...], names: dict[str, str]) -> str:
-    parts = [frame.name for frame in stack] or [NO_STACK]
+def _line(root: str, stack: tuple[Frame, ...], names: dict[str, str], lines: bool) -> str:
+    parts = [f"{f.name} ({f.line})" if lines and f.line else f.name for f in stack] or [NO_STACK]
     if root:
         parts.insert(0, root)
     for part in parts:

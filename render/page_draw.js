@@ -160,10 +160,11 @@ function showDetails(block) {
   details.replaceChildren();
   html("b", {}, details, name.length > 300 ? name.slice(0, 300) + "…" : name);
   if (module) html("i", {}, details, ` [${module}]`);
+  if (lineOf(shown)) html("i", {}, details, ` ${lineOf(shown)}`);
   html("span", {}, details, "  " + figures(shown).join("  "));
   details.setAttribute("title", tooltip(shown));
 }
-const tooltip = (block) => [nameOf(block), ...(moduleOf(block) ? [moduleOf(block)] : []), ...figures(block)].join("\n");
+const tooltip = (block) => [nameOf(block), moduleOf(block), lineOf(block), ...figures(block)].filter(Boolean).join("\n");
 
 const HELP = [["click", "zoom to a frame, or back to one above it"], ["Esc", "clear the search, then reset the zoom"],
   ["/  Ctrl-F", "search by regular expression"], ["Enter  n", "next match; Shift-Enter, N: the one before"],

@@ -89,6 +89,7 @@ function nameOf(block) {
 }
 const isCode = (block) => !group(block) && !block.folded && block.v.frame !== REST;
 const moduleOf = (block) => (isCode(block) ? modules[block.v.frame] : "");
+const lineOf = (block) => (isCode(block) ? lines[block.v.frame] : "");
 const classOf = (block) => (!isCode(block) ? "r" : picture.diff ? diffClass(block.v) : kinds[block.v.frame]);
 
 // A diff: how much a frame's share has changed, as far as that is beyond what sampling alone makes of it.

@@ -4,6 +4,7 @@
 // samples, each with the place on its stack up to which the view has got.
 const REST = -1, HIT_LIMIT = 50000;
 let doc, picture, names, modules, kinds, hashes, unit; // of each frame: name, module, colour class, 32 bits
+let lines; // of each frame: path:line, or nothing
 let tree = null; // frame, parent, end, self, total, and in a diff baseSelf and baseTotal, by node
 let removals = [], splitByThread = false;
 
@@ -19,6 +20,7 @@ function readDocument(packed) {
   const threads = doc.threads.map(([tid, name]) => (name ? `${name}-${tid}` : String(tid)));
   names = doc.frames.map((f) => f[0]).concat(threads);
   modules = doc.frames.map((f) => doc.modules[f[1]]).concat(threads.map(() => ""));
+  lines = doc.frames.map((f) => f[3] ?? "").concat(threads.map(() => ""));
   kinds = picture.colours.concat(threads.map(() => "b"));
   hashes = names.map((name, i) => hash(name + "\0" + modules[i]));
 }

@@ -52,6 +52,9 @@ def frames(tree: Tree, classes: list[str], top: float, *, upward: bool) -> Itera
         room = int((width - 5) / CHAR)
         text = crop(printable(shortened(name, 1000)), room) if room >= 3 else ""
         title = f"{ticks:,} ({share(ticks, tree.ticks[0])})"
+        line = "" if rest else tree.frames[tree.frame[node]].line
+        if line and kind != "r":
+            title += f", {shortened(printable(line), _TITLE_LIMIT)}"
         if text != name:
             title = f"{shortened(printable(name), _TITLE_LIMIT)}, {title}"
         rows[depth].append(

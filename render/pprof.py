@@ -96,11 +96,13 @@ def _labels(tid: int, thread: Thread, texts: _Table) -> Iterator[bytes]:
 
 
 def _function(frame: Frame, index: int, texts: _Table, modules: _Table) -> Iterator[bytes]:
-    """One location for each function: what is known of an address is the function it is in."""
+    """One location for each function, or for each of its lines, where these are known."""
     name, module = printable(frame.name), printable(frame.module)
     mapping = number(2, modules[module]) if module else b""
-    yield chunk(4, number(1, index) + mapping + chunk(4, number(1, index)))
-    names = number(2, texts[name]) + number(3, texts[name]) + number(4, texts[module])
+    path, _, line = printable(frame.line).rpartition(":")
+    at = number(2, int(line)) if line.isdecimal() and len(line) < 10 else b""
+    yield chunk(4, number(1, index) + mapping + chunk(4, number(1, index) + at))
+    names = number(2, texts[name]) + number(3, texts[name]) + number(4, texts[path or module])
     yield chunk(5, number(1, index) + names)
 
 

@@ -156,6 +156,8 @@ class FunctionTotals:
         self._seen: list[Frame] = []  # keeps the identities valid
         self._self: list[int] = []
         self._total: list[int] = []
+        self._lines: dict[int, dict[str, int]] = {}  # by function: ticks of each of its lines
+        self._with_line: dict[int, tuple[int, str]] = {}  # by identity: function and line
         self.ticks = 0
 
     def add(self, stack: Stack, weight: int) -> None:
@@ -169,11 +171,18 @@ class FunctionTotals:
             self._self[number[id(stack[-1])]] += weight
         for index in {number[key] for key in map(id, stack)}:
             self._total[index] += weight
+        if self._with_line:
+            for function, line in {self._with_line[key] for key in map(id, stack) if key in self._with_line}:
+                self._lines[function][line] = self._lines[function].get(line, 0) + weight
 
     def _meet(self, frame: Frame) -> None:
         self._seen.append(frame)
-        index = self._of_frame.setdefault(frame, len(self._of_frame))
+        whole = dataclasses.replace(frame, line="") if frame.line else frame
+        index = self._of_frame.setdefault(whole, len(self._of_frame))
         self._number[id(frame)] = index
+        if frame.line:
+            self._with_line[id(frame)] = (index, frame.line)
+            self._lines.setdefault(index, {})
         if index == len(self._self):
             self._self.append(0)
             self._total.append(0)
@@ -184,7 +193,16 @@ class FunctionTotals:
         order = sorted(
             self._of_frame.items(), key=lambda f: (-key[f[1]], -other[f[1]], f[0].name, f[0].module)
         )
-        return [FunctionRow(frame, self._self[i], self._total[i]) for frame, i in order[:limit]]
+        return [
+            FunctionRow(self._shown(frame, i), self._self[i], self._total[i]) for frame, i in order[:limit]
+        ]
+
+    def _shown(self, frame: Frame, index: int) -> Frame:
+        """With the line that most of its ticks are at."""
+        lines = self._lines.get(index)
+        if not lines:
+            return frame
+        return dataclasses.replace(frame, line=min(lines, key=lambda line: (-lines[line], line)))
 
 
 def totals_of(profile: Profile) -> FunctionTotals:

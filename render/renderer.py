@@ -13,13 +13,15 @@ from .profile import Profile
 class RenderOptions:
     """What the user may choose: ``threads`` keeps threads apart, ``title`` replaces the title made from
     the command, ``top`` is the number of functions in each table of the text.  How a picture opens:
-    ``inverted`` with the root at the top (an icicle), ``reverse`` with the leaves first."""
+    ``inverted`` with the root at the top (an icicle), ``reverse`` with the leaves first.  ``lines``: folded
+    stacks tell lines of one function apart."""
 
     threads: bool = False
     title: str = ""
     top: int = 30
     inverted: bool = False
     reverse: bool = False
+    lines: bool = False
 
 
 class Renderer(Protocol):

@@ -90,4 +90,5 @@ def _table(title: str, totals: FunctionTotals, top: int, unit: str, *, by_total:
 def _label(frame: Frame) -> str:
     name = shortened(printable(frame.name), _NAME_LIMIT)
     module = shortened(printable(frame.module), _NAME_LIMIT)
-    return f"{name}  [{module}]" if module else name
+    line = shortened(printable(frame.line), _NAME_LIMIT)
+    return "  ".join(part for part in (name, f"[{module}]" if module else "", line) if part)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from ..symbols.frame import Frame, FrameKind
 from .folded import NO_STACK, thread_name
+from .lines import hottest_lines, with_line
 from .profile import Profile, Stack, Thread, uncollected
 
 ROOT = Frame("all", "", FrameKind.MARK)
@@ -207,7 +208,9 @@ class _Names:
         tids.sort(key=lambda tid: (labels[tid], tid))
         first = [ROOT, *(Frame(labels[tid], "", FrameKind.MARK) for tid in tids), EMPTY]
         number = {identity: len(first) + i for i, identity in enumerate(identities)}
-        self.frames, self.bases = first + list(identities.values()), 1 + len(tids)
+        lines = hottest_lines((stack, ticks) for (_, stack), ticks in profile.weights.items())
+        functions = [with_line(frame, lines) for frame in identities.values()]
+        self.frames, self.bases = first + functions, 1 + len(tids)
         numbers = {key: number[frame.name, frame.module] for key, frame in objects.items()}
         self._number_of = numbers.__getitem__
         self._of_thread = {tid: (1 + i,) for i, tid in enumerate(tids)}

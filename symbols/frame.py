@@ -11,7 +11,7 @@ class FrameKind(enum.Enum):
 
     USER = "user"  # the target's own executable, and libraries beside it
     LIBRARY = "library"  # shared libraries of the system, the vdso
-    JIT = "jit"  # anonymous executable memory
+    JIT = "jit"  # code in memory that is no file: what compilers make at run time
     UNKNOWN = "unknown"  # no symbol: shown as module+0xoffset or as the raw address
     MARK = "mark"  # not code: pyattach's own remark, such as "[truncated]"
 
@@ -22,12 +22,14 @@ class Frame:
 
     ``name`` is what is shown: the demangled function, ``libc.so.6+0x12345`` where no symbol covers
     the address, or ``0x7f..`` where nothing is mapped there.  ``module`` is the base name of the file
-    it came from ("" when there is none).  Both come from the target and are untrusted.
+    it came from ("" when there is none), ``line`` is ``path:line`` in the source, where that was asked for
+    and is known.  All come from the target and are untrusted.
     """
 
     name: str
     module: str
     kind: FrameKind
+    line: str = ""
 
 
 TRUNCATED = Frame("[truncated]", "", FrameKind.MARK)
