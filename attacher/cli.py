@@ -26,6 +26,7 @@ from .clock import NAMES as CLOCKS
 from .family import attach as attach_family
 from .following import attach
 from .live_table import LiveTable
+from .naming import add_name_options, name_options
 from .outputs import add_output_options, check_outputs, default_suffix, render_options, write_outputs
 from .session import Options, Outcome
 from .stay import HOW_LOADED
@@ -159,6 +160,7 @@ def add_options(p: argparse.ArgumentParser) -> None:
         "--clock", choices=CLOCKS, default="auto",
         help="what ticks: perf events, or timers where perf is not permitted (auto)",
     )  # fmt: skip
+    add_name_options(p)
     p.add_argument("--no-jitter", action="store_true", help="ticks at even distances")
     p.add_argument("--allow-seccomp", action="store_true", help="attach to targets with a seccomp filter too")
     add_verify_option(p)
@@ -249,7 +251,13 @@ def session_options(arguments: argparse.Namespace) -> Options:
         subprocesses=arguments.subprocesses,
         max_overhead=arguments.max_overhead,
         mode=arguments.mode,
+        names=name_options(arguments),
+        say=(lambda _line: None) if arguments.quiet else _say_beside_the_view,
     )
+
+
+def _say_beside_the_view(line: str) -> None:
+    print(f"pyattach: {printable(line)}", file=sys.stderr)  # noqa: T201
 
 
 def run(arguments: argparse.Namespace, err: TextIO) -> ExitCode:

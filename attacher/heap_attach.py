@@ -21,9 +21,9 @@ from .heap_session import (
     HeapSession,
     code_bytes,
     heap_plan,
-    make_resolver,
 )
 from .hold import hold_any
+from .naming import make_resolver
 from .ptrace import let_go_of_late_stops
 from .refusals import check_seccomp
 from .target import TargetProcess

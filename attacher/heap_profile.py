@@ -84,7 +84,7 @@ class HeapResult:
         for node in range(FIRST_ITEM, count):
             address, caller = nodes[2 * node], nodes[2 * node + 1] & 0xFFFF_FFFF
             if address not in numbers:
-                frame = self._resolver.resolve(ReturnAddress(address))
+                frame = self._resolver.resolve_first(ReturnAddress(address))
                 numbers[address] = frames.setdefault(frame, len(frames)), frame
             places[node] = place(places[caller if caller < node else 0], *numbers[address])
         return places

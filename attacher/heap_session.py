@@ -14,11 +14,12 @@ from ..inject.layout import NO_VM_READ, Unwind
 from ..render.profile import Meta
 from ..symbols.address import ReturnAddress
 from ..symbols.maps import Maps
-from ..symbols.resolver import Resolver, proc_opener
+from ..symbols.resolver import Resolver
 from . import procfs
 from .heap_profile import KINDS, Amount, HeapResult
 from .heap_tables import HeapTables
 from .modules import ModuleTable
+from .naming import make_resolver
 from .shared import SharedMemory, SharedRegion
 from .target import TargetProcess
 from .verify import Verification
@@ -71,11 +72,6 @@ def heap_plan(options: HeapOptions, **more: int | tuple[int, ...]) -> HeapPlan:
 def code_bytes(maps: Maps) -> int:
     """Of all executable mappings."""
     return sum(mapping.end - mapping.start for mapping in maps.executable())
-
-
-def make_resolver(target: TargetProcess) -> Resolver:
-    """With the mappings as they are now."""
-    return Resolver(target.maps(), proc_opener(target.pid), exe_path=target.exe_path())
 
 
 class HeapSession:
@@ -141,7 +137,7 @@ class HeapSession:
         self.tables.update()
         nodes = self.tables.nodes
         for address in nodes[2 * max(self._named, FIRST_ITEM) :: 2]:
-            self.resolver.resolve(ReturnAddress(address))
+            self.resolver.resolve_first(ReturnAddress(address))
         self._named = len(nodes) // 2
 
     def outcome(self, residue: tuple[str, ...] = (), warning: str = "") -> HeapOutcome:

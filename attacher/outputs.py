@@ -24,6 +24,9 @@ def add_output_options(p: argparse.ArgumentParser) -> None:
         "-f", "--format", metavar="NAME", help=f"of all files: {', '.join(r.name for r in RENDERERS)}"
     )
     p.add_argument("-t", "--threads", action="store_true", help="split the output by thread")
+    p.add_argument(
+        "--folded-lines", action="store_true", help="with --lines: folded stacks by line, not by function"
+    )
     add_picture_options(p)
 
 
@@ -36,7 +39,8 @@ def add_picture_options(p: argparse.ArgumentParser) -> None:
 def render_options(arguments: argparse.Namespace) -> RenderOptions:
     """What renderers need of the command line."""
     return RenderOptions(
-        threads=arguments.threads, inverted=arguments.inverted, reverse=arguments.reverse
+        threads=arguments.threads, inverted=arguments.inverted, reverse=arguments.reverse,
+        lines=arguments.folded_lines,
     )  # fmt: skip
 
 

@@ -57,7 +57,7 @@ def diff_parser() -> argparse.ArgumentParser:
         "--different-modes", action="store_true", help="compare profiles of different modes (cpu, wall) too"
     )
     add_picture_options(p)
-    p.set_defaults(threads=False)
+    p.set_defaults(threads=False, folded_lines=False)
     return p
 
 

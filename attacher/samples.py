@@ -12,6 +12,8 @@ from ..inject.layout import End
 from ..render.profile import FunctionTotals, Stack, Timeline
 from ..symbols.address import InstructionPointer, ReturnAddress
 from ..symbols.frame import TRUNCATED, Frame
+from ..symbols.maps import Maps
+from ..symbols.place import Place
 from ..symbols.resolver import Resolver
 from ..symbols.syscalls import is_waiting, waiting_frame
 
@@ -31,22 +33,29 @@ RawStack = tuple[tuple[int, ...], bool]
 """Addresses, leaf first, and whether the walk reached the root.  The leaf of a thread that waits is a
 ``waiting_address``."""
 
+PlacedStack = tuple[tuple[Place, ...], bool]
+"""The same once it is known what was mapped at the addresses; all are code."""
 
 _MOST_TIMES = 1_000_000
 """Of so many samples the times are kept; they take 28 bytes each."""
 
 
 class SampleStore:
-    """Ticks by (tid, stack of addresses), and each stack's frames once they are asked for.
+    """Ticks by (tid, stack of places), and each stack's frames once they are asked for.
 
-    A stack is resolved with the maps of the time it is first asked for.
+    Addresses become places by the mappings of the time they were sampled: ``place`` is to be called before
+    the resolver is told of newer ones.
     """
 
     def __init__(self, resolver: Resolver) -> None:
         self._resolver = resolver
-        self._weights: collections.Counter[tuple[int, RawStack]] = collections.Counter()
-        self._resolved: dict[RawStack, Stack] = {}
-        self._new: list[tuple[int, RawStack, int]] = []
+        self._pending: list[tuple[int, int, RawStack, int]] = []
+        self._weights: collections.Counter[tuple[int, PlacedStack]] = collections.Counter()
+        self._placed: dict[RawStack, PlacedStack] = {}
+        self._placed_with: Maps | None = None
+        self._waits: dict[int, Place] = {}
+        self._resolved: dict[PlacedStack, Stack] = {}
+        self._new: list[tuple[int, PlacedStack, int]] = []
         self.watch: Callable[[int, Stack, int], None] | None = None
         """Told of each sample (thread, stack, ticks) once its stack has names."""
         self.totals = FunctionTotals()
@@ -65,14 +74,29 @@ class SampleStore:
             if not frames:
                 continue
             raw = (frames, end == End.ROOT)
-            if self._times is not None and not self._times.add(clock_ns, tid, raw, weight):
-                self._times = None  # too many
-            self._weights[tid, raw] += weight
-            self._new.append((tid, raw, weight))
+            self._pending.append((clock_ns, tid, raw, weight))
             self.samples += weight
             self.ends[end] += weight
             if not raw[1]:
                 self.truncated += weight
+
+    def place(self) -> None:
+        """Find out what was mapped at the addresses of the samples so far."""
+        resolver = self._resolver
+        if self._placed_with is not resolver.maps:
+            self._placed.clear()
+            self._placed_with = resolver.maps
+        for clock_ns, tid, raw, weight in self._pending:
+            placed = self._placed.get(raw) if resolver.is_settled(clock_ns) else None
+            if placed is None:
+                placed = self._place(raw, clock_ns)
+                if resolver.is_settled(clock_ns) and all(map(resolver.is_known, placed[0])):
+                    self._placed[raw] = placed
+            if self._times is not None and not self._times.add(clock_ns, tid, placed, weight):
+                self._times = None  # too many
+            self._weights[tid, placed] += weight
+            self._new.append((tid, placed, weight))
+        self._pending.clear()
 
     def function_start(self, address: int) -> int:
         """See ``Resolver.function_start``."""
@@ -86,8 +110,9 @@ class SampleStore:
 
     def update_totals(self) -> FunctionTotals:
         """Function totals with all samples so far."""
-        for tid, raw, weight in self._new:
-            stack = self._stack(raw)
+        self.place()
+        for tid, placed, weight in self._new:
+            stack = self._stack(placed)
             self.totals.add(stack, weight)
             if self.watch is not None:
                 self.watch(tid, stack, weight)
@@ -96,70 +121,87 @@ class SampleStore:
 
     def weights(self) -> dict[tuple[int, Stack], int]:
         """Ticks by (tid, resolved stack, root first)."""
+        self.place()
         out: dict[tuple[int, Stack], int] = {}
-        for (tid, raw), weight in self._weights.items():
-            key = (tid, self._stack(raw))
+        for (tid, placed), weight in self._weights.items():
+            key = (tid, self._stack(placed))
             out[key] = out.get(key, 0) + weight
         return out
 
     def forget_new(self) -> None:
         """``watch`` is not told of the samples so far."""
+        self.place()
         self._new.clear()
+
+    def forget_names(self) -> None:
+        """Ask the resolver anew: it knows more by now."""
+        self._resolved.clear()
 
     def timeline(self, begin_ns: int) -> Timeline | None:
         """The samples one by one, from CLOCK_MONOTONIC's ``begin_ns`` on; None where there are too many."""
+        self.place()
         return None if self._times is None else self._times.timeline(begin_ns, self._stack)
 
     def unresolved(self) -> int:
         """Ticks whose leaf has no name."""
+        self.place()
         return sum(
             weight
-            for (_tid, raw), weight in self._weights.items()
-            if InstructionPointer(raw[0][0]) in self._resolver.unresolved
+            for (_tid, (places, _)), weight in self._weights.items()
+            if not self._resolver.has_name(places[0])
         )
 
-    def _stack(self, raw: RawStack) -> Stack:
-        stack = self._resolved.get(raw)
+    def _place(self, raw: RawStack, clock_ns: int) -> PlacedStack:
+        addresses, complete = raw
+        leaf, callers = addresses[0], addresses[1:]
+        if is_waiting(leaf):
+            places = [self._waits.setdefault(leaf, Place(leaf, None))]
+        else:
+            places = [self._resolver.place(InstructionPointer(leaf), clock_ns)]
+        for address in callers:
+            place = self._resolver.place(ReturnAddress(address), clock_ns)
+            if not place.executable:  # a frame pointer that is none leads to data
+                return tuple(places), False
+            places.append(place)
+        return tuple(places), complete
+
+    def _stack(self, placed: PlacedStack) -> Stack:
+        stack = self._resolved.get(placed)
         if stack is None:
-            stack = tuple(self._frames(raw))
-            self._resolved[raw] = stack
+            stack = tuple(self._frames(placed))
+            self._resolved[placed] = stack
         return stack
 
-    def _frames(self, raw: RawStack) -> Iterator[Frame]:
-        addresses, complete = raw
-        callers = addresses[1:]
-        believable = sum(1 for _ in itertools.takewhile(self._is_code, callers))
-        if not complete or believable < len(callers):
+    def _frames(self, placed: PlacedStack) -> Iterator[Frame]:
+        places, complete = placed
+        if not complete:
             yield TRUNCATED
-        for address in reversed(callers[:believable]):
-            yield self._resolver.resolve(ReturnAddress(address))
-        leaf = addresses[0]
-        yield waiting_frame(leaf) if is_waiting(leaf) else self._resolver.resolve(InstructionPointer(leaf))
-
-    def _is_code(self, return_address: int) -> bool:
-        """Whether a return address can be one: a frame pointer that is none leads to data.  Where nothing
-        is mapped, a library may have gone."""
-        mapping = self._resolver.maps.find(return_address - 1)
-        return mapping is None or mapping.executable
+        for place in reversed(places[1:]):
+            yield from self._resolver.frames(place)
+        leaf = places[0]
+        if is_waiting(leaf.address):
+            yield waiting_frame(leaf.address)
+        else:
+            yield from self._resolver.frames(leaf)
 
 
 class _Times:
     """The samples one by one, in columns."""
 
     def __init__(self) -> None:
-        self._numbers: dict[RawStack, int] = {}
+        self._numbers: dict[PlacedStack, int] = {}
         self._clocks_ns, self._tids = array.array("q"), array.array("q")
         self._stack_at, self._ticks = array.array("q"), array.array("q")
 
-    def add(self, clock_ns: int, tid: int, raw: RawStack, weight: int) -> bool:
+    def add(self, clock_ns: int, tid: int, placed: PlacedStack, weight: int) -> bool:
         if len(self._tids) >= _MOST_TIMES:
             return False
         self._clocks_ns.append(min(clock_ns, (1 << 63) - 1))
         self._tids.append(tid)
-        self._stack_at.append(self._numbers.setdefault(raw, len(self._numbers)))
+        self._stack_at.append(self._numbers.setdefault(placed, len(self._numbers)))
         self._ticks.append(weight)
         return True
 
-    def timeline(self, begin_ns: int, stack_of: Callable[[RawStack], Stack]) -> Timeline:
+    def timeline(self, begin_ns: int, stack_of: Callable[[PlacedStack], Stack]) -> Timeline:
         times_s = array.array("d", (max(0, clock - begin_ns) / 1e9 for clock in self._clocks_ns))
         return Timeline(times_s, self._tids, self._stack_at, self._ticks, list(map(stack_of, self._numbers)))

@@ -16,7 +16,7 @@ from ..inject.layout import NO_VM_READ, Unwind
 from ..inject.loader import LoadedStub
 from ..inject.region import RegionPlan
 from ..render.profile import Meta, Profile
-from ..symbols.resolver import Resolver, proc_opener
+from ..symbols.completing import NameOptions, complete
 from . import stale
 from .account import CpuAccount
 from .choosing import ALL_THREADS, ThreadChoice
@@ -24,6 +24,7 @@ from .clock import Clock, choose, jitter_ns, kernel_hz, spare_signal
 from .delivery import DeliveryCost
 from .governor import RateGovernor
 from .modules import ModuleTable
+from .naming import make_cache, make_resolver
 from .overhead import HandlerCost, Overhead, own_cpu_lap_s
 from .ptrace import let_go_of_late_stops
 from .refusals import check_seccomp
@@ -68,6 +69,7 @@ class Options:
     ``mode``: "cpu" (threads that run) or "wall" (also where they wait, in real time).
     ``loader``: "auto" (dlopen where that is shown to be safe, else mapping), "dlopen", or "map".
     ``clock``: "auto", "timer" or "perf" (``attacher.clock``).
+    ``names``: how code is named; ``say`` is given lines for the user while that takes long.
     """
 
     rate_hz: float = 99.0
@@ -83,6 +85,8 @@ class Options:
     subprocesses: bool = False
     max_overhead: float | None = None
     mode: str = "cpu"
+    names: NameOptions = dataclasses.field(default_factory=NameOptions)
+    say: Callable[[str], None] = dataclasses.field(default=lambda _line: None, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,7 +196,10 @@ class Session:
         self._stay, self.clock = stay, stay.clock
         self.plan = self._stay.plan
         self.delivery = DeliveryCost(self.clock.name)
-        self.resolver = Resolver(target.maps(), proc_opener(target.pid), exe_path=target.exe_path())
+        self.cache = make_cache(options.names)
+        self._maps_held_ns = time.monotonic_ns()
+        """Until when the mappings that the resolver has are known to have been the right ones."""
+        self.resolver = make_resolver(target, options.names, self.cache)
         self.store = SampleStore(self.resolver)
         self.modules = ModuleTable(target, self.resolver, self.plan)
         self.ended_by = ""
@@ -305,7 +312,8 @@ class Session:
         self._follow_maps()
         self._read_ring()
         if sweep:
-            # Names now, while the libraries are still there.
+            # Names now, while the code is still there that a JIT compiler has named.
+            self.resolver.refresh_jit()
             self.store.update_totals()
             if self.governor.limited or now - self.started > _SETTLED_S:
                 self.delivery.look()
@@ -338,11 +346,17 @@ class Session:
 
     def _follow_maps(self) -> None:
         """Libraries that came and went: for the unwinder in the target, and for names here."""
+        began_ns = time.monotonic_ns()
         maps = self.target.maps()
-        if maps == self.resolver.maps or not self.target.memory_is_current():
+        if maps == self.resolver.maps:
+            self._maps_held_ns = began_ns
+            return
+        if not self.target.memory_is_current():
             return  # another program's maps name nothing that was sampled
-        self.store.update_totals()  # names now, while the libraries are still known
-        self.resolver.update(maps)
+        self.store.place()  # what came before is of the older mappings
+        seen_ns = time.monotonic_ns()
+        self.resolver.update(maps, (self._maps_held_ns, seen_ns))
+        self._maps_held_ns = began_ns
         if self.modules.refresh(maps, self.shared.bytes, self.shared.control.modules_seq):
             self.shared.modules_moved()
 
@@ -403,6 +417,7 @@ class Session:
 
     def profile(self) -> Profile:
         """The profile with everything that was measured about it."""
+        self._complete_names()
         slots = self.threads.used(self.shared.slots)
         if self.cpu.speaks:
             self.delivery.finish()
@@ -441,6 +456,14 @@ class Session:
         meta = dataclasses.replace(meta, unresolved=self.store.unresolved())
         timeline = self.store.timeline(round(self.started * 1e9))
         return Profile(meta, dict(self.threads.names), weights, timeline)
+
+    def _complete_names(self) -> None:
+        """What takes its time: the target has been left."""
+        self.store.place()
+        self.resolver.refresh_jit()
+        self.store.weights()  # asks for all names, so that it is known which can't be found
+        self.notes += complete(self.resolver, self.options.names, self.cache, self.options.say)
+        self.store.forget_names()
 
     def _rate_reached(self) -> float | None:
         """Samples per second of CPU time; None where the CPU time is too short or too long ago to tell.

@@ -1,9 +1,9 @@
 """ELF files: segments, build id and symbol tables.
 
-pyelftools finds the parts; the tables themselves are unpacked in bulk, so that an executable of 100 MB
-takes a fraction of a second and little of it is ever read.  The file belongs to the target and is
-untrusted: whatever is wrong with it becomes MalformedInput.  It is read, not mapped: a file that is
-truncated meanwhile would kill us with SIGBUS.
+The headers are read when the image is made, and the tables when they are asked for, in bulk, so that an
+executable of 100 MB takes a fraction of a second and little of it is ever read.  The file belongs to the
+target and is untrusted: whatever is wrong with it becomes MalformedInput.  It is read, not mapped: a file
+that is truncated meanwhile would kill us with SIGBUS.
 
 Formats: elf(5), the System V gABI; ``.gnu.version`` from the LSB's Symbol Versioning.
 """
@@ -11,83 +11,56 @@ Formats: elf(5), the System V gABI; ``.gnu.version`` from the LSB's Symbol Versi
 from __future__ import annotations
 
 import contextlib
-import dataclasses
+import hashlib
 import io
 import mmap
 import os
 import struct
+import zlib
 from collections.abc import Iterator
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from ..errors import MalformedInput
-from .maps import Mapping
-from .table import (
-    NO_STRINGS,
-    STT_FUNC,
-    STT_GNU_IFUNC,
-    STT_NOTYPE,
-    STT_TLS,
-    RawSymbol,
-    StringTable,
-    Symbol,
-    SymbolTable,
-    SymbolTableBuilder,
+from .cache import Cache
+from .headers import (
+    PF_R,
+    PF_W,
+    PF_X,
+    PT_GNU_EH_FRAME,
+    PT_INTERP,
+    PT_LOAD,
+    PT_NOTE,
+    SHF_COMPRESSED,
+    SHT_DYNSYM,
+    SHT_GNU_VERSYM,
+    SHT_NOBITS,
+    SHT_STRTAB,
+    SHT_SYMTAB,
+    BadHeader,
+    Section,
+    Segment,
+    read_headers,
 )
+from .maps import Mapping
+from .symtab import SHN_UNDEF, STB_LOCAL, RawSymbol, entry_size, functions, raw_symbols
+from .table import NO_STRINGS, STT_TLS, StringTable, Symbol, SymbolTable, SymbolTableBuilder
 
-__all__ = ["ElfImage", "Segment", "Symbol", "SymbolTable", "load_bias"]
+__all__ = ["PF_R", "PF_W", "PF_X", "ElfImage", "Section", "Segment", "Symbol", "SymbolTable", "load_bias"]
 
-PF_X, PF_W, PF_R = 1, 2, 4
-_PT_LOAD, _PT_INTERP, _PT_NOTE = "PT_LOAD", "PT_INTERP", "PT_NOTE"
-_PT_GNU_EH_FRAME = "PT_GNU_EH_FRAME"
-_SHF_EXECINSTR = 4
-_SHT_GNU_VERSYM = 0x6FFFFFFF
-_SHN_UNDEF, _SHN_LORESERVE, _SHN_XINDEX = 0, 0xFF00, 0xFFFF
-_STB_LOCAL = 0
 _NT_GNU_BUILD_ID = 3
 _VERSION_HIDDEN = 0x8000
+_COMPRESSED_BY_ZLIB = 1
 
-_MAX_HEADERS = 16_384  # sections or segments; executables have dozens
 _MAX_NOTES = 65_536  # bytes
-_MAX_TABLE = 256 * 1024 * 1024  # bytes of one symbol table: eleven million symbols
-_BATCH = 65_536  # symbols unpacked at a time: bounds the memory of the unpacked form
+_MAX_TABLE = 128 * 1024 * 1024  # bytes of one symbol table: five million symbols
+_MAX_TABLES = 16
+_WORTH_KEEPING = 5_000  # symbols: fewer are sorted as fast as a file is opened
 
-# What pyelftools lets through on files that are broken in ways it did not think of.
+# What unpacking runs into in files that are broken in ways nobody thought of.
 _PARSE_FAULTS = (
-    ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError,
-    RecursionError, TypeError, ValueError, struct.error,
+    ArithmeticError, BadHeader, LookupError, MemoryError, OSError, TypeError, ValueError, struct.error,
+    zlib.error,
 )  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Segment:
-    """A PT_LOAD: ``file_size`` bytes at ``offset`` in the file belong at ``vaddr`` (before relocation),
-    filled up with zeros to ``memory_size``."""
-
-    vaddr: int
-    offset: int
-    file_size: int
-    memory_size: int
-    flags: int
-
-    @property
-    def executable(self) -> bool:
-        return bool(self.flags & PF_X)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Section:
-    name_at: int
-    type: str | int
-    flags: int
-    vaddr: int
-    offset: int
-    size: int
-    link: int
-    entry_size: int
-
-    @property
-    def executable(self) -> bool:
-        return bool(self.flags & _SHF_EXECINSTR)
 
 
 class ElfImage:
@@ -97,18 +70,23 @@ class ElfImage:
     names it in errors.  Raises MalformedInput, here and wherever more of the file is read.
     """
 
-    machine: str  # EM_X86_64, or the number as text where pyelftools has no name for it
+    machine: str  # EM_X86_64, or the number as text where it has no name here
     type: str  # ET_EXEC, ET_DYN, ...
     bits: int
+    endian: str  # as struct has it
     entry: int
     segments: tuple[Segment, ...]  # the PT_LOADs, in the order of the file
+    sections: tuple[Section, ...]
     eh_frame_hdr: Segment | None  # PT_GNU_EH_FRAME: the search table of the call frame information
+    interpreter: str | None
+    build_id: bytes | None
 
     def __init__(self, source: BinaryIO | bytes, path: str = "<memory>") -> None:
         self.path = path
         self._stream: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else source
         self._functions: SymbolTable | None = None
         self._dynamic: dict[bytes, Symbol] | None = None
+        self._section_names: bytes | None = None
         try:
             with self._faults_are_malformed():
                 self._read_headers()
@@ -132,6 +110,11 @@ class ElfImage:
         self.close()
 
     @property
+    def stream(self) -> BinaryIO:
+        """The file itself."""
+        return self._stream
+
+    @property
     def has_interpreter(self) -> bool:
         """Started through a dynamic loader."""
         return self.interpreter is not None
@@ -141,11 +124,17 @@ class ElfImage:
         """A shared library or a PIE."""
         return self.type == "ET_DYN"
 
-    def function_symbols(self) -> SymbolTable:
-        """The functions of ``.symtab`` and ``.dynsym`` together."""
+    @property
+    def has_symtab(self) -> bool:
+        """Whether it has the full table, with its local functions: it is not stripped."""
+        return any(section.type == SHT_SYMTAB for section in self.sections)
+
+    def function_symbols(self, cache: Cache | None = None) -> SymbolTable:
+        """The functions of ``.symtab`` and ``.dynsym`` together.  The sorted table of a large file is kept in
+        ``cache``."""
         if self._functions is None:
             with self._faults_are_malformed():
-                self._functions = self._build_functions()
+                self._functions = self._build_functions(cache)
         return self._functions
 
     def dynamic_symbols(self) -> dict[bytes, Symbol]:
@@ -161,25 +150,37 @@ class ElfImage:
         return self.dynamic_symbols().get(name)
 
     def section_content(self, name: bytes, limit: int) -> tuple[int, bytes] | None:
-        """Address (before relocation) and content of the first section called ``name``; None if there is
-        none, or it has more than ``limit`` bytes."""
+        """Address (before relocation) and content, unpacked where zlib had packed it, of the first section
+        called ``name``; None if there is none, or it has more than ``limit`` bytes."""
         with self._faults_are_malformed():
-            section = next((s for s in self._named(name) if s.size <= limit), None)
-            return None if section is None else (section.vaddr, self._read(section.offset, section.size))
+            for section in self._named(name):
+                data = self._content(section, limit)
+                if data is not None:
+                    return section.vaddr, data
+            return None
+
+    def section(self, name: bytes) -> Section | None:
+        """The header of the first section called ``name``."""
+        with self._faults_are_malformed():
+            return next(self._named(name), None)
 
     def has_section(self, name: bytes) -> bool:
         """Whether there is a section called ``name``."""
-        with self._faults_are_malformed():
-            return next(self._named(name), None) is not None
+        return self.section(name) is not None
 
-    def _named(self, name: bytes) -> Iterator[_Section]:
-        if self._names_section >= len(self._sections):
-            return
-        table = self._sections[self._names_section]
-        names = StringTable(self._stream, table.offset, min(table.size, self._file_size - table.offset))
-        for section in self._sections:
-            if names.get(section.name_at) == name:
-                yield section
+    def symbols_of(self, section: Section) -> list[RawSymbol]:
+        """The symbols of a symbol table, one by one, as they stand there."""
+        with self._faults_are_malformed():
+            return list(raw_symbols(self._table(section), self.bits, self.endian))
+
+    def strings_of(self, section: Section) -> StringTable:
+        """The names that a symbol table refers to."""
+        if section.link >= len(self.sections):
+            return NO_STRINGS
+        strings = self.sections[section.link]
+        if strings.type != SHT_STRTAB:
+            return NO_STRINGS
+        return StringTable(self._stream, strings.offset, min(strings.size, self._file_size - strings.offset))
 
     def segment_of_offset(self, file_offset: int, *, executable: bool = True) -> Segment | None:
         """The segment that byte of the file is loaded by.
@@ -201,17 +202,12 @@ class ElfImage:
 
     @contextlib.contextmanager
     def _faults_are_malformed(self) -> Iterator[None]:
-        from elftools.common.exceptions import ELFError
-        from elftools.construct import ConstructError
-
         try:
             yield
         except MalformedInput:
             raise
-        except (*_PARSE_FAULTS, ELFError, ConstructError) as fault:
-            raise MalformedInput(
-                f"{self.path}: not a sound ELF file ({type(fault).__name__}: {fault})"
-            ) from fault
+        except _PARSE_FAULTS as fault:
+            raise self._malformed(f"{type(fault).__name__}: {fault}") from fault
 
     def _malformed(self, what: str) -> MalformedInput:
         return MalformedInput(f"{self.path}: not a sound ELF file ({what})")
@@ -226,93 +222,96 @@ class ElfImage:
         return data
 
     def _read_headers(self) -> None:
-        from elftools.elf.elffile import ELFFile
-
         self._file_size = self._stream.seek(0, os.SEEK_END)
-        self._stream.seek(0)
-        elf = ELFFile(self._stream)
-        self.machine = str(elf["e_machine"])
-        self.type = str(elf["e_type"])
-        self.bits = int(elf.elfclass)
-        self.entry = int(elf["e_entry"])
-        self._endian = "<" if elf.little_endian else ">"
-        headers = list(self._headers(elf, elf.structs.Elf_Phdr, "e_ph", elf.num_segments()))
-        self._sections = [
-            _section(h) for h in self._headers(elf, elf.structs.Elf_Shdr, "e_sh", elf.num_sections())
-        ]
-        self._names_section = int(elf["e_shstrndx"])
-        self.segments = tuple(_segment(h) for h in headers if h["p_type"] == _PT_LOAD)
-        tables = [_segment(h) for h in headers if h["p_type"] == _PT_GNU_EH_FRAME]
-        self.eh_frame_hdr = tables[0] if tables else None
-        self.interpreter = self._read_interpreter(headers)
-        self.build_id = self._read_build_id(headers)
+        headers = self._headers = read_headers(self._read, self._file_size)
+        self.machine, self.type, self.entry = headers.machine, headers.type, headers.entry
+        self.bits, self.endian, self.sections = headers.bits, headers.endian, headers.sections
+        self.segments = tuple(s for s in headers.segments if s.type == PT_LOAD)
+        self.eh_frame_hdr = next((s for s in headers.segments if s.type == PT_GNU_EH_FRAME), None)
+        self.interpreter = self._read_interpreter()
+        self.build_id = self._read_build_id()
 
-    def _headers(self, elf: Any, form: Any, prefix: str, count: int) -> Iterator[Any]:
-        # Not elf.iter_sections(): it reads every section's name, each of which may be as long as the file.
-        from elftools.common.utils import struct_parse
-
-        start, stride = elf[prefix + "off"], elf[prefix + "entsize"]
-        if not start or not count:
-            return
-        if count > _MAX_HEADERS or stride < form.sizeof() or start + count * stride > self._file_size:
-            raise self._malformed(f"{count} headers of {stride} bytes at {start}")
-        for index in range(count):
-            yield struct_parse(form, self._stream, start + index * stride)
-
-    def _read_interpreter(self, headers: list[Any]) -> str | None:
-        for header in headers:
-            if header["p_type"] == _PT_INTERP:
-                data = self._read(
-                    header["p_offset"], min(header["p_filesz"], os.pathconf("/", "PC_PATH_MAX"))
-                )
+    def _read_interpreter(self) -> str | None:
+        for segment in self._headers.segments:
+            if segment.type == PT_INTERP:
+                data = self._read(segment.offset, min(segment.file_size, os.pathconf("/", "PC_PATH_MAX")))
                 return os.fsdecode(data.partition(b"\0")[0])
         return None
 
-    def _read_build_id(self, headers: list[Any]) -> bytes | None:
-        for header in headers:
-            if header["p_type"] == _PT_NOTE:
-                notes = self._read(header["p_offset"], min(header["p_filesz"], _MAX_NOTES))
-                build_id = _build_id_in(notes, self._endian, 8 if header["p_align"] == 8 else 4)
+    def _read_build_id(self) -> bytes | None:
+        for segment in self._headers.segments:
+            if segment.type == PT_NOTE and segment.offset < self._file_size:
+                notes = self._read(
+                    segment.offset, min(segment.file_size, _MAX_NOTES, self._file_size - segment.offset)
+                )
+                build_id = _build_id_in(notes, self.endian, 8 if segment.align == 8 else 4)
                 if build_id:
                     return build_id
         return None
 
-    def _build_functions(self) -> SymbolTable:
+    def _named(self, name: bytes) -> Iterator[Section]:
+        if self._headers.names_section >= len(self.sections):
+            return
+        if self._section_names is None:
+            table = self.sections[self._headers.names_section]
+            at = min(table.offset, self._file_size)
+            self._section_names = self._read(at, min(table.size, self._file_size - at, 1 << 20))
+        names = self._section_names
+        for section in self.sections:
+            at = section.name_at
+            if names[at : at + len(name) + 1] == name + b"\0":
+                yield section
+
+    def _content(self, section: Section, limit: int) -> bytes | None:
+        if section.type == SHT_NOBITS or section.size > limit:
+            return None
+        data = self._read(section.offset, section.size)
+        if not section.flags & SHF_COMPRESSED:
+            return data
+        form = struct.Struct(self.endian + ("IIQQ" if self.bits == 64 else "III"))
+        kind, *rest = form.unpack_from(data)
+        size = rest[1] if self.bits == 64 else rest[0]
+        if kind != _COMPRESSED_BY_ZLIB or size > limit:
+            return None
+        return zlib.decompressobj().decompress(data[form.size :], size)
+
+    # Symbols.
+
+    def _build_functions(self, cache: Cache | None) -> SymbolTable:
+        tables = [s for s in self.sections if s.type in (SHT_SYMTAB, SHT_DYNSYM)][:_MAX_TABLES]
+        strings = tuple(self.strings_of(section) for section in tables)
+        key = self._cache_key() if sum(map(self._count, tables)) >= _WORTH_KEEPING else ""
+        kept = cache.get(key) if cache is not None and key else None
+        found = SymbolTable.unpacked(kept, strings) if kept is not None else None
+        if found is not None:
+            return found
         builder = SymbolTableBuilder()
-        for section in self._sections:
-            if section.type in ("SHT_SYMTAB", "SHT_DYNSYM"):
-                strings = self._strings_of(section)
-                for batch in self._symbol_batches(section):
-                    builder.add(self._functions_in(batch, strings), strings, self._limit_of_section)
-        return builder.build()
+        for section, names in zip(tables, strings, strict=True):
+            table = self._table(section)
+            builder.add(functions(table, self.bits, self.endian, self.sections, names), names)
+        found = builder.build()
+        if cache is not None and key:
+            cache.put(key, b"".join(found.packed()))
+        return found
 
-    def _functions_in(self, batch: list[RawSymbol], strings: StringTable) -> list[RawSymbol]:
-        code = {index for index, section in enumerate(self._sections) if section.executable}
-        functions = [
-            symbol
-            for symbol in batch
-            if (symbol[1] & 0xF == STT_FUNC or symbol[1] & 0xF == STT_GNU_IFUNC)
-            and (_SHN_UNDEF < symbol[2] < _SHN_LORESERVE or symbol[2] == _SHN_XINDEX)
-        ]
-        labels = [
-            s for s in batch if s[1] & 0xF == STT_NOTYPE and s[2] in code and _is_code_label(s, strings)
-        ]
-        return functions + labels
+    def _count(self, section: Section) -> int:
+        return section.size // entry_size(self.bits)
 
-    def _limit_of_section(self, index: int) -> int:
-        if index >= len(self._sections):
-            return 0
-        section = self._sections[index]
-        return min(section.vaddr + section.size, 2**64 - 1)
+    def _cache_key(self) -> str:
+        """A build id is kept by strip, and says nothing of which tables are left: so all headers count."""
+        if self.build_id is None:
+            return ""
+        what = repr((self.build_id, self._file_size, self._headers)).encode()
+        return f"symbols-{hashlib.sha256(what).hexdigest()}"
 
     def _build_dynamic(self) -> dict[bytes, Symbol]:
         found: dict[bytes, Symbol] = {}
-        for number, section in enumerate(self._sections):
-            if section.type == "SHT_DYNSYM":
-                strings, hidden = self._strings_of(section), self._hidden_versions(number)
-                symbols = (raw for batch in self._symbol_batches(section) for raw in batch)
+        for number, section in enumerate(self.sections):
+            if section.type == SHT_DYNSYM:
+                strings, hidden = self.strings_of(section), self._hidden_versions(number)
+                symbols = raw_symbols(self._table(section), self.bits, self.endian)
                 for index, (name_at, info, home, value, size) in enumerate(symbols):
-                    if home == _SHN_UNDEF or info & 0xF == STT_TLS or info >> 4 == _STB_LOCAL:
+                    if home == SHN_UNDEF or info & 0xF == STT_TLS or info >> 4 == STB_LOCAL:
                         continue
                     name = strings.get(name_at)
                     if name and (name not in found or index not in hidden):
@@ -321,37 +320,20 @@ class ElfImage:
 
     def _hidden_versions(self, dynsym: int) -> set[int]:
         """Which symbols of that table are of a version that is not their name's default."""
-        for section in self._sections:
-            if section.type in ("SHT_GNU_versym", _SHT_GNU_VERSYM) and section.link == dynsym:
-                versions = self._read_table(section, 2)
-                words = struct.iter_unpack(self._endian + "H", versions)
+        for section in self.sections:
+            if section.type == SHT_GNU_VERSYM and section.link == dynsym and section.size <= _MAX_TABLE:
+                versions = self._read(section.offset, section.size - section.size % 2)
+                words = struct.iter_unpack(self.endian + "H", versions)
                 return {index for index, (version,) in enumerate(words) if version & _VERSION_HIDDEN}
         return set()
 
-    def _strings_of(self, section: _Section) -> StringTable:
-        if section.link >= len(self._sections):
-            return NO_STRINGS
-        strings = self._sections[section.link]
-        if strings.type != "SHT_STRTAB":
-            return NO_STRINGS
-        return StringTable(self._stream, strings.offset, min(strings.size, self._file_size - strings.offset))
-
-    def _read_table(self, section: _Section, entry_size: int) -> bytes:
+    def _table(self, section: Section) -> bytes:
+        size = entry_size(self.bits)
+        if section.entry_size != size:
+            raise self._malformed(f"symbols of {section.entry_size} bytes")
         if section.size > _MAX_TABLE:
             raise self._malformed(f"a table of {section.size} bytes")
-        return self._read(section.offset, section.size - section.size % entry_size)
-
-    def _symbol_batches(self, section: _Section) -> Iterator[list[RawSymbol]]:
-        form = struct.Struct(self._endian + ("IBBHQQ" if self.bits == 64 else "IIIBBH"))
-        if section.entry_size != form.size:
-            raise self._malformed(f"symbols of {section.entry_size} bytes")
-        table = memoryview(self._read_table(section, form.size))
-        for start in range(0, len(table), _BATCH * form.size):
-            rows = form.iter_unpack(table[start : start + _BATCH * form.size])
-            if self.bits == 64:
-                yield [(name, info, home, value, size) for name, info, _, home, value, size in rows]
-            else:
-                yield [(name, info, home, value, size) for name, value, size, info, _, home in rows]
+        return self._read(section.offset, section.size - section.size % size)
 
 
 def load_bias(mapping: Mapping, image: ElfImage) -> int:
@@ -374,34 +356,6 @@ def _on_pages_of(segment: Segment, file_offset: int) -> bool:
     first = segment.offset - segment.offset % mmap.PAGESIZE
     end = segment.offset + segment.file_size
     return first <= file_offset < _round_up(end, mmap.PAGESIZE)
-
-
-def _segment(header: Any) -> Segment:
-    return Segment(
-        header["p_vaddr"], header["p_offset"], header["p_filesz"], header["p_memsz"], header["p_flags"]
-    )
-
-
-def _section(header: Any) -> _Section:
-    return _Section(
-        header["sh_name"],
-        header["sh_type"],
-        header["sh_flags"],
-        header["sh_addr"],
-        header["sh_offset"],
-        header["sh_size"],
-        header["sh_link"],
-        header["sh_entsize"],
-    )
-
-
-def _is_code_label(symbol: RawSymbol, strings: StringTable) -> bool:
-    """Whether an untyped symbol in code can name a function: hand-written assembly often has no types."""
-    name_at, info, *_ = symbol
-    if not name_at:
-        return False
-    # Local: mapping symbols ($a, $d, $x of ARM and RISC-V) and the assembler's own labels look alike.
-    return info >> 4 != _STB_LOCAL or not strings.get(name_at).startswith((b"$", b".L"))
 
 
 def _build_id_in(notes: bytes, endian: str, align: int) -> bytes | None:

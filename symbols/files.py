@@ -17,6 +17,9 @@ from .maps import Mapping
 FileOpener = Callable[[Mapping], BinaryIO | None]
 """Opens what is behind a mapping (the caller closes it); None if that can't be had."""
 
+PathOpener = Callable[[str], BinaryIO | None]
+"""Opens the regular file at an absolute path; None where there is none."""
+
 VDSO = "[vdso]"
 _MAX_VDSO = 1024 * 1024  # bytes; it has a few pages
 
@@ -40,6 +43,17 @@ def proc_opener(pid: int) -> FileOpener:
         return None
 
     return open_mapping
+
+
+def path_openers(pid: int) -> list[PathOpener]:
+    """What opens other regular files by their absolute paths: as process ``pid`` sees them, then as we do.
+    The openers never raise OSError."""
+    return [lambda path: _open_regular(f"/proc/{pid}/root{path}", None), own_path_opener]
+
+
+def own_path_opener(path: str) -> BinaryIO | None:
+    """The regular file at ``path``."""
+    return _open_regular(path, None)
 
 
 def file_opener(mapping: Mapping) -> BinaryIO | None:

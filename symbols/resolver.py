@@ -9,19 +9,25 @@ from __future__ import annotations
 import posixpath
 import re
 
-from ..errors import MalformedInput
 from . import demangle_helper
 from .address import CodeAddress
-from .demangle import display_name
+from .cache import Cache
+from .codefile import CodeFile
+from .demangle import demangle, display_name
 from .elf import ElfImage
-from .files import VDSO, FileOpener, proc_opener
+from .files import VDSO, FileOpener, PathOpener, proc_opener
 from .frame import Frame, FrameKind
+from .jitfiles import JitNames
+from .lines import FileLines, InlinedCall, Line
+from .locator import Locator, holds_generated_code
 from .maps import Mapping, Maps
+from .place import Place
 
 __all__ = ["FileOpener", "Resolver", "proc_opener"]
 
 _VSYSCALL = "[vsyscall]"
 _LONGEST_NAME = 1000  # characters
+_LONGEST_PATH = 400
 _LONGEST_WARNING = 500
 _MAX_WARNINGS = 100
 
@@ -35,81 +41,150 @@ _SYSTEM_DIRECTORIES = (
 # Controls, line and paragraph separators, marks that reorder text, and what can't be encoded.
 _UNSHOWABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
+Stack = tuple[Frame, ...]
+
 
 class Resolver:
-    """Names addresses of one process; each address and each file is looked at once.
+    """Names the code of one process; each place and each file is looked at once.
 
-    - In a file, covered by a function symbol: the demangled short name.  USER if the file is the
-      executable at ``exe_path`` (as the target sees it), or lies outside of the system's directories for
-      libraries (/lib, /usr/lib, /usr/local/lib, their 32 and 64 variants, /nix/store, /gnu/store, /snap);
-      LIBRARY otherwise, and for the vdso.
+    - In a file, covered by a function symbol: the demangled name, short unless ``full_names``.  USER if
+      the file is the executable at ``exe_path`` (as the target sees it), or lies outside of the system's
+      directories for libraries (/lib, /usr/lib, /usr/local/lib, their 32 and 64 variants, /nix/store,
+      /gnu/store, /snap); LIBRARY otherwise, and for the vdso.
     - In a file, not covered: ``BASENAME+0xVADDR``, UNKNOWN; the address is that before relocation, as
       addr2line wants it, or the offset in the file if the file can't be read.
-    - In executable memory that is no ELF file: ``0xADDRESS``, JIT, module "[anon]" or the
-      kernel's name for it.
-    - Elsewhere: ``0xADDRESS``, UNKNOWN, module "".
+    - In executable memory that is no ELF file: the name that the JIT compiler has told, else
+      ``0xADDRESS``; JIT, module "[anon]" or the kernel's name for it.
+    - Elsewhere: ``0xADDRESS``, UNKNOWN, module "".  So too where one file was mapped after another so soon
+      that it can't be told which of them ran.
 
-    ``warnings`` has one line for each file that could not be read; ``unresolved`` the looked-up addresses
-    that got no function's name.  Close it (``with``) to close the files.
+    ``warnings`` has one line for each file that could not be read.  Close it (``with``) to close the files.
     """
 
-    def __init__(self, maps: Maps, open_mapping: FileOpener, exe_path: str | None = None) -> None:
+    def __init__(
+        self,
+        maps: Maps,
+        open_mapping: FileOpener,
+        exe_path: str | None = None,
+        *,
+        path_openers: list[PathOpener] | None = None,
+        cache: Cache | None = None,
+        jit: JitNames | None = None,
+        full_names: bool = False,
+    ) -> None:
         self.warnings: list[str] = []
-        self.unresolved: set[CodeAddress] = set()
-        self._maps = maps
-        self._open_mapping = open_mapping
-        self._exe_path = exe_path
-        self._images: dict[tuple[str, int, str], ElfImage | None] = {}
-        self._frames: dict[int, Frame] = {}
-        self._unmapped: set[int] = set()
-
-    def resolve(self, address: CodeAddress) -> Frame:
-        """The frame of the code at ``address``.  Never raises for what it finds in the target."""
-        lookup = address.address_for_lookup()
-        frame = self._frames.get(lookup)
-        if frame is None:
-            frame = self._frames[lookup] = self._resolve(lookup)
-        if frame.kind in (FrameKind.UNKNOWN, FrameKind.JIT):
-            self.unresolved.add(address)
-        return frame
+        self._locator = Locator(maps, open_mapping, path_openers or [], cache, jit, self._warn)
+        self._exe_path = exe_path.removesuffix(" (deleted)") if exe_path is not None else None
+        self._demangled = demangle if full_names else display_name
+        self._stacks: dict[Place, Stack] = {}
+        self._of_symbol: dict[tuple[CodeFile, tuple[int, int]], Frame] = {}
+        self._nameless: set[Place] = set()
+        self._first: dict[int, Place] = {}
+        self._lines: dict[Place, Line] = {}
 
     @property
     def maps(self) -> Maps:
         """The snapshot in use."""
-        return self._maps
+        return self._locator.maps
 
-    def update(self, maps: Maps) -> None:
-        """Go on with a newer snapshot.  Frames found so far stay; where nothing was mapped, look again."""
-        self._maps = maps
-        for address in self._unmapped:
-            del self._frames[address]
-        self.unresolved = {a for a in self.unresolved if a.address_for_lookup() not in self._unmapped}
-        self._unmapped.clear()
+    def update(self, maps: Maps, seen_ns: tuple[int, int] | None = None) -> None:
+        """Go on with a newer snapshot; see ``Locator.update``."""
+        self._locator.update(maps, seen_ns)
+
+    def place(self, address: CodeAddress, clock_ns: int | None = None) -> Place:
+        """Where the code at ``address`` is, or was at ``clock_ns`` (CLOCK_MONOTONIC).  Never raises for what
+        it finds in the target."""
+        return self._locator.place(address.address_for_lookup(), clock_ns)
+
+    def is_settled(self, clock_ns: int) -> bool:
+        """Whether what ran at ``clock_ns`` ran under the mappings of now: ``place`` has one answer."""
+        return clock_ns >= self._locator.newer_from_ns
+
+    def is_known(self, place: Place) -> bool:
+        """Whether all is known of ``place`` that can be: a JIT compiler may tell its name later."""
+        return not self._locator.is_nameless_code(place)
+
+    def frames(self, place: Place) -> Stack:
+        """The frames of a place: the function, then those inlined there, as far as they are known by now."""
+        stack = self._stacks.get(place)
+        if stack is None:
+            stack = self._stacks[place] = self._named(place)
+        return stack
+
+    def resolve(self, address: CodeAddress) -> Frame:
+        """The innermost frame of the code that is at ``address`` now."""
+        return self.frames(self.place(address))[-1]
+
+    def resolve_first(self, address: CodeAddress) -> Frame:
+        """The innermost frame of what was at ``address`` when it was first asked for here, whatever is there
+        by now; where nothing was, it is looked again."""
+        lookup = address.address_for_lookup()
+        place = self._first.get(lookup)
+        if place is None or place.mapping is None:
+            place = self._first[lookup] = self._locator.place(lookup)
+        return self.frames(place)[-1]
+
+    def has_name(self, place: Place) -> bool:
+        """Whether ``frames`` has found a function there."""
+        return place not in self._nameless
+
+    def refresh_jit(self) -> None:
+        """Read what JIT compilers have told since the last time, also of places that had no name."""
+        jit = self._locator.jit
+        if jit is None:
+            return
+        jit.refresh(self.maps)
+        for place in [place for place in self._nameless if self._locator.is_nameless_code(place)]:
+            place.jit = jit.find(place.address)
+            if place.jit is not None:
+                self._nameless.discard(place)
+                self._stacks.pop(place, None)
 
     def image(self, mapping: Mapping) -> ElfImage | None:
         """The file behind ``mapping``, opened at most once; None if it is none or is not readable."""
-        if not (mapping.is_file or mapping.path == VDSO):
-            return None
-        key = (mapping.device, mapping.inode, "" if mapping.inode else mapping.path)
-        if key not in self._images:
-            self._images[key] = self._open(mapping)
-        return self._images[key]
+        file = self._locator.file(mapping)
+        return None if file is None else file.image
 
     def function_start(self, address: int) -> int:
         """Where the function that ``address`` lies in starts, by its symbol; 0 where there is none."""
-        mapping = self._maps.find(address)
-        image = self.image(mapping) if mapping is not None else None
-        if mapping is None or image is None:
+        place = self._locator.place(address)
+        if place.file is None or place.vaddr is None:
             return 0
-        vaddr = image.vaddr_of_offset(mapping.file_offset(address), executable=mapping.executable)
-        symbol = image.function_symbols().lookup(vaddr) if vaddr is not None else None
-        return address - vaddr + symbol.value if symbol is not None and vaddr is not None else 0
+        found = place.file.symbol(place.vaddr)
+        return address - place.vaddr + found[1].value if found is not None else 0
+
+    # When the target has been left, and there is time.
+
+    def nameless_files(self) -> list[CodeFile]:
+        """Files with build ids in which a function's name was looked for in vain."""
+        files = {place.file: None for place in self._nameless if place.file is not None}
+        return [file for file in files if file.image.build_id and file.stripped]
+
+    def places_by_file(self) -> dict[CodeFile, list[Place]]:
+        """All places in files that were asked for."""
+        out: dict[CodeFile, list[Place]] = {}
+        for place in self._stacks:
+            if place.file is not None and place.vaddr is not None:
+                out.setdefault(place.file, []).append(place)
+        return out
+
+    def renamed(self, file: CodeFile) -> None:
+        """Forget the names of places in ``file``: more is known of it now."""
+        for place in [place for place in self._stacks if place.file is file]:
+            del self._stacks[place]
+            self._nameless.discard(place)
+        for key in [key for key in self._of_symbol if key[0] is file]:
+            del self._of_symbol[key]
+
+    def use_lines(self, file: CodeFile, places: list[Place], lines: FileLines) -> None:
+        """Lines and inlined calls of places in ``file``; ``lines`` goes with ``places``."""
+        for place, line in zip(places, lines, strict=True):
+            self._lines[place] = line
+            self._stacks.pop(place, None)
 
     def close(self) -> None:
         """Close all files.  What was resolved stays; nothing else can be."""
-        for image in self._images.values():
-            if image is not None:
-                image.close()
+        self._locator.close()
         demangle_helper.close()
 
     def __enter__(self) -> Resolver:
@@ -118,68 +193,94 @@ class Resolver:
     def __exit__(self, *_exc: object) -> None:
         self.close()
 
-    def _resolve(self, address: int) -> Frame:
-        mapping = self._maps.find(address)
+    # Names.
+
+    def _named(self, place: Place) -> Stack:
+        mapping = place.mapping
         if mapping is None:
-            self._unmapped.add(address)
-            return Frame(f"{address:#x}", "", FrameKind.UNKNOWN)
+            return self._without_name(place, Frame(f"{place.address:#x}", "", FrameKind.UNKNOWN))
+        if place.other is not None:
+            module = " or ".join(_clean(posixpath.basename(m.file_path)) for m in (mapping, place.other))
+            return self._without_name(place, Frame(f"{place.address:#x}", module, FrameKind.UNKNOWN))
         if mapping.path == _VSYSCALL:
-            return Frame(f"{_VSYSCALL}+{address - mapping.start:#x}", _VSYSCALL, FrameKind.LIBRARY)
-        image = self.image(mapping)
-        if image is None and _holds_generated_code(mapping):
-            module = mapping.file_path if mapping.path else "[anon]"
-            return Frame(f"{address:#x}", _clean(posixpath.basename(module)), FrameKind.JIT)
+            return (Frame(f"{_VSYSCALL}+{place.address - mapping.start:#x}", _VSYSCALL, FrameKind.LIBRARY),)
+        if place.file is None and holds_generated_code(mapping):
+            return self._generated(place, mapping)
         if not (mapping.is_file or mapping.path == VDSO):
-            return Frame(f"{address:#x}", "", FrameKind.UNKNOWN)
-        return self._frame_in_file(address, mapping, image)
+            return self._without_name(place, Frame(f"{place.address:#x}", "", FrameKind.UNKNOWN))
+        return self._in_file(place, mapping)
 
-    def _frame_in_file(self, address: int, mapping: Mapping, image: ElfImage | None) -> Frame:
+    def _generated(self, place: Place, mapping: Mapping) -> Stack:
+        module = _clean(posixpath.basename(mapping.file_path) if mapping.path else "[anon]")
+        if place.jit is not None:
+            name = _clean(self._demangled(place.jit.name))
+            if name:
+                return (Frame(name, module, FrameKind.JIT),)
+        return self._without_name(place, Frame(f"{place.address:#x}", module, FrameKind.JIT))
+
+    def _in_file(self, place: Place, mapping: Mapping) -> Stack:
         module = _clean(posixpath.basename(mapping.file_path)) or "[file]"
-        offset = mapping.file_offset(address)
-        vaddr = image.vaddr_of_offset(offset, executable=mapping.executable) if image else None
-        name = self._function_name(image, vaddr) if image and vaddr is not None else ""
-        if name:
-            return Frame(name, module, self._kind(mapping))
-        where = f"+{offset if vaddr is None else vaddr:#x}"
-        return Frame(module[: _LONGEST_NAME - len(where)] + where, module, FrameKind.UNKNOWN)
+        function = self._function(place, mapping, module)
+        line = self._lines.get(place)
+        if function is None:
+            if line is not None and line.function:
+                function = Frame(self._shown(line.function), module, self._kind(mapping))
+            else:
+                vaddr = mapping.file_offset(place.address) if place.vaddr is None else place.vaddr
+                where = f"+{vaddr:#x}"
+                name = module[: _LONGEST_NAME - len(where)] + where
+                return self._without_name(place, Frame(name, module, FrameKind.UNKNOWN))
+        self._nameless.discard(place)
+        return (function,) if line is None else tuple(self._with_line(function, line))
 
-    def _function_name(self, image: ElfImage, vaddr: int) -> str:
-        symbol = image.function_symbols().lookup(vaddr)
-        return _clean(display_name(symbol.name.decode("utf-8", "replace"))) if symbol else ""
+    def _function(self, place: Place, mapping: Mapping, module: str) -> Frame | None:
+        if place.file is None or place.vaddr is None:
+            return None
+        key = place.file.key_of(place.vaddr)
+        frame = self._of_symbol.get((place.file, key)) if key is not None else None
+        if frame is None:
+            found = place.file.symbol(place.vaddr)
+            name = self._shown(found[1].name.decode("utf-8", "replace")) if found is not None else ""
+            if found is None or not name:
+                return None
+            frame = self._of_symbol[place.file, found[0]] = Frame(name, module, self._kind(mapping))
+        return frame
+
+    def _with_line(self, function: Frame, line: Line) -> list[Frame]:
+        """The function, called on some line, then the inlined ones, each with the line it is at."""
+        frames = [Frame(function.name, function.module, function.kind, _where(line))]
+        for call in line.inlined:
+            name = f"{self._shown(call.function) or '[unnamed]'}{INLINED}"
+            frames.append(Frame(name, function.module, function.kind, _where(call)))
+        return frames
+
+    def _shown(self, name: str) -> str:
+        return _clean(self._demangled(name))
+
+    def _without_name(self, place: Place, frame: Frame) -> Stack:
+        self._nameless.add(place)
+        return (frame,)
 
     def _kind(self, mapping: Mapping) -> FrameKind:
-        if self._exe_path is not None and mapping.file_path == self._exe_path.removesuffix(" (deleted)"):
+        if self._exe_path is not None and mapping.file_path == self._exe_path:
             return FrameKind.USER
         of_system = mapping.path == VDSO or mapping.path.startswith(_SYSTEM_DIRECTORIES)
         return FrameKind.LIBRARY if of_system else FrameKind.USER
 
-    def _open(self, mapping: Mapping) -> ElfImage | None:
-        stream = self._open_mapping(mapping)
-        if stream is None:
-            self._warn(mapping, f"{mapping.path}: can't be opened; its functions have no names")
-            return None
-        try:
-            image = ElfImage(stream, mapping.path)
-            image.function_symbols()  # now, so that a broken table is known from the start
-        except MalformedInput as error:
-            stream.close()
-            self._warn(mapping, f"{error}; its functions have no names")
-            return None
-        return image
-
-    def _warn(self, mapping: Mapping, text: str) -> None:
-        if _holds_generated_code(mapping) or len(self.warnings) >= _MAX_WARNINGS:
-            return
-        self.warnings.append(_escaped(text)[:_LONGEST_WARNING])
+    def _warn(self, text: str) -> None:
+        if len(self.warnings) < _MAX_WARNINGS:
+            self.warnings.append(_escaped(text)[:_LONGEST_WARNING])
 
 
-def _holds_generated_code(mapping: Mapping) -> bool:
-    """Whether code here need not come from an ELF file: anonymous memory, or memory that only looks like a
-    file, as compilers map it twice (once to write and once to run)."""
-    of_memory = mapping.is_memfd or mapping.path.startswith(
-        ("/dev/shm/", "/dev/zero", "/SYSV", "/anon_hugepage")
-    )
-    return mapping.executable and mapping.path != VDSO and (not mapping.is_file or of_memory)
+INLINED = " (inlined)"
+"""Behind the name of a function that has no frame of its own on the stack."""
+
+
+def _where(line: Line | InlinedCall) -> str:
+    if not line.path:
+        return ""
+    path = _clean(line.path[-_LONGEST_PATH:])
+    return f"{path}:{line.line}" if line.line else path
 
 
 def _clean(name: str) -> str:

@@ -6,8 +6,10 @@ import bisect
 import dataclasses
 import io
 import itertools
+import operator
+import sys
 from array import array
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection
 from typing import BinaryIO
 
 STT_NOTYPE, STT_FUNC, STT_TLS, STT_GNU_IFUNC = 0, 2, 6, 10
@@ -72,133 +74,161 @@ class StringTable:
 
 NO_STRINGS = StringTable(io.BytesIO(), 0, 0)
 
-RawSymbol = tuple[int, int, int, int, int]
-"""name index, info, section index, value, size."""
+
+@dataclasses.dataclass
+class Columns:
+    """Symbols side by side, in no order: where the name stands, info, value, size, and the address that one
+    without size can't reach beyond (0: it covers nothing)."""
+
+    names: array[int] = dataclasses.field(default_factory=lambda: array("L"))
+    infos: bytes = b""
+    values: array[int] = dataclasses.field(default_factory=lambda: array("Q"))
+    sizes: array[int] = dataclasses.field(default_factory=lambda: array("Q"))
+    limits: array[int] = dataclasses.field(default_factory=lambda: array("Q"))
+
+    def __len__(self) -> int:
+        return len(self.values)
 
 
 class SymbolTableBuilder:
-    """Gathers the symbols of several sections in flat arrays (33 bytes each), then sorts them once."""
+    """Gathers the symbols of several sections, column by column, then sorts them once."""
 
     def __init__(self) -> None:
-        self._values = array("Q")
-        self._sizes = array("Q")
-        self._limits = array("Q")
-        self._names = array("L")
-        self._infos = array("B")
-        self._tables = array("B")
+        self._all = Columns()
+        self._tables = bytearray()
         self._strings: list[StringTable] = []
 
-    def add(self, symbols: Iterable[RawSymbol], strings: StringTable, limit_of: Callable[[int], int]) -> None:
-        """Take function ``symbols`` named in ``strings``.
-
-        ``limit_of(section index)`` is the address that a symbol without size can't reach beyond (0: the
-        section is unknown, such a symbol covers nothing).
-        """
-        if not self._strings or self._strings[-1] is not strings:
-            self._strings.append(strings)
-        columns = list(zip(*symbols, strict=True))
-        if not columns:
-            return
-        names, infos, sections, values, sizes = columns
-        limits = {section: limit_of(section) for section in set(sections)}
-        self._names.extend(names)
-        self._infos.extend(infos)
-        self._limits.extend(map(limits.__getitem__, sections))
-        self._values.extend(values)
-        self._sizes.extend(sizes)
-        self._tables.extend(itertools.repeat(len(self._strings) - 1, len(names)))
+    def add(self, columns: Columns, strings: StringTable) -> None:
+        """Take symbols that are named in ``strings``."""
+        mine = self._all
+        mine.names.extend(columns.names)
+        mine.values.extend(columns.values)
+        mine.sizes.extend(columns.sizes)
+        mine.limits.extend(columns.limits)
+        mine.infos += columns.infos
+        self._tables += bytes([len(self._strings)]) * len(columns)
+        self._strings.append(strings)
 
     def build(self) -> SymbolTable:
         """The table of all symbols added."""
-        order = self._order()
-        ends = self._ends(order)
-        kept = [index for index, end in zip(order, ends, strict=True) if end]
-        return SymbolTable(
-            values=_picked(self._values, kept),
-            ends=array("Q", filter(None, ends)),
-            sizes=_picked(self._sizes, kept),
-            names=_picked(self._names, kept),
-            infos=_picked(self._infos, kept),
-            tables=_picked(self._tables, kept),
-            strings=tuple(self._strings),
+        mine, count = self._all, len(self._all)
+        # Address and number in one integer: no key function, and no tuple, for each of a million symbols.
+        shift = count.bit_length()
+        mask = (1 << shift) - 1
+        keys = map(operator.lshift, mine.values, itertools.repeat(shift))
+        order = sorted(map(operator.or_, keys, range(count)))
+        order = list(map(operator.and_, order, itertools.repeat(mask)))
+        values, sizes = _picked(mine.values, order), _picked(mine.sizes, order)
+        ends, empty = _ends(values, sizes, mine.limits, order)
+        columns = [
+            values, ends, sizes, _picked(mine.names, order), _picked(array("B", mine.infos), order),
+            _picked(array("B", self._tables), order),
+        ]  # fmt: skip
+        if empty:
+            columns = [
+                array(c.typecode, itertools.compress(c, map(operator.gt, ends, values))) for c in columns
+            ]
+        return SymbolTable(columns, tuple(self._strings))
+
+
+def _ends(
+    values: array[int], sizes: array[int], limits: array[int], order: list[int]
+) -> tuple[array[int], bool]:
+    """The first address behind each symbol, which is its own for one that covers nothing, and whether there
+    are such.
+
+    A symbol without size reaches to the next symbol, but not out of its section; inside a symbol that
+    has a size it is a mere label there.
+    """
+    try:
+        ends = array("Q", map(operator.add, values, sizes))
+    except OverflowError:
+        ends = array(
+            "Q", (min(value + size, _LAST_ADDRESS) for value, size in zip(values, sizes, strict=True))
         )
-
-    def _order(self) -> list[int]:
-        # By address; at one address those with a size first, then the strongest binding first.
-        ranks = [_RANKS.get(info >> 4, _LEAST_RANK) for info in range(256)]
-        keys = [
-            value << 3 | (not size) << 2 | ranks[info]
-            for value, size, info in zip(self._values, self._sizes, self._infos, strict=True)
-        ]
-        return sorted(range(len(keys)), key=keys.__getitem__)
-
-    def _ends(self, order: list[int]) -> list[int]:
-        """The first address behind each symbol of ``order``; 0 for one that covers nothing.
-
-        A symbol without size reaches to the next symbol, but not out of its section; inside a symbol that
-        has a size it is a mere label there.
-        """
-        values, sizes, limits = self._values, self._sizes, self._limits
-        ends = [0] * len(order)
-        reached = 0
-        unsized = []
-        for position, index in enumerate(order):
-            value, size = values[index], sizes[index]
-            if size:
-                end = ends[position] = min(value + size, _LAST_ADDRESS)
-                if end > reached:
-                    reached = end
-            elif value >= reached:
-                unsized.append(position)
-        starts = [values[index] for index in order] if unsized else []
-        for position in unsized:
-            value, limit = starts[position], limits[order[position]]
-            after = bisect.bisect_right(starts, value, position)
-            end = min(starts[after], limit) if after < len(starts) else limit
-            ends[position] = end if end > value else 0
-        return ends
+    unsized = list(itertools.compress(range(len(sizes)), map(operator.not_, sizes)))
+    if not unsized:
+        return ends, False
+    reach = array("Q", itertools.accumulate(ends, max))
+    empty = False
+    for position in unsized:
+        value, limit = values[position], limits[order[position]]
+        after = bisect.bisect_right(values, value, position)
+        if reach[after - 1] > value:
+            end = value
+        else:
+            end = min(values[after], limit) if after < len(values) else limit
+        ends[position] = max(end, value)
+        empty = empty or end <= value
+    return ends, empty
 
 
 def _picked(column: array[int], indices: list[int]) -> array[int]:
     return array(column.typecode, map(column.__getitem__, indices))
 
 
-class SymbolTable:
-    """Function symbols by address.  Built by SymbolTableBuilder; names are read when a symbol is found."""
+_TYPECODES = "QQQLBB"
 
-    def __init__(
-        self,
-        *,
-        values: array[int],
-        ends: array[int],
-        sizes: array[int],
-        names: array[int],
-        infos: array[int],
-        tables: array[int],
-        strings: tuple[StringTable, ...],
-    ) -> None:
-        self._values = values
-        self._ends = ends
-        self._sizes = sizes
-        self._names = names
-        self._infos = infos
-        self._tables = tables
+
+class SymbolTable:
+    """Function symbols by address.  Built by SymbolTableBuilder; names are read when a symbol is found.
+
+    A symbol is known by its number, from 0 in order of address.
+    """
+
+    def __init__(self, columns: list[array[int]], strings: tuple[StringTable, ...]) -> None:
+        self._values, self._ends, self._sizes, self._names, self._infos, self._tables = columns
         self._strings = strings
         # How far the symbols up to this one reach: tells when looking further back is of no use.
-        self._reach = array("Q", itertools.accumulate(ends, max))
+        self._reach = array("Q", itertools.accumulate(self._ends, max))
 
     def __len__(self) -> int:
         return len(self._values)
 
-    def lookup(self, vaddr: int) -> Symbol | None:
-        """The innermost symbol that covers ``vaddr``, an address before relocation; None in a gap."""
+    def packed(self) -> list[bytes]:
+        """The columns as bytes, in this machine's order; for ``unpacked``."""
+        columns = (self._values, self._ends, self._sizes, self._names, self._infos, self._tables)
+        return [len(self).to_bytes(8, sys.byteorder), *(column.tobytes() for column in columns)]
+
+    @classmethod
+    def unpacked(cls, data: bytes, strings: tuple[StringTable, ...]) -> SymbolTable | None:
+        """From the joined bytes of ``packed``; None where they can't be that."""
+        count, at, columns = int.from_bytes(data[:8], sys.byteorder), 8, []
+        for code in _TYPECODES:
+            column = array(code)
+            end = at + count * column.itemsize
+            if end > len(data):
+                return None
+            column.frombytes(memoryview(data)[at:end])
+            columns.append(column)
+            at = end
+        if at != len(data) or (count and max(columns[-1]) >= len(strings)):
+            return None
+        return cls(columns, strings)
+
+    def find(self, vaddr: int) -> int:
+        """The number of the innermost symbol that covers ``vaddr``, an address before relocation; -1 in a
+        gap.  Of several that start there it is the last."""
         index = bisect.bisect_right(self._values, vaddr) - 1
         for position in range(index, max(-1, index - _STEPS_BACK), -1):
             if self._reach[position] <= vaddr:
-                return None
+                return -1
             if self._ends[position] > vaddr:
-                return self._best_alias(self._values[position], position, vaddr)
-        return None
+                return position
+        return -1
+
+    def lookup(self, vaddr: int) -> Symbol | None:
+        """The innermost symbol that covers ``vaddr``, of several at one address the one with the name that
+        people know best; None in a gap."""
+        position = self.find(vaddr)
+        return None if position < 0 else self.symbol(position, vaddr)
+
+    def symbol(self, position: int, vaddr: int) -> Symbol:
+        """What ``lookup`` answers for ``vaddr``, where ``find`` has found ``position``."""
+        first = bisect.bisect_left(self._values, self._values[position], 0, position + 1)
+        covering = (i for i in range(first, position + 1) if self._ends[i] > vaddr)
+        aliases = itertools.islice(covering, _ALIASES_LOOKED_AT)
+        return min(map(self._alias, aliases), key=lambda alias: alias[0])[1]
 
     def named(self, names: Collection[bytes]) -> list[Symbol]:
         """All symbols with one of these names, by address."""
@@ -212,12 +242,6 @@ class SymbolTable:
             for index, (table, name) in enumerate(zip(self._tables, self._names, strict=True))
             if name in wanted[table]
         ]
-
-    def _best_alias(self, value: int, last: int, vaddr: int) -> Symbol:
-        first = bisect.bisect_left(self._values, value, 0, last + 1)
-        covering = (i for i in range(first, last + 1) if self._ends[i] > vaddr)
-        aliases = itertools.islice(covering, _ALIASES_LOOKED_AT)
-        return min(map(self._alias, aliases), key=lambda alias: alias[0])[1]
 
     def _alias(self, index: int) -> tuple[tuple[bool, int, bool, int, int, bytes], Symbol]:
         """The symbol, and what it is preferred by: having a size, a name, a strong binding, few underscores

@@ -115,7 +115,7 @@ def resolver(opener: Opener) -> Iterator[Resolver]:
 def test_rules(resolver: Resolver, address: int, name: str, module: str, kind: FrameKind) -> None:
     pointer = InstructionPointer(address)
     assert resolver.resolve(pointer) == Frame(name, module, kind)
-    assert (pointer in resolver.unresolved) == (kind in (FrameKind.UNKNOWN, FrameKind.JIT))
+    assert resolver.has_name(resolver.place(pointer)) == (kind not in (FrameKind.UNKNOWN, FrameKind.JIT))
 
 
 def test_a_return_address_belongs_to_the_call_before_it(resolver: Resolver) -> None:
@@ -139,15 +139,18 @@ def test_system_libraries_are_told_from_the_users(opener: Opener) -> None:
         assert resolver.resolve(InstructionPointer(0x401000)).kind is FrameKind.USER
 
 
-def test_newer_maps_fill_gaps_and_keep_what_was_found(opener: Opener) -> None:
+def test_a_place_stays_what_it_was_when_the_mappings_change(opener: Opener) -> None:
     with Resolver(Maps(m for m in MAPS if m.path == "/app/pie"), opener) as resolver:
         early, late = InstructionPointer(0x10001100), InstructionPointer(0x401000)
-        known = resolver.resolve(early)
-        assert resolver.resolve(late).kind is FrameKind.UNKNOWN and late in resolver.unresolved
+        place = resolver.place(early)
+        assert resolver.resolve(late).kind is FrameKind.UNKNOWN
         resolver.update(Maps(m for m in MAPS if m.path == "/app/fixed"))
-        assert resolver.resolve(early) is known
-        assert resolver.resolve(late).name == "start" and not resolver.unresolved
-        assert resolver.maps.find(0x10001100) is None
+        assert [frame.name for frame in resolver.frames(place)] == ["foo"]
+        assert resolver.resolve(late).name == "start"
+        assert resolver.resolve(early).name == "0x10001100" and resolver.maps.find(0x10001100) is None
+        resolver.update(Maps(m for m in MAPS if m.path == "/app/pie"))
+        assert resolver.place(early) is not place  # it may be another file of the same number
+        assert resolver.resolve(early).name == "foo"
 
 
 # Our own process, through /proc.

@@ -1,0 +1,112 @@
+"""One mapped ELF file, and all that is known of its functions: its own tables, its debug files, its PLT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+from ..errors import MalformedInput
+from .cache import Cache
+from .elf import ElfImage
+from .files import PathOpener
+from .plt import PltTable, read_plt
+from .separate import embedded_debug, separate_debug
+from .table import Symbol, SymbolTable
+
+_T = TypeVar("_T")
+Warn = Callable[[str], None]
+
+
+class CodeFile:
+    """``image`` and what belongs to it; further files are looked for when the first address asks for them.
+
+    ``path`` is where it is mapped from, as the target sees it, and ``openers`` open other paths there.
+    ``warn`` is told of what is broken.
+    """
+
+    def __init__(
+        self, image: ElfImage, path: str, openers: list[PathOpener], cache: Cache | None, warn: Warn
+    ) -> None:
+        self.image, self._path, self._openers, self._cache, self._warn = image, path, openers, cache, warn
+        self._debug: ElfImage | None = None
+        self._embedded: ElfImage | None = None
+        self._tables: list[SymbolTable] | None = None
+        self._plt: PltTable | None = None
+        self._searched = False
+
+    def close(self) -> None:
+        """Close all files."""
+        for image in (self.image, self._debug, self._embedded):
+            if image is not None:
+                image.close()
+
+    @property
+    def debug(self) -> ElfImage | None:
+        """Its separate debug file."""
+        if not self._searched:
+            self._searched = True
+            self._debug = self._found(lambda: separate_debug(self.image, self._path, self._openers))
+        return self._debug
+
+    @property
+    def stripped(self) -> bool:
+        """Whether neither it nor a debug file of it has the table of all functions."""
+        return not self.image.has_symtab and (self.debug is None or not self.debug.has_symtab)
+
+    @property
+    def with_lines(self) -> ElfImage | None:
+        """The file that has its line numbers: itself or its debug file."""
+        for image in (self.image, self.debug):
+            if image is not None and image.has_section(b".debug_info"):
+                return image
+        return None
+
+    def use_debug(self, image: ElfImage) -> None:
+        """A debug file that was fetched elsewhere, from now on.  Raises MalformedInput where it is
+        another's."""
+        if image.build_id != self.image.build_id:
+            raise MalformedInput(f"{image.path}: it is of another build than {self.image.path}")
+        self._searched, self._debug, self._tables = True, image, None
+
+    def symbol(self, vaddr: int) -> tuple[tuple[int, int], Symbol] | None:
+        """The function at ``vaddr`` (before relocation), and a key that tells it from the file's others."""
+        if self._tables is None:
+            self._tables = list(self._function_tables())
+        for number, table in enumerate(self._tables):
+            position = table.find(vaddr)
+            if position >= 0:
+                return (number, position), table.symbol(position, vaddr)
+        symbol = self._plt_table().lookup(vaddr)
+        return ((-1, symbol.value), symbol) if symbol is not None else None
+
+    def key_of(self, vaddr: int) -> tuple[int, int] | None:
+        """The key alone, without reading the name; None where only ``symbol`` can tell."""
+        for number, table in enumerate(self._tables or ()):
+            position = table.find(vaddr)
+            if position >= 0:
+                return number, position
+        return None
+
+    def _function_tables(self) -> Iterator[SymbolTable]:
+        if not self.image.has_symtab:
+            if self.debug is None and self._embedded is None:
+                self._embedded = self._found(lambda: embedded_debug(self.image))
+            for image in (self.debug, self._embedded):
+                table = self._found(lambda image=image: image and image.function_symbols(self._cache))  # type: ignore[misc]
+                if table is not None:
+                    yield table
+        table = self._found(lambda: self.image.function_symbols(self._cache))
+        if table is not None:
+            yield table
+
+    def _plt_table(self) -> PltTable:
+        if self._plt is None:
+            self._plt = self._found(lambda: read_plt(self.image)) or PltTable()
+        return self._plt
+
+    def _found(self, read: Callable[[], _T | None]) -> _T | None:
+        try:
+            return read()
+        except MalformedInput as error:
+            self._warn(str(error))
+            return None

@@ -1,0 +1,80 @@
+"""What takes time and is done when the target has been left: debug files from servers, lines and inlined
+calls."""
+
+from __future__ import annotations
+
+import dataclasses
+import posixpath
+import time
+from collections.abc import Callable, Iterator
+
+from ..errors import MalformedInput
+from .cache import Cache
+from .debuginfod import Debuginfod
+from .lines import LineReader, missing_parts
+from .resolver import Resolver
+
+_LINES_S = 60.0
+_SERVERS_S = 30.0
+
+
+@dataclasses.dataclass(frozen=True)
+class NameOptions:
+    """How code is named.  ``full_names``: C++ with template arguments and parameters.  ``lines``: with line
+    numbers and, unless ``inlines`` is unset, inlined calls.  ``servers``: of debuginfod, to be asked for
+    debug files.  ``cache``: whether anything is kept on disk."""
+
+    full_names: bool = False
+    lines: bool = False
+    inlines: bool = True
+    servers: tuple[str, ...] = ()
+    cache: bool = True
+
+
+def complete(
+    resolver: Resolver, options: NameOptions, cache: Cache, say: Callable[[str], None]
+) -> Iterator[str]:
+    """Find out the rest, and tell the resolver; yields notes on what could not be had."""
+    if options.servers:
+        yield from _ask_servers(resolver, options, cache, say)
+    if options.lines:
+        yield from _read_lines(resolver, options, cache)
+
+
+def _ask_servers(
+    resolver: Resolver, options: NameOptions, cache: Cache, say: Callable[[str], None]
+) -> Iterator[str]:
+    wanted = dict.fromkeys(resolver.nameless_files())
+    if options.lines:
+        wanted.update(dict.fromkeys(f for f in resolver.places_by_file() if f.with_lines is None))
+    client = Debuginfod(list(options.servers), cache, time.monotonic() + _SERVERS_S, say)
+    for file in wanted:
+        if not file.image.build_id:
+            continue
+        found = client.fetch(file.image.build_id, posixpath.basename(file.image.path))
+        if found is None:
+            continue
+        try:
+            file.use_debug(found)
+        except MalformedInput as error:
+            yield str(error)
+            continue
+        resolver.renamed(file)
+    yield from client.failures
+
+
+def _read_lines(resolver: Resolver, options: NameOptions, cache: Cache) -> Iterator[str]:
+    reader = LineReader(
+        cache if options.cache else None, time.monotonic() + _LINES_S, inlines=options.inlines
+    )
+    for file, places in resolver.places_by_file().items():
+        image = file.with_lines
+        if image is None:
+            continue
+        found = reader.read(image, [place.vaddr or 0 for place in places])
+        if found is None:
+            yield f"{image.path}: {reader.error}"
+            continue
+        resolver.use_lines(file, places, found)
+        if missing := missing_parts(image):
+            yield f"{image.path}: {missing}"

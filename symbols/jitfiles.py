@@ -1,0 +1,105 @@
+"""Which files a process's runtime writes for profilers, opened so that nobody else's is believed."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import stat
+from pathlib import Path
+from typing import BinaryIO
+
+from .jit import GrowingFile, JitDump, JitSymbol, JitSymbols, PerfMap
+from .maps import Maps
+
+_MOST_DUMPS = 4
+_MOST_TURNS = 64  # of 8 MB
+
+
+class JitNames:
+    """Names of the generated code of process ``pid``.  ``refresh`` reads what is new."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self.symbols = JitSymbols()
+        number, self._uid = _number_inside(pid), _owner(pid)
+        paths = [f"{folder}/perf-{number}.map" for folder in _temporary_folders(pid)]
+        self._files: list[PerfMap | JitDump] = [
+            PerfMap(GrowingFile(lambda path=path: self._open(path)), self.symbols)  # type: ignore[misc]
+            for path in paths
+        ]
+        self._dumps: set[str] = set()
+
+    def refresh(self, maps: Maps) -> None:
+        """Read on in all files.  A jitdump is found by the page of it that the runtime maps to mark it."""
+        for mapping in maps.executable():
+            name = posixpath.basename(mapping.path)
+            new = mapping.path not in self._dumps and len(self._dumps) < _MOST_DUMPS
+            if new and name.startswith("jit-") and name.endswith(".dump") and mapping.is_file:
+                path = mapping.path
+                self._dumps.add(path)
+                self._files.append(JitDump(GrowingFile(lambda path=path: self._open(path)), self.symbols))  # type: ignore[misc]
+        for file in self._files:
+            turns = 0
+            while file.refresh() and turns < _MOST_TURNS:
+                turns += 1
+
+    def find(self, address: int) -> JitSymbol | None:
+        """The function at ``address``, as far as is known by now."""
+        return self.symbols.find(address) if len(self.symbols) else None
+
+    @property
+    def bad_lines(self) -> int:
+        """Lines and records that made no sense."""
+        return sum(file.bad_lines for file in self._files)
+
+    def _open(self, path: str) -> BinaryIO | None:
+        """The file at ``path`` as the process sees it, if it is a regular file of its user and nobody else
+        may write to it: its temporary folder is everybody's."""
+        try:
+            handle = os.open(f"/proc/{self._pid}/root{path}", os.O_PATH | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except (OSError, ValueError):
+            return None
+        try:
+            found = os.fstat(handle)
+            ours = found.st_uid in (self._uid, 0) and not found.st_mode & stat.S_IWOTH
+            return open(f"/proc/self/fd/{handle}", "rb") if stat.S_ISREG(found.st_mode) and ours else None
+        except OSError:
+            return None
+        finally:
+            os.close(handle)
+
+
+def _number_inside(pid: int) -> int:
+    """The process's pid in its own namespace: the last of NSpid (proc_pid_status(5))."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_bytes().splitlines():
+            if line.startswith(b"NSpid:"):
+                return int(line.split()[-1])
+    except (OSError, ValueError):
+        return pid
+    return pid
+
+
+def _owner(pid: int) -> int:
+    try:
+        for line in Path(f"/proc/{pid}/status").read_bytes().splitlines():
+            if line.startswith(b"Uid:"):
+                return int(line.split()[2])  # real, effective, saved, of the file system
+    except (OSError, ValueError, IndexError):
+        return -1
+    return -1
+
+
+def _temporary_folders(pid: int) -> list[str]:
+    """/tmp, which perf knows and nearly all runtimes use; .NET takes TMPDIR."""
+    folders = ["/tmp"]
+    try:
+        environment = Path(f"/proc/{pid}/environ").read_bytes()[: 1 << 20].split(b"\0")
+    except OSError:
+        return folders
+    for word in environment:
+        if word.startswith(b"TMPDIR=/"):
+            folder = os.fsdecode(word[7:]).rstrip("/")
+            if folder and folder not in folders and ".." not in folder.split("/"):
+                folders.append(folder)
+    return folders

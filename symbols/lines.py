@@ -1,0 +1,210 @@
+"""Lines and inlined calls, from DWARF 2 to 5, for the addresses that were seen.
+
+By the package ``symbolic``, which is optional (75 MB): per second it finds 45,000 addresses with their
+inlined calls, llvm-symbolizer 7,500, addr2line 5,200, eu-addr2line 450, and pyelftools not one file of 100
+MB.  It makes an index of the whole file first, which is kept in the cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.util
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from .cache import Cache
+from .elf import ElfImage
+
+_MOST_REPLY = 512 << 20  # bytes
+_MOST_INLINED = 200
+_ADDRESS_LIMIT = 2**64
+_ABBREVIATIONS_LOOKED_AT = 1 << 20  # bytes
+_DW_AT_DWO_NAME, _DW_AT_GNU_DWO_NAME, _DW_FORM_IMPLICIT_CONST = 0x76, 0x2130, 0x21
+
+MISSING = "pip install 'pyattach[lines]'"
+"""What to do where ``available`` says no."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class InlinedCall:
+    """A function that is part of another one's code there, and where in the source it is at."""
+
+    function: str
+    path: str
+    line: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Line:
+    """Where in the source an address is: of the function itself (0 and "" where that is not known), then of
+    those inlined there, the outermost first.  All of it comes from the file and is untrusted."""
+
+    function: str = ""
+    path: str = ""
+    line: int = 0
+    inlined: tuple[InlinedCall, ...] = ()
+
+
+FileLines = Sequence[Line]
+
+
+def available() -> bool:
+    """Whether the package that reads lines is installed."""
+    return importlib.util.find_spec("symbolic") is not None
+
+
+def missing_parts(image: ElfImage) -> str:
+    """Why lines or inlined calls of ``image`` are not all there, in words; "" if they are."""
+    if image.has_section(b".gnu_debugaltlink"):
+        return "a part of its debug information is in dwz's alternate file, which is not read"
+    if not image.has_section(b".debug_info"):
+        return ""
+    if _is_split(image):
+        return (
+            "its debug information was split off (-gsplit-dwarf), inlined calls and their names are missing"
+        )
+    return ""
+
+
+def _is_split(image: ElfImage) -> bool:
+    """Whether the compilation units are skeletons of what is in files of their own."""
+    found = image.section_content(b".debug_abbrev", 64 << 20)
+    return found is not None and any(
+        a in (_DW_AT_DWO_NAME, _DW_AT_GNU_DWO_NAME) for a in _attributes(found[1])
+    )
+
+
+def _attributes(data: bytes) -> Iterator[int]:
+    """The attributes in ``.debug_abbrev`` (DWARF 5, 7.5.3): of the first ones, where a compilation unit's
+    are."""
+    at = 0
+
+    def number() -> int:
+        nonlocal at
+        value = shift = 0
+        while True:
+            byte = data[at]
+            at += 1
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                return value
+
+    with contextlib.suppress(IndexError):
+        while at < min(len(data), _ABBREVIATIONS_LOOKED_AT):
+            if not number():
+                continue  # the end of a unit's table
+            number()
+            at += 1
+            while True:
+                attribute, form = number(), number()
+                if form == _DW_FORM_IMPLICIT_CONST:
+                    number()
+                if not attribute and not form:
+                    break
+                yield attribute
+
+
+class LineReader:
+    """Asks the helper process, file by file; ``deadline`` (time.monotonic()) is for all of them."""
+
+    def __init__(self, cache: Cache | None, deadline: float, *, inlines: bool = True) -> None:
+        self._cache, self._deadline, self._inlines = cache, deadline, inlines
+        self.error = ""
+        """Why the last ``read`` gave nothing."""
+
+    def read(self, image: ElfImage, vaddrs: Sequence[int]) -> FileLines | None:
+        """The lines of addresses before relocation; None, with ``error``, where they can't be had."""
+        base = image.segments[0].vaddr if image.segments else 0
+        addresses = [vaddr - base if 0 <= vaddr - base < _ADDRESS_LIMIT else 0 for vaddr in vaddrs]
+        self.error = ""
+        try:
+            file = image.stream.fileno()
+        except OSError:  # unpacked, or from memory
+            self.error = "its line numbers are not in a file"
+            return None
+        key = _cache_key(image)
+        kept = self._cache.get(key) if self._cache is not None and key else None
+        with open(os.memfd_create("index"), "r+b") as index:
+            index.write(kept or b"")
+            index.flush()
+            reply = self._ask(file, index.fileno(), addresses)
+            if reply is not None and kept is None and self._cache is not None and key:
+                index.seek(0)
+                self._cache.put(key, index.read())
+        if reply is None or len(reply) != len(vaddrs):
+            self.error = self.error or "its line numbers can't be read"
+            return None
+        try:
+            return [self._line(found) for found in reply]
+        except (TypeError, ValueError, KeyError, IndexError):
+            self.error = "its line numbers can't be read"
+            return None
+
+    def _line(self, found: list[list[str | int]]) -> Line:
+        if not found:
+            return Line()
+        calls = [InlinedCall(str(f), str(p), int(n)) for f, p, n in found[: _MOST_INLINED + 1]]
+        *inlined, whole = calls
+        shown = tuple(reversed(inlined)) if self._inlines else ()
+        return Line(whole.function, whole.path, whole.line, shown)
+
+    def _ask(self, file: int, index: int, addresses: list[int]) -> list[list[list[str | int]]] | None:
+        request = {"fd": file, "index": index, "addresses": addresses}
+        script = str(Path(__file__).with_name("lines_helper.py"))
+        process = subprocess.Popen(
+            [sys.executable, "-I", script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(file, index),
+            start_new_session=True,  # the user's ^C is not for it
+        )
+        try:
+            data = _exchange(process, json.dumps(request).encode() + b"\n", self._deadline)
+            answer = json.loads(data) if data else None
+        except (OSError, ValueError):
+            answer = None
+        finally:
+            process.kill()
+            with contextlib.suppress(OSError):
+                process.communicate()
+        if isinstance(answer, dict):
+            self.error = f"its line numbers can't be read ({answer.get('error')})"
+        elif time.monotonic() > self._deadline:
+            self.error = "reading its line numbers took too long"
+        return answer if isinstance(answer, list) else None
+
+
+def _exchange(process: subprocess.Popen[bytes], request: bytes, deadline: float) -> bytes:
+    """Write, and read up to the line end; b"" where it does not come in time."""
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(request)
+    process.stdin.close()
+    process.stdin = None
+    parts, size = [], 0
+    while size < _MOST_REPLY:
+        left = deadline - time.monotonic()
+        if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
+            return b""
+        part = os.read(process.stdout.fileno(), 1 << 20)
+        if not part:
+            break
+        parts.append(part)
+        size += len(part)
+    return b"".join(parts)
+
+
+def _cache_key(image: ElfImage) -> str:
+    if image.build_id is None:
+        return ""
+    what = repr((image.build_id, image.sections)).encode()
+    return f"lines-{hashlib.sha256(what).hexdigest()}"
