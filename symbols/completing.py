@@ -16,6 +16,7 @@ from .resolver import Resolver
 
 _LINES_S = 60.0
 _SERVERS_S = 30.0
+_NAMED = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,13 @@ def complete(
         yield from _ask_servers(resolver, options, cache, say)
     if options.lines:
         yield from _read_lines(resolver, options, cache)
+    if stripped := resolver.nameless_files():
+        names = [posixpath.basename(file.image.path) for file in stripped]
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        yield (
+            f"stripped of the names of functions: {', '.join(names[:_NAMED])}{more} "
+            "(install their debug symbols, or set DEBUGINFOD_URLS)"
+        )
 
 
 def _ask_servers(

@@ -44,22 +44,27 @@ class Debuginfod:
         """The debug file of the build; None where nobody has it, or not in time.  ``name`` is for
         messages."""
         key = f"debuginfo-{build_id.hex()}"
-        content = self._cache.get(key)
+        content, fresh = self._cache.get(key), False
         if content is not None and content.startswith(_NOTHING):
             if float(content[len(_NOTHING) :] or 0) + _NOTHING_FOR_S > time.time():
                 return None
             content = None
         if content is None:
-            content = self._fetched(build_id, name)
+            content, fresh = self._fetched(build_id, name), True
             if content is None:
                 return None
-            self._cache.put(key, content)
         try:
             image = ElfImage(_file_of(content), f"{name} (debuginfod)")
         except MalformedInput as error:
             self.failures.append(str(error))
             return None
-        return image if image.build_id == build_id else None
+        if image.build_id != build_id:
+            self.failures.append(f"{name} (debuginfod): it is of another build")
+            image.close()
+            return None
+        if fresh:
+            self._cache.put(key, content)
+        return image
 
     def _fetched(self, build_id: bytes, name: str) -> bytes | None:
         from urllib.error import HTTPError  # late: with all it takes along, 60 ms
@@ -93,6 +98,8 @@ class Debuginfod:
         self._say(f"debuginfod: asking {url.split('/')[2]} for {name}")
         with urlopen(request, timeout=self._left_s()) as reply:
             whole = int(reply.headers.get("Content-Length") or 0)
+            if whole > _MOST_BYTES:
+                raise ValueError(f"{name} has more than {_MOST_BYTES >> 20} MB")
             while chunk := reply.read1(_CHUNK):
                 parts.append(chunk)
                 size += len(chunk)
@@ -104,6 +111,8 @@ class Debuginfod:
                     spoken = time.monotonic()
                     of = f" of {whole >> 20}" if whole else ""
                     self._say(f"debuginfod: {name}: {size >> 20}{of} MB")
+        if whole and size != whole:
+            raise ValueError(f"{name} was cut off at {size} of {whole} bytes")
         return b"".join(parts)
 
     def _left_s(self) -> float:

@@ -131,6 +131,9 @@ _CONVERSION = re.compile(r"operator (?=[\w:(])")
 _QUALIFIERS = re.compile(r"(?: const\b| volatile\b| restrict\b| noexcept\b| ?&&?)*")
 _CLONES = re.compile(r"(?: \[clone [^]]*\])+\Z")
 _CLOSERS = {"(": ")", "{": "}", "[": "]"}
+_BRACKETS = {"(": re.compile(r"[()]"), "{": re.compile(r"[{}]"), "[": re.compile(r"[][]")}
+_PLAIN = re.compile(r"(?:[^<({ o]|(?<=[\w$])o)+")  # what is neither a bracket, a space nor an operator's begin
+_IN_ANGLES = re.compile(r"[<>({]|operator")
 
 
 def short_name(demangled: str) -> str:
@@ -155,16 +158,21 @@ class _Shortener:
     def __init__(self, text: str) -> None:
         self.text = text
         self.at = 0
-        self.token: list[str] = []
+        self.token = ""
         self.done = False
 
     def run(self) -> str:
         while self.at < len(self.text) and not self.done:
             self._step()
-        return "".join(self.token)
+        return self.token
 
     def _step(self) -> None:
         text, at = self.text, self.at
+        plain = _PLAIN.match(text, at)
+        if plain:
+            self.token += plain[0]
+            self.at = plain.end()
+            return
         char = text[at]
         if text.startswith(_ANONYMOUS, at):
             self._keep(len(_ANONYMOUS))
@@ -176,16 +184,16 @@ class _Shortener:
             self._parenthesis()
         elif char == "{":
             end = _end_of_group(text, at)
-            self.token.append(_short_braces(text[at:end]))
+            self.token += _short_braces(text[at:end])
             self.at = end
         elif char == " ":
-            self.token.clear()
+            self.token = ""
             self.at += 1
         else:
             self._keep(1)
 
     def _keep(self, length: int) -> None:
-        self.token.append(self.text[self.at : self.at + length])
+        self.token += self.text[self.at : self.at + length]
         self.at += length
 
     def _at_word_start(self) -> bool:
@@ -202,7 +210,7 @@ class _Shortener:
         conversion = _CONVERSION.match(self.text, self.at)
         if conversion:
             end = _end_of_type(self.text, conversion.end())
-            self.token += ["operator ", _without_groups(self.text[conversion.end() : end])]
+            self.token += f"operator {_without_groups(self.text[conversion.end() : end])}"
             self.at = end
             return True
         return False
@@ -210,7 +218,7 @@ class _Shortener:
     def _angle(self) -> None:
         end = _end_of_group(self.text, self.at)
         if not self.token or self.token[-1] == ":":  # Rust's "<impl Trait for Type>::method"
-            self.token.append(self.text[self.at : end])
+            self.token += self.text[self.at : end]
         self.at = end
 
     def _parenthesis(self) -> None:
@@ -218,8 +226,8 @@ class _Shortener:
             self.at += 2  # "void (*name(int))(char)": it returns a pointer to a function
             return
         self.at = _end_of_group(self.text, self.at)
-        if "".join(self.token[-8:]) == "decltype":
-            self.token.append("(...)")
+        if self.token.endswith("decltype"):
+            self.token += "(...)"
         elif self.token or self.at >= len(self.text):
             self.at = _QUALIFIERS.match(self.text, self.at).end()  # type: ignore[union-attr]  # may be empty
             self.done = not self.text.startswith("::", self.at)
@@ -231,20 +239,20 @@ def _end_of_group(text: str, start: int) -> int:
     if opener == "<":
         return _end_of_angles(text, start)
     closer, depth = _CLOSERS[opener], 0
-    for at in range(start, len(text)):
-        depth += (text[at] == opener) - (text[at] == closer)
+    for bracket in _BRACKETS[opener].finditer(text, start):
+        depth += -1 if bracket[0] == closer else 1
         if depth == 0:
-            return at + 1
+            return bracket.end()
     return len(text)
 
 
 def _end_of_angles(text: str, start: int) -> int:
     at, depth = start, 0
-    while at < len(text):
-        char = text[at]
-        operator = _OPERATOR.match(text, at) if char == "o" else None
-        if operator:
-            at = operator.end()
+    while found := _IN_ANGLES.search(text, at):
+        char, at = found[0], found.start()
+        if char == "operator":
+            operator = _OPERATOR.match(text, at)
+            at = operator.end() if operator else found.end()
             continue
         if char in "({":
             at = _end_of_group(text, at)

@@ -18,6 +18,8 @@ from .table import STT_FUNC, Symbol
 
 SECTIONS = (b".plt", b".plt.sec", b".plt.got", b".iplt")
 LIMIT_BYTES = 4 << 20
+PLT = "@plt"
+"""Behind the name of a function, for its entry."""
 
 _JUMP = re.compile(rb"\xff\x25(?P<disp>.{4})", re.DOTALL)  # jmp *disp(%rip)
 _PUSH = re.compile(rb"(?:\xf3\x0f\x1e\xfa)?\x68(?P<index>.{4})(?:\xf2)?\xe9", re.DOTALL)  # push n; jmp plt0
@@ -54,7 +56,7 @@ class PltTable:
         self._starts = sorted(self._entries)
 
     def _put(self, vaddr: int, at: int, size: int, name: bytes) -> None:
-        self._entries.setdefault(vaddr + at - at % size, (size, name + b"@plt"))
+        self._entries.setdefault(vaddr + at - at % size, (size, name + PLT.encode()))
 
     def __len__(self) -> int:
         return len(self._starts)

@@ -22,6 +22,7 @@ from .lines import FileLines, InlinedCall, Line
 from .locator import Locator, holds_generated_code
 from .maps import Mapping, Maps
 from .place import Place
+from .plt import PLT
 
 __all__ = ["FileOpener", "Resolver", "proc_opener"]
 
@@ -156,9 +157,9 @@ class Resolver:
     # When the target has been left, and there is time.
 
     def nameless_files(self) -> list[CodeFile]:
-        """Files with build ids in which a function's name was looked for in vain."""
+        """Files in which a function was looked for in vain, and that lack the table of all functions."""
         files = {place.file: None for place in self._nameless if place.file is not None}
-        return [file for file in files if file.image.build_id and file.stripped]
+        return [file for file in files if file.stripped]
 
     def places_by_file(self) -> dict[CodeFile, list[Place]]:
         """All places in files that were asked for."""
@@ -255,7 +256,8 @@ class Resolver:
         return frames
 
     def _shown(self, name: str) -> str:
-        return _clean(self._demangled(name))
+        plain, stub, _ = name.partition(PLT)
+        return _clean(self._demangled(plain)) + stub
 
     def _without_name(self, place: Place, frame: Frame) -> Stack:
         self._nameless.add(place)

@@ -1,9 +1,10 @@
 /* Opens a library late, works in it, and closes it again.
  *
- *     dlopener /path/to/liblate.so
+ *     dlopener /path/to/liblate.so [ANOTHER]
  *
  * It works in early_work.  The first line on stdin makes it dlopen the library ("opened") and work in
- * its late_work, the next one dlclose it ("closed"), and so on in turn.  Ends when stdin does, "done".
+ * its late_work, the next one dlclose it ("closed"), and so on in turn, with the other library every
+ * second time.  Ends when stdin does, "done".
  */
 #include "target.h"
 
@@ -23,7 +24,8 @@ int main(int argc, char **argv) {
     void *library = NULL;
     uint64_t x = 1;
     char line[64];
-    if (argc != 2)
+    int turn = 0;
+    if (argc < 2)
         return 2;
     ready();
     for (;;) {
@@ -39,7 +41,7 @@ int main(int argc, char **argv) {
             say("closed");
             continue;
         }
-        library = dlopen(argv[1], RTLD_NOW);
+        library = dlopen(argv[1 + turn++ % (argc - 1)], RTLD_NOW);
         if (!library) {
             fprintf(stderr, "%s\n", dlerror());
             return 1;

@@ -3,10 +3,14 @@
 
 uint64_t late_work(uint64_t x);
 
-NAMED static uint64_t late_inner(uint64_t x) { return burn(x, 50000); }
+#ifndef INNER
+#define INNER late_inner
+#endif
+
+NAMED static uint64_t INNER(uint64_t x) { return burn(x, 50000); }
 
 NAMED uint64_t late_work(uint64_t x) {
-    x = late_inner(x);
+    x = INNER(x);
     KEEP_FRAME();
     return x;
 }
