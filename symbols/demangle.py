@@ -1,8 +1,8 @@
 """Names as the programmer wrote them, from the names the linker sees.
 
-C++ (Itanium ABI) through libstdc++'s own demangler, Rust's legacy form here; everything else stays as it
-is.  Names come from the target and are untrusted, and the demangler's output can be exponential in its
-input, so names that could explode are given to a helper process with limits.
+C++ (Itanium ABI) through libstdc++'s own demangler, Rust here, in both forms; everything else (Swift, D)
+stays as it is.  Names come from the target and are untrusted, and the demangler's output can be exponential
+in its input, so names that could explode are given to a helper process with limits.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import functools
 import re
 
 from . import demangle_helper
+from .rust_v0 import demangle_rust_v0
 
 _LONGEST = 4096  # bytes of a mangled name worth trying
 _SAFE_OUTPUT = 16 * 1024 * 1024  # bytes the demangler may write in our own process, at the very worst
@@ -26,16 +27,17 @@ def demangle(name: str) -> str:
     name = _VERSION.sub("", name) or name
     if len(name) > _LONGEST:
         return name
-    return _demangle_rust_legacy(name) or _demangle_cpp(name) or name
+    return _demangle_rust_legacy(name) or demangle_rust_v0(name) or _demangle_cpp(name) or name
 
 
 @functools.lru_cache(maxsize=16_384)
 def display_name(name: str) -> str:
-    """``name`` demangled for display: C++ without template arguments and parameter lists."""
+    """``name`` demangled for display: C++ without template arguments and parameter lists, Rust without
+    the generic arguments of functions."""
     name = _VERSION.sub("", name) or name
     if len(name) > _LONGEST:
         return name
-    rust = _demangle_rust_legacy(name)
+    rust = _demangle_rust_legacy(name) or demangle_rust_v0(name, full=False)
     if rust:
         return rust
     cpp = _demangle_cpp(name)
@@ -132,7 +134,9 @@ _QUALIFIERS = re.compile(r"(?: const\b| volatile\b| restrict\b| noexcept\b| ?&&?
 _CLONES = re.compile(r"(?: \[clone [^]]*\])+\Z")
 _CLOSERS = {"(": ")", "{": "}", "[": "]"}
 _BRACKETS = {"(": re.compile(r"[()]"), "{": re.compile(r"[{}]"), "[": re.compile(r"[][]")}
-_PLAIN = re.compile(r"(?:[^<({ o]|(?<=[\w$])o)+")  # what is neither a bracket, a space nor an operator's begin
+_PLAIN = re.compile(
+    r"(?:[^<({ o]|(?<=[\w$])o)+"
+)  # what is neither a bracket, a space nor an operator's begin
 _IN_ANGLES = re.compile(r"[<>({]|operator")
 
 

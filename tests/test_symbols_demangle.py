@@ -23,7 +23,7 @@ from pyattach.symbols.demangle import demangle, display_name, short_name
         ("_Z", "_Z", "_Z"),
         ("", "", ""),
         ("@", "@", "@"),
-        ("_RNvC6_123foo3bar", "_RNvC6_123foo3bar", "_RNvC6_123foo3bar"),
+        ("_RNvC6_123foo3bar", "123foo::bar", "123foo::bar"),
         ("_ZN3std2io5Write9write_all17h0123456789abcdefE", "std::io::Write::write_all", None),
         ("_ZN3foo3bar17h0123456789abcdefE.llvm.1234567", "foo::bar", None),
         (
