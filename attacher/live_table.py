@@ -13,7 +13,7 @@ from ..render.live import LiveHeader, LiveView, PlainView
 from ..render.live_totals import LiveTotals
 from ..render.profile import Meta, Profile, Thread
 from .samples import SampleStore
-from .session import Options, Progress
+from .session import NAMING_S, Options, Progress
 
 
 class LiveTable:
@@ -34,7 +34,7 @@ class LiveTable:
                 self._totals.add(tid, stack, ticks)
             progress.store.forget_new()
             progress.store.watch = self._totals.add
-        progress.store.update_totals()
+        progress.store.update_totals(NAMING_S)
         self._header = self._header_of(progress)
         self._view.update(self._header, self._totals)
 

@@ -20,7 +20,8 @@ from ..errors import MalformedInput
 from ..inject.layout import MAGIC, VERSION, Control, Log, LogEntry, LogKind, Slot, Unwind
 from ..inject.region import RegionPlan
 from ..render.profile import Meta, Profile, Thread
-from ..symbols.files import file_opener
+from ..symbols.cache import Cache, cache_folder
+from ..symbols.files import file_opener, own_path_opener
 from ..symbols.maps import Maps, parse_maps
 from ..symbols.resolver import Resolver
 from .procfs import printable_command
@@ -154,7 +155,10 @@ class _Recording:
     def profile(self) -> Profile:
         """Each sample named with the mappings of its time."""
         moments = [clock_ns for clock_ns, _ in self._log.maps]
-        resolver = Resolver(Maps([]), file_opener, exe_path=self._log.exe)
+        resolver = Resolver(
+            Maps([]), file_opener, exe_path=self._log.exe, path_openers=[own_path_opener],
+            cache=Cache(cache_folder()),
+        )  # fmt: skip
         store = SampleStore(resolver)
         first_ns = last_ns = ticks = 0
         shown = -1
@@ -163,7 +167,7 @@ class _Recording:
                 for sample in samples:
                     index = self._look_for(sample, moments)
                     if index != shown and index >= 0:
-                        store.update_totals()  # names now, with the mappings of their time
+                        store.place()  # with the mappings of their time
                         resolver.update(self._log.maps[index][1])
                         shown = index
                     store.add([(sample.tid, sample.end, sample.weight, sample.frames)])

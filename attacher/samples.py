@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import collections
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 
@@ -108,15 +109,20 @@ class SampleStore:
         names = {int(end): words for end, words in WHY.items()}
         return tuple((names.get(end, f"reason {end}"), count) for end, count in incomplete)
 
-    def update_totals(self) -> FunctionTotals:
-        """Function totals with all samples so far."""
+    def update_totals(self, budget_s: float = math.inf) -> FunctionTotals:
+        """Function totals with all samples so far; where naming them takes longer than ``budget_s``, the
+        rest is for the next time."""
         self.place()
+        end, done = time.monotonic() + budget_s, 0
         for tid, placed, weight in self._new:
+            if time.monotonic() > end:
+                break
+            done += 1
             stack = self._stack(placed)
             self.totals.add(stack, weight)
             if self.watch is not None:
                 self.watch(tid, stack, weight)
-        self._new.clear()
+        del self._new[:done]
         return self.totals
 
     def weights(self) -> dict[tuple[int, Stack], int]:

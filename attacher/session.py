@@ -37,6 +37,7 @@ from .verify import Verification
 from .wall import WallClock, asleep_now, check_wall
 
 PROGRESS_S = 0.5
+NAMING_S = 0.2
 SWEEP_S = 1.0
 _RING_SECONDS = 4.0
 _WORDS_PER_SAMPLE = 64
@@ -200,6 +201,7 @@ class Session:
         self._maps_held_ns = time.monotonic_ns()
         """Until when the mappings that the resolver has are known to have been the right ones."""
         self.resolver = make_resolver(target, options.names, self.cache)
+        self.resolver.hurried = True
         self.store = SampleStore(self.resolver)
         self.modules = ModuleTable(target, self.resolver, self.plan)
         self.ended_by = ""
@@ -312,9 +314,9 @@ class Session:
         self._follow_maps()
         self._read_ring()
         if sweep:
-            # Names now, while the code is still there that a JIT compiler has named.
+            # Names now, so that little is left to do at the end, but not for so long that the lease runs out.
             self.resolver.refresh_jit()
-            self.store.update_totals()
+            self.store.update_totals(NAMING_S)
             if self.governor.limited or now - self.started > _SETTLED_S:
                 self.delivery.look()
             if self.governor.lowers(self._overhead(), self.cpu.sampled_s):
@@ -461,6 +463,7 @@ class Session:
         """What takes its time: the target has been left."""
         self.store.place()
         self.resolver.refresh_jit()
+        self.resolver.take_time()
         self.store.weights()  # asks for all names, so that it is known which can't be found
         self.notes += complete(self.resolver, self.options.names, self.cache, self.options.say)
         self.store.forget_names()

@@ -13,6 +13,7 @@ KINDS = {
     "library": ("l", "system library"),
     "kernel": ("k", "kernel"),
     "python": ("p", "Python"),
+    "interpreter": ("i", "interpreter"),
     "jit": ("j", "generated code"),
     "unknown": ("n", "no symbol"),
 }

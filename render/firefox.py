@@ -21,6 +21,8 @@ VERSION, GECKO_VERSION = 48, 27
 _CATEGORIES = (
     (FrameKind.USER, "Program", "orange"),
     (FrameKind.LIBRARY, "Library", "blue"),
+    (FrameKind.KERNEL, "Kernel", "purple"),
+    (FrameKind.INTERPRETER, "Interpreter", "yellow"),
     (FrameKind.JIT, "Generated code", "green"),
     (FrameKind.UNKNOWN, "No symbol", "grey"),
     (FrameKind.MARK, "Remark", "transparent"),

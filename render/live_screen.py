@@ -21,6 +21,8 @@ _DIM = "bright_black"
 _STYLES = {
     FrameKind.USER: "",
     FrameKind.LIBRARY: "cyan",
+    FrameKind.KERNEL: "magenta",
+    FrameKind.INTERPRETER: "yellow",
     FrameKind.JIT: "green",
     FrameKind.UNKNOWN: _DIM,
     FrameKind.MARK: "bold magenta",

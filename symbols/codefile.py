@@ -16,6 +16,9 @@ from .table import Symbol, SymbolTable
 _T = TypeVar("_T")
 Warn = Callable[[str], None]
 
+_MANY_SYMBOLS = 8 << 20  # bytes: a third of a million symbols, half a second
+_MUCH_PACKED = 1 << 20  # bytes
+
 
 class CodeFile:
     """``image`` and what belongs to it; further files are looked for when the first address asks for them.
@@ -47,6 +50,28 @@ class CodeFile:
             self._searched = True
             self._debug = self._found(lambda: separate_debug(self.image, self._path, self._openers))
         return self._debug
+
+    @property
+    def identity(self) -> str:
+        """The same for a file of the same content with the same debug file; "" where that can't be told."""
+        if self.image.has_symtab:
+            return self.image.identity
+        debug = self.debug.identity if self.debug is not None else "none"
+        return f"{self.image.identity} {debug}" if self.image.identity and debug else ""
+
+    @property
+    def takes_long(self) -> bool:
+        """Whether reading its function tables for the first time takes more than a moment."""
+        if self._tables is not None:
+            return False
+        if self.image.has_symtab:
+            return self.image.symbols_size > _MANY_SYMBOLS
+        if self.image.build_id is None and self.image.has_section(b".gnu_debuglink"):
+            return not self._searched  # the whole debug file is summed up
+        packed = self.image.section(b".gnu_debugdata")
+        if packed is not None and packed.size > _MUCH_PACKED:
+            return True
+        return self.debug is not None and self.debug.symbols_size > _MANY_SYMBOLS
 
     @property
     def stripped(self) -> bool:
@@ -81,10 +106,14 @@ class CodeFile:
 
     def key_of(self, vaddr: int) -> tuple[int, int] | None:
         """The key alone, without reading the name; None where only ``symbol`` can tell."""
-        for number, table in enumerate(self._tables or ()):
+        if self._tables is None:
+            self._tables = list(self._function_tables())
+        number = 0
+        for table in self._tables:
             position = table.find(vaddr)
             if position >= 0:
                 return number, position
+            number += 1  # noqa: SIM113 - nearly always the first it is
         return None
 
     def _function_tables(self) -> Iterator[SymbolTable]:

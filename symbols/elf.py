@@ -17,7 +17,7 @@ import mmap
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 from ..errors import MalformedInput
@@ -42,7 +42,7 @@ from .headers import (
     read_headers,
 )
 from .maps import Mapping
-from .symtab import SHN_UNDEF, STB_LOCAL, RawSymbol, entry_size, functions, raw_symbols
+from .symtab import SHN_UNDEF, STB_LOCAL, entry_size, functions, name_column, raw_symbols
 from .table import NO_STRINGS, STT_TLS, StringTable, Symbol, SymbolTable, SymbolTableBuilder
 
 __all__ = ["PF_R", "PF_W", "PF_X", "ElfImage", "Section", "Segment", "Symbol", "SymbolTable", "load_bias"]
@@ -129,6 +129,11 @@ class ElfImage:
         """Whether it has the full table, with its local functions: it is not stripped."""
         return any(section.type == SHT_SYMTAB for section in self.sections)
 
+    @property
+    def symbols_size(self) -> int:
+        """Bytes of all symbol tables."""
+        return sum(section.size for section in self.sections if section.type in (SHT_SYMTAB, SHT_DYNSYM))
+
     def function_symbols(self, cache: Cache | None = None) -> SymbolTable:
         """The functions of ``.symtab`` and ``.dynsym`` together.  The sorted table of a large file is kept in
         ``cache``."""
@@ -168,10 +173,10 @@ class ElfImage:
         """Whether there is a section called ``name``."""
         return self.section(name) is not None
 
-    def symbols_of(self, section: Section) -> list[RawSymbol]:
-        """The symbols of a symbol table, one by one, as they stand there."""
+    def names_at(self, section: Section) -> Sequence[int]:
+        """Where the name of each symbol of a symbol table stands in its strings, in the table's order."""
         with self._faults_are_malformed():
-            return list(raw_symbols(self._table(section), self.bits, self.endian))
+            return name_column(self._table(section), self.bits, self.endian)
 
     def strings_of(self, section: Section) -> StringTable:
         """The names that a symbol table refers to."""
@@ -280,7 +285,11 @@ class ElfImage:
     def _build_functions(self, cache: Cache | None) -> SymbolTable:
         tables = [s for s in self.sections if s.type in (SHT_SYMTAB, SHT_DYNSYM)][:_MAX_TABLES]
         strings = tuple(self.strings_of(section) for section in tables)
-        key = self._cache_key() if sum(map(self._count, tables)) >= _WORTH_KEEPING else ""
+        key = (
+            f"symbols-{self.identity}"
+            if self.identity and sum(map(self._count, tables)) >= _WORTH_KEEPING
+            else ""
+        )
         kept = cache.get(key) if cache is not None and key else None
         found = SymbolTable.unpacked(kept, strings) if kept is not None else None
         if found is not None:
@@ -297,12 +306,14 @@ class ElfImage:
     def _count(self, section: Section) -> int:
         return section.size // entry_size(self.bits)
 
-    def _cache_key(self) -> str:
-        """A build id is kept by strip, and says nothing of which tables are left: so all headers count."""
+    @property
+    def identity(self) -> str:
+        """Hexadecimal digits for a file of this content; "" where it has no build id.  A build id is kept by
+        strip, and says nothing of which tables are left: so all headers count."""
         if self.build_id is None:
             return ""
         what = repr((self.build_id, self._file_size, self._headers)).encode()
-        return f"symbols-{hashlib.sha256(what).hexdigest()}"
+        return hashlib.sha256(what).hexdigest()
 
     def _build_dynamic(self) -> dict[bytes, Symbol]:
         found: dict[bytes, Symbol] = {}

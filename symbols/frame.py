@@ -10,7 +10,9 @@ class FrameKind(enum.Enum):
     """The kind of code a frame runs, for colouring and for the legend."""
 
     USER = "user"  # the target's own executable, and libraries beside it
-    LIBRARY = "library"  # shared libraries of the system, the vdso
+    LIBRARY = "library"  # shared libraries of the system
+    KERNEL = "kernel"  # the kernel's code in the process: the vdso and the vsyscall page
+    INTERPRETER = "interpreter"  # what runs the programs of a language: python3.11, libpython, node, libjvm
     JIT = "jit"  # code in memory that is no file: what compilers make at run time
     UNKNOWN = "unknown"  # no symbol: shown as module+0xoffset or as the raw address
     MARK = "mark"  # not code: pyattach's own remark, such as "[truncated]"

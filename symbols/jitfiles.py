@@ -29,8 +29,10 @@ class JitNames:
         ]
         self._dumps: set[str] = set()
 
-    def refresh(self, maps: Maps) -> None:
-        """Read on in all files.  A jitdump is found by the page of it that the runtime maps to mark it."""
+    def refresh(self, maps: Maps, most_turns: int = _MOST_TURNS) -> bool:
+        """Read on in all files; whether there was anything new.  Of each
+        ``most_turns`` pieces of 8 MB at most.  A jitdump is found by the page of it that the
+        runtime maps to mark it."""
         for mapping in maps.executable():
             name = posixpath.basename(mapping.path)
             new = mapping.path not in self._dumps and len(self._dumps) < _MOST_DUMPS
@@ -38,10 +40,13 @@ class JitNames:
                 path = mapping.path
                 self._dumps.add(path)
                 self._files.append(JitDump(GrowingFile(lambda path=path: self._open(path)), self.symbols))  # type: ignore[misc]
+        anything = False
         for file in self._files:
             turns = 0
-            while file.refresh() and turns < _MOST_TURNS:
+            while turns < most_turns and file.refresh():
                 turns += 1
+            anything = anything or turns > 0
+        return anything
 
     def find(self, address: int) -> JitSymbol | None:
         """The function at ``address``, as far as is known by now."""

@@ -43,6 +43,9 @@ class Locator:
         self._bias: dict[tuple[_FileKey, int, int], int | None] = {}
         self._here: dict[int, Place] = {}
         self._places: dict[object, Place] = {}
+        # By a mapping's identity, which it has while it is here: its file, and what is to be taken off.
+        self._in_files: dict[int, tuple[CodeFile, int, Mapping]] = {}
+        self._generated: set[Place] = set()  # without a name so far
 
     def update(self, maps: Maps, seen_ns: tuple[int, int] | None = None) -> None:
         """Go on with newer mappings.
@@ -56,6 +59,7 @@ class Locator:
         self._older, (self._older_until_ns, self.newer_from_ns) = self.maps, seen_ns or (0, 0)
         if maps.executable() != self.maps.executable():
             self._here.clear()
+            self._in_files.clear()
         self.maps = maps
 
     def place(self, address: int, clock_ns: int | None = None) -> Place:
@@ -63,7 +67,7 @@ class Locator:
         if clock_ns is not None and clock_ns < self.newer_from_ns:
             return self._place_before(address, clock_ns > self._older_until_ns)
         place = self._here.get(address)
-        if place is None or self.is_nameless_code(place):
+        if place is None or (place.file is None and self.is_nameless_code(place)):
             place = self._here[address] = self._place(address, self.maps.find(address))
         return place
 
@@ -84,6 +88,16 @@ class Locator:
     def files(self) -> list[CodeFile]:
         """All that were opened."""
         return list({file: None for file in self._files.values() if file is not None})
+
+    def find_generated(self) -> list[Place]:
+        """Look for the names of generated code that had none; those that have one now."""
+        found = []
+        for place in self._generated if self.jit is not None else ():
+            place.jit = self.jit.find(place.address)  # type: ignore[union-attr]
+            if place.jit is not None:
+                found.append(place)
+        self._generated.difference_update(found)
+        return found
 
     def close(self) -> None:
         """Close all files."""
@@ -106,20 +120,35 @@ class Locator:
         return place
 
     def _place(self, address: int, mapping: Mapping | None) -> Place:
+        known = self._in_files.get(id(mapping))
+        if known is not None:
+            return self._place_in(known[0], address - known[1], address, known[2])
         file = self.file(mapping) if mapping is not None else None
         if mapping is None or (file is None and not holds_generated_code(mapping)):
-            known = mapping is not None and (mapping.is_file or mapping.executable)
-            return self._kept((address, mapping if known else None), address, mapping)
+            told = mapping is not None and (mapping.is_file or mapping.executable)
+            return self._kept((address, mapping if told else None), address, mapping)
         if file is None:
             jit = self.jit.find(address) if self.jit is not None else None
             place = self._kept((address, jit), address, mapping)
             place.jit = jit
+            if self.is_nameless_code(place):
+                self._generated.add(place)
             return place
-        bias, offset = self._bias_of(mapping, file.image), mapping.file_offset(address)
-        vaddr = address - bias if bias is not None else file.image.vaddr_of_offset(offset)
-        where = (file, vaddr, offset)
-        place = self._kept(where, address, mapping)
-        place.file, place.vaddr = file, where[1]
+        bias = self._bias_of(mapping, file.image)
+        if bias is not None:
+            self._in_files[id(mapping)] = (file, bias, mapping)
+            return self._place_in(file, address - bias, address, mapping)
+        offset = mapping.file_offset(address)
+        vaddr = file.image.vaddr_of_offset(offset)
+        place = self._kept((file, vaddr, offset), address, mapping)
+        place.file, place.vaddr = file, vaddr
+        return place
+
+    def _place_in(self, file: CodeFile, vaddr: int, address: int, mapping: Mapping) -> Place:
+        key = (file, vaddr)
+        place = self._places.get(key)
+        if place is None:
+            place = self._places[key] = Place(address, mapping, file, vaddr)
         return place
 
     def _kept(self, key: object, address: int, mapping: Mapping | None) -> Place:

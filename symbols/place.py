@@ -17,10 +17,11 @@ class Place:
 
     __slots__ = ("address", "file", "jit", "mapping", "other", "vaddr")
 
-    def __init__(self, address: int, mapping: Mapping | None) -> None:
+    def __init__(
+        self, address: int, mapping: Mapping | None, file: CodeFile | None = None, vaddr: int | None = None
+    ) -> None:
         self.address, self.mapping = address, mapping
-        self.file: CodeFile | None = None
-        self.vaddr: int | None = None
+        self.file, self.vaddr = file, vaddr
         self.jit: JitSymbol | None = None
         self.other: Mapping | None = None
 

@@ -18,6 +18,8 @@ from .elf import ElfImage
 from .files import VDSO, FileOpener, PathOpener, proc_opener
 from .frame import Frame, FrameKind
 from .jitfiles import JitNames
+from .keptnames import KeptNames
+from .kinds import kind_of_file
 from .lines import FileLines, InlinedCall, Line
 from .locator import Locator, holds_generated_code
 from .maps import Mapping, Maps
@@ -32,13 +34,6 @@ _LONGEST_PATH = 400
 _LONGEST_WARNING = 500
 _MAX_WARNINGS = 100
 
-_SYSTEM_DIRECTORIES = (
-    "/lib/", "/lib32/", "/lib64/", "/libx32/",
-    "/usr/lib/", "/usr/lib32/", "/usr/lib64/", "/usr/libx32/",
-    "/usr/local/lib/", "/usr/local/lib64/",
-    "/nix/store/", "/gnu/store/", "/snap/",
-)  # fmt: skip
-
 # Controls, line and paragraph separators, marks that reorder text, and what can't be encoded.
 _UNSHOWABLE = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -48,10 +43,8 @@ Stack = tuple[Frame, ...]
 class Resolver:
     """Names the code of one process; each place and each file is looked at once.
 
-    - In a file, covered by a function symbol: the demangled name, short unless ``full_names``.  USER if
-      the file is the executable at ``exe_path`` (as the target sees it), or lies outside of the system's
-      directories for libraries (/lib, /usr/lib, /usr/local/lib, their 32 and 64 variants, /nix/store,
-      /gnu/store, /snap); LIBRARY otherwise, and for the vdso.
+    - In a file, covered by a function symbol: the demangled name, short unless ``full_names``; of the kind
+      that ``kind_of_file`` gives the file.  So is the vdso; the vsyscall page is KERNEL, too.
     - In a file, not covered: ``BASENAME+0xVADDR``, UNKNOWN; the address is that before relocation, as
       addr2line wants it, or the offset in the file if the file can't be read.
     - In executable memory that is no ELF file: the name that the JIT compiler has told, else
@@ -78,10 +71,16 @@ class Resolver:
         self._exe_path = exe_path.removesuffix(" (deleted)") if exe_path is not None else None
         self._demangled = demangle if full_names else display_name
         self._stacks: dict[Place, Stack] = {}
-        self._of_symbol: dict[tuple[CodeFile, tuple[int, int]], Frame] = {}
+        self._of_symbol: dict[CodeFile, dict[tuple[int, int], Frame]] = {}
+        self._kept = KeptNames(cache, "full" if full_names else "short")
+        self._modules: dict[str, str] = {}
         self._nameless: set[Place] = set()
         self._first: dict[int, Place] = {}
         self._lines: dict[Place, Line] = {}
+        self.hurried = False
+        """No time for files whose tables take long to read: their functions have no names until
+        ``take_time``."""
+        self._put_off: set[CodeFile] = set()
 
     @property
     def maps(self) -> Maps:
@@ -109,12 +108,14 @@ class Resolver:
         """The frames of a place: the function, then those inlined there, as far as they are known by now."""
         stack = self._stacks.get(place)
         if stack is None:
-            stack = self._stacks[place] = self._named(place)
+            in_file = place.vaddr is not None and place.other is None and place.mapping is not None
+            named = self._in_file(place, place.mapping) if in_file else self._named(place)  # type: ignore[arg-type]
+            stack = self._stacks[place] = named
         return stack
 
     def resolve(self, address: CodeAddress) -> Frame:
         """The innermost frame of the code that is at ``address`` now."""
-        return self.frames(self.place(address))[-1]
+        return self.frames(self._locator.place(address.address_for_lookup()))[-1]
 
     def resolve_first(self, address: CodeAddress) -> Frame:
         """The innermost frame of what was at ``address`` when it was first asked for here, whatever is there
@@ -134,10 +135,8 @@ class Resolver:
         jit = self._locator.jit
         if jit is None:
             return
-        jit.refresh(self.maps)
-        for place in [place for place in self._nameless if self._locator.is_nameless_code(place)]:
-            place.jit = jit.find(place.address)
-            if place.jit is not None:
+        if jit.refresh(self.maps, 1) if self.hurried else jit.refresh(self.maps):
+            for place in self._locator.find_generated():
                 self._nameless.discard(place)
                 self._stacks.pop(place, None)
 
@@ -149,12 +148,19 @@ class Resolver:
     def function_start(self, address: int) -> int:
         """Where the function that ``address`` lies in starts, by its symbol; 0 where there is none."""
         place = self._locator.place(address)
-        if place.file is None or place.vaddr is None:
+        if place.file is None or place.vaddr is None or (self.hurried and place.file.takes_long):
             return 0
         found = place.file.symbol(place.vaddr)
         return address - place.vaddr + found[1].value if found is not None else 0
 
     # When the target has been left, and there is time.
+
+    def take_time(self) -> None:
+        """Files with large tables are read from now on."""
+        self.hurried = False
+        for file in self._put_off:
+            self.renamed(file)
+        self._put_off.clear()
 
     def nameless_files(self) -> list[CodeFile]:
         """Files in which a function was looked for in vain, and that lack the table of all functions."""
@@ -171,11 +177,11 @@ class Resolver:
 
     def renamed(self, file: CodeFile) -> None:
         """Forget the names of places in ``file``: more is known of it now."""
+        self._kept.forget(file)
         for place in [place for place in self._stacks if place.file is file]:
             del self._stacks[place]
             self._nameless.discard(place)
-        for key in [key for key in self._of_symbol if key[0] is file]:
-            del self._of_symbol[key]
+        self._of_symbol.pop(file, None)
 
     def use_lines(self, file: CodeFile, places: list[Place], lines: FileLines) -> None:
         """Lines and inlined calls of places in ``file``; ``lines`` goes with ``places``."""
@@ -184,7 +190,8 @@ class Resolver:
             self._stacks.pop(place, None)
 
     def close(self) -> None:
-        """Close all files.  What was resolved stays; nothing else can be."""
+        """Close all files, and keep the names found.  What was resolved stays; nothing else can be."""
+        self._kept.save()
         self._locator.close()
         demangle_helper.close()
 
@@ -204,7 +211,7 @@ class Resolver:
             module = " or ".join(_clean(posixpath.basename(m.file_path)) for m in (mapping, place.other))
             return self._without_name(place, Frame(f"{place.address:#x}", module, FrameKind.UNKNOWN))
         if mapping.path == _VSYSCALL:
-            return (Frame(f"{_VSYSCALL}+{place.address - mapping.start:#x}", _VSYSCALL, FrameKind.LIBRARY),)
+            return (Frame(f"{_VSYSCALL}+{place.address - mapping.start:#x}", _VSYSCALL, FrameKind.KERNEL),)
         if place.file is None and holds_generated_code(mapping):
             return self._generated(place, mapping)
         if not (mapping.is_file or mapping.path == VDSO):
@@ -220,9 +227,12 @@ class Resolver:
         return self._without_name(place, Frame(f"{place.address:#x}", module, FrameKind.JIT))
 
     def _in_file(self, place: Place, mapping: Mapping) -> Stack:
-        module = _clean(posixpath.basename(mapping.file_path)) or "[file]"
+        module = self._modules.get(mapping.path)
+        if module is None:
+            module = _clean(posixpath.basename(mapping.file_path)) or "[file]"
+            self._modules[mapping.path] = module
         function = self._function(place, mapping, module)
-        line = self._lines.get(place)
+        line = self._lines.get(place) if self._lines else None
         if function is None:
             if line is not None and line.function:
                 function = Frame(self._shown(line.function), module, self._kind(mapping))
@@ -237,14 +247,28 @@ class Resolver:
     def _function(self, place: Place, mapping: Mapping, module: str) -> Frame | None:
         if place.file is None or place.vaddr is None:
             return None
+        if self.hurried and place.file.takes_long:
+            self._put_off.add(place.file)
+            return None
         key = place.file.key_of(place.vaddr)
-        frame = self._of_symbol.get((place.file, key)) if key is not None else None
-        if frame is None:
+        frames = self._of_symbol.get(place.file)
+        if frames is None:
+            frames = self._of_symbol[place.file] = {}
+        frame = frames.get(key) if key is not None else None
+        if frame is not None:
+            return frame
+        names = self._kept.names(place.file)
+        name = names.get(key) if key is not None else None
+        if not name:
             found = place.file.symbol(place.vaddr)
-            name = self._shown(found[1].name.decode("utf-8", "replace")) if found is not None else ""
-            if found is None or not name:
+            if found is None:
                 return None
-            frame = self._of_symbol[place.file, found[0]] = Frame(name, module, self._kind(mapping))
+            key, name = found[0], self._shown(found[1].name.decode("utf-8", "replace"))
+            if not name:
+                return None
+            names[key] = name
+        assert key is not None
+        frame = frames[key] = Frame(name, module, self._kind(mapping))
         return frame
 
     def _with_line(self, function: Frame, line: Line) -> list[Frame]:
@@ -264,10 +288,7 @@ class Resolver:
         return (frame,)
 
     def _kind(self, mapping: Mapping) -> FrameKind:
-        if self._exe_path is not None and mapping.file_path == self._exe_path:
-            return FrameKind.USER
-        of_system = mapping.path == VDSO or mapping.path.startswith(_SYSTEM_DIRECTORIES)
-        return FrameKind.LIBRARY if of_system else FrameKind.USER
+        return kind_of_file(mapping.file_path, self._exe_path)
 
     def _warn(self, text: str) -> None:
         if len(self.warnings) < _MAX_WARNINGS:

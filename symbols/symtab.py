@@ -42,6 +42,13 @@ def raw_symbols(table: bytes, bits: int, endian: str) -> Iterator[RawSymbol]:
             yield name, info, home, value, size
 
 
+def name_column(table: bytes, bits: int, endian: str) -> Sequence[int]:
+    """Where the name of each symbol stands in the strings."""
+    if bits == 64 and endian == _NATIVE:
+        return array("I", table)[0::6]
+    return _columns(table, bits, endian)[0]
+
+
 def functions(
     table: bytes, bits: int, endian: str, sections: Sequence[Section], strings: StringTable
 ) -> Columns:

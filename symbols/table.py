@@ -18,6 +18,8 @@ _STB_LOCAL, _STB_GLOBAL, _STB_WEAK, _STB_GNU_UNIQUE = 0, 1, 2, 10
 _LAST_ADDRESS = 2**64 - 1
 _NAME_LIMIT = 65_536  # bytes; no compiler gets there
 _NAME_CHUNK = 256  # bytes; holds nearly every name
+_ASKED_OFTEN = 200  # names one by one, then the whole section
+_KEPT_LIMIT = 32 << 20  # bytes of names that are kept in memory
 _SEARCHED_LIMIT = 64 << 20  # bytes of names that a search by name reads
 _ALIASES_LOOKED_AT = 64  # bounds the names read for one address
 _STEPS_BACK = 256  # bounds the search for a symbol that encloses others
@@ -38,12 +40,15 @@ class Symbol:
 
 
 class StringTable:
-    """A string section, read name by name, so that hundreds of MB of names cost nothing until asked for."""
+    """A string section, read name by name, so that hundreds of MB of names cost nothing until asked for.
+    After many names it is read as a whole, where it is not too large."""
 
     def __init__(self, stream: BinaryIO, offset: int, size: int) -> None:
         self._stream = stream
         self._offset = offset
         self._size = size
+        self._asked = 0
+        self._whole: bytes | None = None
 
     def get(self, index: int) -> bytes:
         """The name at ``index`` bytes into the section; b"" outside of it.  Cut at 64 KiB."""
@@ -65,6 +70,15 @@ class StringTable:
         length = min(limit, self._size - index)
         if length <= 0:
             return b""
+        if self._whole is None:
+            self._asked += 1
+            if self._asked > _ASKED_OFTEN and self._size <= _KEPT_LIMIT:
+                self._whole = self._from_file(0, self._size)
+        if self._whole is not None:
+            return self._whole[index : index + length]
+        return self._from_file(index, length)
+
+    def _from_file(self, index: int, length: int) -> bytes:
         try:
             self._stream.seek(self._offset + index)
             return self._stream.read(length)
@@ -210,6 +224,8 @@ class SymbolTable:
         """The number of the innermost symbol that covers ``vaddr``, an address before relocation; -1 in a
         gap.  Of several that start there it is the last."""
         index = bisect.bisect_right(self._values, vaddr) - 1
+        if index >= 0 and self._ends[index] > vaddr:
+            return index
         for position in range(index, max(-1, index - _STEPS_BACK), -1):
             if self._reach[position] <= vaddr:
                 return -1

@@ -93,7 +93,7 @@ def test_what_was_asked_first_stays() -> None:
 
 def test_generated_code_gets_its_name_when_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     jit = JitNames(1)
-    monkeypatch.setattr(jit, "refresh", lambda _maps: None)
+    monkeypatch.setattr(jit, "refresh", lambda _maps: True)
     code = Maps(parse_maps(b"10001000-10002000 rwxp 00000000 00:00 0\n"))
     with Resolver(code, open_mapping, jit=jit) as resolver:
         place = resolver.place(ADDRESS)

@@ -106,8 +106,8 @@ def resolver(opener: Opener) -> Iterator[Resolver]:
         (0x60003010, "0x60003010", "", FrameKind.UNKNOWN),
         (0x70001100, "foo", "memfd:stub", FrameKind.USER),
         (0x70002100, "0x70002100", "memfd:jit", FrameKind.JIT),
-        (0x7FFF00001100, "foo", "[vdso]", FrameKind.LIBRARY),
-        (0xFFFFFFFFFF600400, "[vsyscall]+0x400", "[vsyscall]", FrameKind.LIBRARY),
+        (0x7FFF00001100, "foo", "[vdso]", FrameKind.KERNEL),
+        (0xFFFFFFFFFF600400, "[vsyscall]+0x400", "[vsyscall]", FrameKind.KERNEL),
         (0x90000000, "0x90000000", "", FrameKind.UNKNOWN),
         (0, "0x0", "", FrameKind.UNKNOWN),
     ],
@@ -174,7 +174,7 @@ def test_our_own_libc_and_vdso() -> None:
             )
             assert symbol is not None
             frame = resolver.resolve(InstructionPointer(vdso.start + symbol.value))
-            assert "clock_gettime" in frame.name and frame.kind is FrameKind.LIBRARY
+            assert "clock_gettime" in frame.name and frame.kind is FrameKind.KERNEL
         assert not resolver.warnings
 
 
