@@ -36,6 +36,7 @@ from .target import TargetProcess
 from .verify import Verification
 from .wall import WallClock, asleep_now, check_wall
 
+_NO_TIME = "of a program that executed another one no lines and no debug files of servers were looked for"
 PROGRESS_S = 0.5
 NAMING_S = 0.2
 SWEEP_S = 1.0
@@ -460,12 +461,17 @@ class Session:
         return Profile(meta, dict(self.threads.names), weights, timeline)
 
     def _complete_names(self) -> None:
-        """What takes its time: the target has been left."""
+        """What takes its time: the target has been left.  But not where it has gone on as another program,
+        which is to be sampled, too."""
+        names = self.options.names
+        if self.replaced and self.options.follow_exec and (names.lines or names.servers):
+            names = dataclasses.replace(names, lines=False, servers=())
+            self.notes.append(_NO_TIME)
         self.store.place()
         self.resolver.refresh_jit()
         self.resolver.take_time()
         self.store.weights()  # asks for all names, so that it is known which can't be found
-        self.notes += complete(self.resolver, self.options.names, self.cache, self.options.say)
+        self.notes += complete(self.resolver, names, self.cache, self.options.say)
         self.store.forget_names()
 
     def _rate_reached(self) -> float | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support import build_target
-from test_attach_run import Folded, Spawn, attach, cpu_time_s, maps_text, pyattach
+from test_attach_run import MARK, Folded, Spawn, attach, cpu_time_s, maps_text, pyattach
 
 
 def shares(path: Path, *names: str) -> float:
@@ -131,3 +131,18 @@ def test_cpp_names_short_and_full(spawn: Spawn, tmp_path: Path, full: bool) -> N
         target.finish()
     wanted = "Worker<unsigned long>::spend(unsigned long, char const*)" if full else "Worker::spend"
     assert shares(folded, wanted) > 0.8
+
+
+def test_looking_for_lines_keeps_no_program_from_being_sampled(spawn: Spawn, tmp_path: Path) -> None:
+    """What becomes of the process is to be met at once; lines of what it was before are done without."""
+    folded = tmp_path / "o.folded"
+    with spawn("execs", 3, 300) as target:
+        with pyattach(target.pid, "--lines", "-o", folded, "-o", "-") as run:
+            run.wait_until("the stub is in", lambda: MARK in maps_text(target.pid))
+            target.tell()
+            target.expect("done")
+            run.tell(signal.SIGINT)
+            out = run.finish(0)
+        target.finish(0)
+    assert "of a program that executed another one no lines" in out
+    assert Folded(folded).inclusive()["work_between"] > 0
