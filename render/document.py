@@ -13,6 +13,8 @@ A JSON object, all stacks in it exactly:
     samples  {thread: [...], node: [...], ticks: [...]}  indices; of nodes, the differences.  Thread -1 is
              the profile compared with
     rest     {node: how many siblings it stands for}
+
+A picture holds it as ``packing.packed`` makes it.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from ..errors import MalformedInput
 from ..symbols.frame import Frame, FrameKind
 from .folded import NO_STACK
 from .names import printable, shortened
+from .packing import unpacked
 from .profile import Meta, Profile, Stack, Thread
 from .tree import BASE, REST, Tree
 
@@ -84,7 +87,7 @@ def profile_of(document: object) -> Profile:
             f"its version is {document.get('version')!r}, not {VERSION}", "take a newer pyattach"
         )
     try:
-        return _profile_of(document)
+        return _profile_of(unpacked(document))
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise MalformedInput(f"the profile in it is damaged: {error!r}") from error
 

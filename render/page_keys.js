@@ -222,6 +222,7 @@ function onKey(event) {
 }
 
 async function start() {
+  make("style", {}, svg, STYLE); // page.css
   readDocument(await unpacked(find("profile").textContent));
   if (!doc.samples.ticks.length) return svg.setAttribute("data-ready", ""); // the picture says why it is empty
   for (const id of ["still-head", "still-foot"]) find(id)?.remove();

@@ -14,7 +14,7 @@ async function unpacked(base64) {
 }
 
 function readDocument(packed) {
-  doc = packed.profile;
+  doc = unpackedColumns(packed.profile);
   unit = doc.meta.unit ?? "samples";
   picture = packed.picture;
   const threads = doc.threads.map(([tid, name]) => (name ? `${name}-${tid}` : String(tid)));
@@ -23,6 +23,19 @@ function readDocument(packed) {
   lines = doc.frames.map((f) => f[3] ?? "").concat(threads.map(() => ""));
   kinds = picture.colours.concat(threads.map(() => "b"));
   hashes = names.map((name, i) => hash(name + "\0" + modules[i]));
+}
+
+// As packing.py has packed them.
+function unpackedColumns(stored) {
+  const column = (text) => typeof text !== "string" ? text
+    : Array.from(text, (c) => c.codePointAt(0)).map((code) => code - 36 - (code > 0xdfff ? 0x800 : 0));
+  const { order, frame, up } = stored.nodes, { thread, node, ticks } = stored.samples;
+  const frameAt = column(order), frames = column(frame).map((rank) => frameAt[rank]);
+  const counts = column(stored.rest), rest = {};
+  let blocks = 0;
+  frames.forEach((index, at) => { if (index === REST) rest[at] = counts[blocks++]; });
+  const samples = { thread: column(thread), node: column(node), ticks: column(ticks) };
+  return { ...stored, nodes: { frame: frames, up: column(up) }, samples, rest };
 }
 
 function hash(text) { // FNV-1a over UTF-16 units

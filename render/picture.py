@@ -48,7 +48,7 @@ def frames(tree: Tree, classes: list[str], top: float, *, upward: bool) -> Itera
         name = f"({tree.count[node]:,} smaller)" if rest else tree.frames[tree.frame[node]].name
         if depth == DEEPEST + 1:
             kind, name = "r", "⋯ deeper"
-        x, width = f"{PAD + start * scale:.1f}".removesuffix(".0"), max(ticks * scale - 0.6, 0.6)
+        x, width = _px(PAD + start * scale), max(ticks * scale - 0.6, 0.6)
         room = int((width - 5) / CHAR)
         text = crop(printable(shortened(name, 1000)), room) if room >= 3 else ""
         title = f"{ticks:,} ({share(ticks, tree.ticks[0])})"
@@ -58,7 +58,7 @@ def frames(tree: Tree, classes: list[str], top: float, *, upward: bool) -> Itera
         if text != name:
             title = f"{shortened(printable(name), _TITLE_LIMIT)}, {title}"
         rows[depth].append(
-            f'<rect class="{kind}" x="{x}" width="{width:.4g}" height="{ROW - 1}">'
+            f'<rect class="{kind}" x="{x}" width="{_px(width)}" height="{ROW - 1}">'
             f"<title>{xml(title)}</title></rect>"
         )
         if text:
@@ -73,3 +73,7 @@ def frames(tree: Tree, classes: list[str], top: float, *, upward: bool) -> Itera
             yield from ('\n<g transform="translate(3 12.5)">\n', "\n".join(names[depth]), "\n</g>")
         yield "\n</g>\n"
     yield "</g>\n"
+
+
+def _px(length: float) -> str:
+    return f"{length:.1f}".removesuffix(".0")

@@ -7,10 +7,6 @@ can be broken out of, in a file of its own as in an HTML page.
 
 from __future__ import annotations
 
-import base64
-import gzip
-import importlib.resources
-import json
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -20,6 +16,8 @@ from .document import document_of, used_frames
 from .facts import facts, seconds, short_command, why_empty
 from .large_tree import build_bounded
 from .names import crop, printable, shortened
+from .packing import gzip_base64, json_bytes, packed
+from .page import page_script, still_style
 from .picture import LEAST_SHARE, PAD, ROW, WIDTH, frames, rows_of, xml
 from .profile import Meta, Profile
 from .renderer import RenderOptions, encoded
@@ -27,7 +25,6 @@ from .tree import REST, Tree, build, least_ticks, pruned
 
 _KEPT_NODES = 300_000
 _TOP = 88
-_SCRIPTS = ("page_model.js", "page_layout.js", "page_draw.js", "page_table.js", "page_keys.js")
 _TRUTH = "The width of a frame is its share of the {}, not a span of time; siblings stand in order of name."
 _KIND = {
     "cpu": "flame graph of CPU time",
@@ -66,10 +63,10 @@ def svg(profile: Profile, options: RenderOptions, base: Profile | None = None) -
     yield from _head(page, _TOP + height + 22 + 17 * len(foot))
     yield from frames(drawn, classes, _TOP, upward=not options.inverted) if profile.total else _empty(profile)
     yield from ('<g id="still-foot">\n', *foot, "</g>\n")
-    packed = {"profile": document_of(profile, kept, base.meta if base else None), "picture": page}
-    yield f'<metadata id="profile">{_packed(packed)}</metadata>\n'
-    script = "\n".join(_resource(name) for name in _SCRIPTS)
-    yield f'<script><![CDATA[\n(() => {{\n"use strict";\n{script}}})();\n]]></script>\n</svg>\n'
+    document = packed(document_of(profile, kept, base.meta if base else None))
+    stored = gzip_base64(json_bytes({"profile": document, "picture": page}))
+    yield f'<metadata id="profile">{stored}</metadata>\n'
+    yield f"<script><![CDATA[\n{page_script()}\n]]></script>\n</svg>\n"
 
 
 def _page(profile: Profile, options: RenderOptions, kept: Tree, base: Profile | None) -> dict[str, Any]:
@@ -116,7 +113,7 @@ def _head(page: dict[str, Any], height: float) -> Iterator[str]:
     yield f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{height:g}" '
     yield f'viewBox="0 0 {WIDTH} {height:g}">\n'
     yield f"<title>{xml(shortened(page['title'], 200))}</title>\n"
-    yield f"<style><![CDATA[\n{_resource('page.css')}]]></style>\n"
+    yield f"<style><![CDATA[\n{still_style()}]]></style>\n"
     yield '<rect class="bg" width="100%" height="100%"/>\n<g id="still-head">\n'
     yield f'<text class="title" x="{PAD}" y="30">{xml(crop(page["title"], room))}</text>\n'
     yield f'<text class="dim" x="{PAD}" y="52">{xml(page["subtitle"])}</text>\n'
@@ -145,16 +142,3 @@ def _foot(page: dict[str, Any], top: float) -> Iterator[str]:
         for line in textwrap.wrap(paragraph, columns, break_on_hyphens=False):
             yield f'<text class="dim" x="{PAD}" y="{y:g}">{xml(line)}</text>\n'
             y += 17
-
-
-def _packed(value: object) -> str:
-    # mtime 0: the same profile makes the same file.
-    text = json.dumps(value, separators=(",", ":"))
-    return base64.b64encode(gzip.compress(text.encode(), 6, mtime=0)).decode()
-
-
-def _resource(name: str) -> str:
-    """A file that goes into the page, without indentation and lines of comment."""
-    text = importlib.resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
-    lines = (line.strip() for line in text.splitlines())
-    return "".join(f"{line}\n" for line in lines if line and not line.startswith("//"))

@@ -21,6 +21,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 from support import skip_unless_ci
 
 from pyattach.render.formats import RenderOptions, write_atomically
+from pyattach.render.packing import unpacked
 from pyattach.render.profile import Meta, Profile, Thread
 from pyattach.render.renderer import encoded
 from pyattach.render.svg import svg as drawing
@@ -66,10 +67,11 @@ def svg(of: Profile, base: Profile | None = None, **options: object) -> str:
 
 
 def packed(text: str) -> dict[str, Any]:
-    """What is stored in the picture."""
+    """What is stored in the picture, its columns unpacked."""
     data = ET.fromstring(text.encode()).find(f"{SVG}metadata")
     assert data is not None
     result: dict[str, Any] = json.loads(gzip.decompress(base64.b64decode(data.text or "")))
+    result["profile"] = unpacked(result["profile"])
     return result
 
 

@@ -26,6 +26,7 @@ from pyattach.errors import MalformedInput, PyattachError
 from pyattach.render import reading
 from pyattach.render.combine import below, combined
 from pyattach.render.formats import RENDERERS, RenderOptions, renderer_for, write_atomically
+from pyattach.render.packing import packed
 from pyattach.render.pprof import read_pprof
 from pyattach.render.profile import Meta, Profile, Thread, Timeline, totals_of
 from pyattach.render.reading import read_profile
@@ -156,7 +157,10 @@ def test_a_damaged_file_is_a_profile_or_refused(data: st.DataObject) -> None:
     with contextlib.suppress(MalformedInput):
         read_pprof(bytes(whole))
     document = json.loads(b"".join(renderer_for("json").render(real_profile(), RenderOptions())))
-    for _ in range(3):
+    if data.draw(st.booleans()):
+        document = packed(document)
+        document["nodes"][data.draw(st.sampled_from(["order", "frame", "up"]))] = data.draw(st.text())
+    for _ in range(data.draw(st.integers(0, 3))):
         place = data.draw(
             st.sampled_from(["threads", "modules", "frames", "nodes", "samples", "rest", "meta"])
         )

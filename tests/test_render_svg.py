@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import xml.etree.ElementTree as ET
 
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 
 from pyattach.render.document import profile_of
 from pyattach.render.large_tree import build_bounded
+from pyattach.render.packing import json_bytes, unpacked
+from pyattach.render.packing import packed as packed_columns
 from pyattach.render.profile import Meta, Profile, Thread
 from pyattach.render.tree import REST, build, least_ticks, pruned
 
@@ -120,6 +123,28 @@ def test_bytes_for_each_frame() -> None:
     stacks = {f"main loop_{a} function_{a}_{b} leaf_{b}": 10 for a in range(20) for b in range(20)}
     empty, full = svg(profile({})), svg(profile(stacks))
     assert (len(full.encode()) - len(empty.encode())) / len(drawn(full)) < 177
+
+
+def test_what_every_file_has_is_small() -> None:
+    assert len(svg(profile({"main": 1})).encode()) < 25_000
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.integers(-1, 10), min_size=1),
+    st.lists(st.integers(-1, 2**70) | st.sampled_from([0xD7DB, 0xD7DC, 0xDFDC, 0x10F7DB, 0x10F7DC])),
+    st.text(st.characters(codec=None)),
+)
+def test_a_packed_document_is_the_same_unpacked(frames: list[int], ticks: list[int], name: str) -> None:
+    document = {
+        "frames": [[name, 0, "user"]],
+        "nodes": {"frame": frames, "up": [1] * len(frames)},
+        "samples": {"thread": [-1] * len(ticks), "node": [0] * len(ticks), "ticks": ticks},
+        "rest": {str(node): 1000 + node for node, index in enumerate(frames) if index == REST},
+    }
+    stored = json.loads(json_bytes(packed_columns(document)))
+    assert unpacked(stored) == document
+    assert unpacked(document) == document
 
 
 def test_many_stacks_stay_a_small_file() -> None:
