@@ -1,16 +1,18 @@
 """The flame graph beside its peers' on the same folded stacks: time, bytes for each visible frame; then in
 Chromium: until it is painted, and a zoom.  And what a refresh of the live view costs.
 
-    python benchmarks/render.py [--peer COMMAND] [--lines 10000 1000000] [--frames 100000]
+    python benchmarks/render.py [--inferno PYTHON] [--peer COMMAND] [--lines 10000 1000000] [--frames 100000]
 
-Peers take folded stacks on stdin and write SVG: flamegraph.pl (Debian's libdevel-nytprof-perl) where it is
-found, and any other that is given (``--peer inferno-flamegraph``).  A visible frame is a frame's rectangle in
-the SVG as it is on disk.
+Peers take folded stacks on stdin and write SVG: flamegraph.pl (Debian's libdevel-nytprof-perl), inferno through
+its binding for Python (PyPI's pyinferno, in the environment of PYTHON), and any other that is given (``--peer
+inferno-flamegraph``).  Each time is from the start of the process to its end, the median of some runs in turns.
+A visible frame is a frame's rectangle in the SVG as it is on disk.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import os
 import random
@@ -38,6 +40,8 @@ from pyattach.render.profile import Meta, Profile, Stack, Thread  # noqa: E402
 from pyattach.symbols.frame import Frame, FrameKind  # noqa: E402
 
 FLAMEGRAPH_PL = "/usr/share/perl5/Devel/NYTProf/flamegraph.pl"
+INFERNO = """import sys, pyinferno
+sys.stdout.write(pyinferno.flamegraph_from_lines(sys.stdin.read().splitlines()))"""
 PYATTACH = [sys.executable, "-m", "pyattach", "report"]
 FIRST_PAINT = """return performance.getEntriesByType("paint").find(
     e => e.name === "first-paint")?.startTime"""
@@ -80,29 +84,32 @@ def timed(run: Callable[[], object]) -> float:
 
 
 def against_peers(lines: int, folder: Path, peers: list[tuple[str, list[str]]]) -> None:
-    source, out = folder / "in.folded", folder / "out.svg"
+    source = folder / "in.folded"
     source.write_text("".join(folded_lines(lines)))
-    print(f"\n{lines:,} folded lines, {source.stat().st_size / 1e6:.1f} MB")
+    commands = [("pyattach report", [*PYATTACH, str(source), "-o", "-", "-f", "svg"]), *peers]
+    times_s: dict[str, list[float]] = {name: [] for name, _ in commands}
+    runs = 5 if lines <= 100_000 else 1
+    for _ in range(runs):
+        for name, command in commands:
+            times_s[name].append(timed(functools.partial(written, command, source, folder / f"{name}.svg")))
+    print(f"\n{lines:,} folded lines, {source.stat().st_size / 1e6:.1f} MB, median of {runs}")
     print(f"{'':24}{'time':>10}{'file':>12}{'frames':>9}{'bytes/frame':>13}")
+    ours_s = statistics.median(times_s["pyattach report"])
+    for name, _ in commands:
+        text = (folder / f"{name}.svg").read_text()
+        size, frames, took_s = len(text.encode()), visible_frames(text), statistics.median(times_s[name])
+        if name == "pyattach report":
+            line(name, took_s, size, frames)
+            stored = re.search(r'<metadata id="profile">(.*?)</metadata>', text)
+            line("  without the profile", None, size - len(stored[1] if stored else ""), frames)
+        else:
+            line(name, took_s, size, frames, f"  {took_s / ours_s:.1f} times our time")
+
+
+def written(command: list[str], source: Path, to: Path) -> None:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ours = [*PYATTACH, str(source), "-o", str(out)]
-    took_s = timed(lambda: subprocess.run(ours, check=True, env=env, stderr=subprocess.DEVNULL))
-    text = out.read_text()
-    stored = re.search(r'<metadata id="profile">(.*?)</metadata>', text)
-    without = len(text.encode()) - (len(stored[1]) if stored else 0)
-    line("pyattach report", took_s, len(text.encode()), visible_frames(text))
-    line("  without the profile", None, without, visible_frames(text))
-    for name, command in peers:
-
-        def run(command: list[str] = command) -> None:
-            with open(source) as stdin, open(out, "w") as stdout:
-                subprocess.run(command, stdin=stdin, stdout=stdout, stderr=subprocess.DEVNULL, check=True)
-
-        peer_s = timed(run)
-        text = out.read_text()
-        line(
-            name, peer_s, len(text.encode()), visible_frames(text), f"  {peer_s / took_s:.1f} times our time"
-        )
+    with open(source) as stdin, open(to, "w") as stdout:
+        subprocess.run(command, stdin=stdin, stdout=stdout, stderr=subprocess.DEVNULL, check=True, env=env)
 
 
 def line(name: str, took_s: float | None, size: int, frames: int, note: str = "") -> None:
@@ -190,6 +197,17 @@ def live_refresh(functions: int = 500) -> None:
     print(f"  at its pace of {pace_s:g} s and 99 samples a second {share:.1%} of a core")
 
 
+def installed(inferno: str) -> Iterator[tuple[str, list[str]]]:
+    if Path(FLAMEGRAPH_PL).exists():
+        yield "flamegraph.pl", ["perl", FLAMEGRAPH_PL]
+    else:
+        print("flamegraph.pl is missing: apt-get install libdevel-nytprof-perl")
+    if not subprocess.run([inferno, "-c", "import pyinferno"], capture_output=True, check=False).returncode:
+        yield "inferno (pyinferno)", [inferno, "-c", INFERNO]
+    else:
+        print("inferno is missing: pip install pyinferno, somewhere; then --inferno PYTHON, the one it is in")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -197,10 +215,11 @@ def main() -> None:
     parser.add_argument(
         "--peer", action="append", default=[], metavar="COMMAND", help="one more, stdin to stdout"
     )
+    parser.add_argument("--inferno", default=sys.executable, metavar="PYTHON", help="one that has pyinferno")
     parser.add_argument("--lines", type=int, nargs="+", default=[10_000, 1_000_000])
     parser.add_argument("--frames", type=int, default=100_000)
     arguments = parser.parse_args()
-    peers = [("flamegraph.pl", ["perl", FLAMEGRAPH_PL])] if Path(FLAMEGRAPH_PL).exists() else []
+    peers = list(installed(arguments.inferno))
     for command in arguments.peer:
         words = shlex.split(command)
         peers.append((Path(words[-1]).name, words))
