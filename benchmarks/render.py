@@ -3,10 +3,10 @@ Chromium: until it is painted, and a zoom.  And what a refresh of the live view 
 
     python benchmarks/render.py [--inferno PYTHON] [--peer COMMAND] [--lines 10000 1000000] [--frames 100000]
 
-Peers take folded stacks on stdin and write SVG: flamegraph.pl (Debian's libdevel-nytprof-perl), inferno through
-its binding for Python (PyPI's pyinferno, in the environment of PYTHON), and any other that is given (``--peer
-inferno-flamegraph``).  Each time is from the start of the process to its end, the median of some runs in turns.
-A visible frame is a frame's rectangle in the SVG as it is on disk.
+Peers take folded stacks on stdin and write SVG: flamegraph.pl (Debian's libdevel-nytprof-perl), inferno
+through its binding for Python (PyPI's pyinferno, in the environment of PYTHON), and any other that is given
+(``--peer inferno-flamegraph``).  Times are from a process's start to its end, the median of some runs in
+turns.  A visible frame is a frame's rectangle in the SVG as it is on disk.
 """
 
 from __future__ import annotations
