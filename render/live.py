@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -17,6 +18,7 @@ from .live_screen import LiveHeader, build_screen, figures
 from .live_state import LiveState, Wish
 from .live_totals import LiveTotals
 from .names import crop, printable
+from .terminal_guard import TerminalGuard
 from .terminal_keys import TerminalKeys
 
 __all__ = ["LiveHeader", "LiveView", "PlainView", "View"]
@@ -66,6 +68,7 @@ class LiveView:
         self._size = (0, 0)
         self._note = ""
         self._quit = False
+        self._undo = contextlib.ExitStack()
         self._live = Live(
             console=self._console,
             screen=self._console.is_terminal,
@@ -76,20 +79,32 @@ class LiveView:
 
     def __enter__(self) -> LiveView:
         with contextlib.ExitStack() as undo:
+            if (terminal := self._terminal()) >= 0:
+                undo.enter_context(self._guard(terminal))
             if self._keys is not None:
                 undo.enter_context(self._keys)
-            self._live.__enter__()
-            undo.pop_all()
+            undo.enter_context(self._live)
+            self._undo = undo.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._undo.__exit__(kind, error, trace)
+
+    def _terminal(self) -> int:
+        """Where the alternate screen is; -1: there is none."""
         try:
-            self._live.__exit__(kind, error, trace)
-        finally:
-            if self._keys is not None:
-                self._keys.__exit__(kind, error, trace)
+            fd = self._console.file.fileno()
+        except OSError:  # it is written to memory
+            return -1
+        return fd if os.isatty(fd) else -1
+
+    def _guard(self, terminal: int) -> TerminalGuard:
+        settings = self._keys.settings() if self._keys is not None else None
+        if self._keys is None or settings is None:
+            return TerminalGuard(terminal)
+        return TerminalGuard(terminal, self._keys.fd, *settings)
 
     def update(self, header: LiveHeader, totals: LiveTotals) -> None:
         """Show this state, fitted to the terminal as it is now, where the time for that has come."""

@@ -23,16 +23,27 @@ class TerminalKeys:
     (background), there never is a key."""
 
     def __init__(self, fd: int = 0) -> None:
-        self._fd = fd
+        self.fd = fd
         self._before: list[Any] | None = None
 
-    def __enter__(self) -> TerminalKeys:
+    def settings(self) -> tuple[list[Any], list[Any]] | None:
+        """The terminal's settings as they are and as they will be; None where there never is a key."""
         try:
-            if os.isatty(self._fd) and in_foreground(self._fd):
-                self._before = termios.tcgetattr(self._fd)
-                self._set_raw(self._before)
+            if not (os.isatty(self.fd) and in_foreground(self.fd)):
+                return None
+            before = termios.tcgetattr(self.fd)
+            return before, self._unbuffered(before)
         except (OSError, termios.error):
-            self._before = None
+            return None
+
+    def __enter__(self) -> TerminalKeys:
+        settings = self.settings()
+        if settings is not None:
+            self._before, ours = settings
+            try:
+                termios.tcsetattr(self.fd, termios.TCSADRAIN, ours)
+            except (OSError, termios.error):
+                self._before = None
         return self
 
     def __exit__(
@@ -41,16 +52,16 @@ class TerminalKeys:
         if self._before is None:
             return
         try:
-            termios.tcsetattr(self._fd, termios.TCSADRAIN, self._before)
+            termios.tcsetattr(self.fd, termios.TCSADRAIN, self._before)
         except (OSError, termios.error):
             return  # the terminal is gone
         finally:
             self._before = None
 
-    def _set_raw(self, before: list[Any]) -> None:
+    def _unbuffered(self, before: list[Any]) -> list[Any]:
         mode = [*before[:6], list(before[6])]
         mode[3] &= ~(termios.ICANON | termios.ECHO)
-        off = os.fpathconf(self._fd, "PC_VDISABLE").to_bytes(1, "little")
+        off = os.fpathconf(self.fd, "PC_VDISABLE").to_bytes(1, "little")
         for place, value in (
             (termios.VSUSP, off),
             (termios.VQUIT, off),
@@ -58,15 +69,15 @@ class TerminalKeys:
             (termios.VTIME, 0),
         ):
             mode[6][place] = value
-        termios.tcsetattr(self._fd, termios.TCSADRAIN, mode)
+        return mode
 
     def pressed(self) -> list[str]:
         """What was pressed since the last call: characters, or up, down, left, right, home, end, pageup,
         pagedown, enter, backspace, escape.  Never waits."""
         data = b""
-        while self._before is not None and select.select([self._fd], [], [], 0)[0]:
+        while self._before is not None and select.select([self.fd], [], [], 0)[0]:
             try:
-                more = os.read(self._fd, 1024)
+                more = os.read(self.fd, 1024)
             except OSError:
                 more = b""
             if not more:  # hung up

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shlex
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -196,6 +198,50 @@ def test_a_signal_leaves_the_terminal_as_it_was(
         ).stdout.split()
         subprocess.run(["kill", f"-{number}", pyattach], check=True)
         assert "left-with-0" in ended(screen, tmp_path)
+
+
+def kill_in(screen: Terminal) -> None:
+    """SIGKILL to pyattach, the shell's only child."""
+    found = subprocess.run(["pgrep", "-P", screen.state("pane_pid")], capture_output=True, check=True)
+    os.kill(int(found.stdout), signal.SIGKILL)
+
+
+def test_killed_it_leaves_the_terminal_as_it_was(
+    spawn: Spawn, terminal: Callable[[int, int], Terminal], tmp_path: Path
+) -> None:
+    with spawn("split") as target:
+        screen = start(terminal, tmp_path, str(target.pid), "-o", "o.svg")
+        screen.wait_until("sampling goes on", lambda rows: re.search(r"[2-9]\.\d s", rows[0]))
+        kill_in(screen)
+        wait_for("the alternate screen is left", lambda: screen.state("alternate_on") == "0")
+        assert screen.state("cursor_flag") == "1"
+        screen.wait_until("the shell has gone on", lambda rows: "all-done" in rows)
+        screen.line("stty -a > after; echo $((40 + 2))-now")  # the first one was in a race with the guard
+        screen.wait_until("the shell does what is typed", lambda rows: "42-now" in rows)
+        before, after = ((tmp_path / name).read_text().partition("line =")[2] for name in ("before", "after"))
+        assert after == before
+        assert target.process.poll() is None
+
+
+def test_killed_under_a_shell_with_settings_of_its_own(
+    spawn: Spawn, terminal: Callable[[int, int], Terminal], tmp_path: Path
+) -> None:
+    """What the shell's line editor has set meanwhile stays."""
+    with spawn("split") as target:
+        screen = terminal(80, 24)
+        screen.wait_until("the shell is there", lambda rows: rows and rows[0].startswith("$"))
+        screen.line("exec env PS1='bash> ' bash --norc -i")
+        screen.wait_until("that shell is there", lambda rows: any(row.startswith("bash>") for row in rows))
+        command = shlex.join(["env", f"PYTHONPATH={ROOT}", *COMMAND, str(target.pid), "-o", "o.svg"])
+        screen.line(f"cd {shlex.quote(str(tmp_path))}; stty -a > before; {command}")
+        screen.wait_until("samples are shown", lambda rows: any(row.startswith("work_70") for row in rows))
+        kill_in(screen)
+        wait_for("the alternate screen is left", lambda: screen.state("alternate_on") == "0")
+        screen.line("clear; stty -a > after; echo $((40 + 2))-now")
+        rows = screen.wait_until("the shell does what is typed", lambda rows: "42-now" in rows)
+        assert not any("40 + 2" in row for row in rows[: rows.index("42-now")])  # echoed once, before it
+        before, after = ((tmp_path / name).read_text().partition("line =")[2] for name in ("before", "after"))
+        assert after == before
 
 
 def test_in_the_background_it_prints_lines(
