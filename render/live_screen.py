@@ -27,6 +27,7 @@ _STYLES = {
     FrameKind.UNKNOWN: _DIM,
     FrameKind.MARK: "bold magenta",
 }
+_TRENDS = {1: ("↑", "bright_red"), -1: ("↓", "bright_blue"), 0: (" ", "")}
 _KEYS = ("q quit", "? help", "s sort", "t threads", "/ filter", "p pause", "i interval", "r reset", "w write")
 
 
@@ -62,13 +63,14 @@ def build_screen(
     width, height = size
     lines = [_first(header, width), _line(_joined(figures(header), width), _DIM)]
     if state.help:
-        return Group(*lines[: max(0, height - 1)], *list(_help(width))[: max(1, height - 3)])
+        return Group(*[*lines[: max(0, height - len(HELP))], *_help(width)][:height])
     tids = totals.tids()
     tid = tids[min(state.thread, len(tids) - 1)] if state.thread is not None and tids else None
     rows = totals.rows(tid, interval=state.interval, by_total=state.by_total, containing=state.filter)
     lines.append(_shown(state, totals, tid, name_of, width))
     window = state.window(rows, max(1, height - _AROUND))
-    lines += _table(rows, window, state, totals.ticks(tid, interval=state.interval), width)
+    trends = totals.trends(tid, by_total=state.by_total) if state.trends else {}
+    lines += _table(rows, window, state, totals.ticks(tid, interval=state.interval), width, trends)
     return Group(*_fitted(lines, _foot(rows, state, width), height))
 
 
@@ -156,7 +158,12 @@ def _shown(
 
 
 def _table(
-    rows: list[FunctionRow], window: range, state: LiveState, ticks: int, width: int
+    rows: list[FunctionRow],
+    window: range,
+    state: LiveState,
+    ticks: int,
+    width: int,
+    trends: dict[tuple[str, str], int],
 ) -> Iterator[Text]:
     module = 22 if width >= 100 else 16 if width >= 80 else 11 if width >= 50 else 0
     name = max(8, width - module - (2 if module else 0) - 30)
@@ -174,9 +181,11 @@ def _table(
         line.append(_padded(printable(row.frame.name), name) + "  ", style)
         if module:
             line.append(_padded(printable(row.frame.module), module) + "  ", "" if chosen else _DIM)
-        yield line.append(
-            f"{share(row.self_ticks, ticks):>8}  {share(row.total_ticks, ticks):>8}  {count:>8,}"
-        )
+        trend = trends.get((row.frame.name, row.frame.module), 0)
+        for by_total, part in ((False, row.self_ticks), (True, row.total_ticks)):
+            mark, colour = _TRENDS[trend if by_total is state.by_total else 0]
+            line.append(f"{share(part, ticks):>8}{mark} ", "" if chosen else colour)
+        yield line.append(f"{count:>8,}")
 
 
 def _padded(text: str, width: int) -> str:

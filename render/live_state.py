@@ -16,17 +16,16 @@ HELP = (
     ("q", "quit: stop sampling, detach, write the files"),
     ("1 2", "sort by self, total: of the last interval"),
     ("3 4", "sort by self, total: since the begin"),
-    ("s S", "next, previous of these; i: interval or all"),
-    ("t", "one thread, or all together"),
-    ("< >", "the thread before, the next (also ← →)"),
+    ("s S i", "next order, the one before; interval or all"),
+    ("t < >", "one thread or all; the one before, next (← →)"),
     ("/ c", "filter by a part of the name; clear it"),
-    ("p space", "pause the display; sampling goes on"),
-    ("r", "reset the table; the files keep everything"),
+    ("p r", "pause (also space), reset; the files keep all"),
     ("↑ ↓", "select a function; PgUp, PgDn, Home, End"),
-    ("+ -", "refresh faster, slower"),
-    ("w", "write what there is so far to a file"),
+    ("x", "mark what the last interval has more, less of"),
+    ("+ - w", "refresh faster, slower; write a snapshot now"),
     ("? h", "show or hide this"),
 )
+"""Keys and what they do; with one line above they fit on the smallest terminal, 60 columns and 12 lines."""
 
 
 class Wish(enum.Enum):
@@ -40,7 +39,8 @@ class Wish(enum.Enum):
 @dataclasses.dataclass(slots=True)
 class LiveState:
     """``order`` is an index into ORDERS, ``thread`` one into the threads in order of their ticks, None for
-    all; ``selected`` and ``top`` are rows of the table: the one selected (-1: none), the first shown."""
+    all; ``trends``: changes are marked; ``selected`` and ``top`` are rows of the table: the one selected
+    (-1: none), the first shown."""
 
     order: int = 2
     thread: int | None = None
@@ -48,6 +48,7 @@ class LiveState:
     typing: bool = False
     paused: bool = False
     help: bool = False
+    trends: bool = True
     pace: int = 1
     selected: int = -1
     top: int = 0
@@ -99,6 +100,8 @@ class LiveState:
             self.paused = not self.paused
         elif key in ("?", "h"):
             self.help = True
+        elif key == "x":
+            self.trends = not self.trends
         elif key in ("+", "-", "="):
             step = 1 if key == "-" else -1
             self.pace = min(max(self.pace + step, 0), len(PACES_S) - 1)

@@ -53,5 +53,30 @@ class LiveTotals:
             return rows
         return [r for r in rows if wanted in r.frame.name.casefold() or wanted in r.frame.module.casefold()]
 
+    def trends(self, tid: int | None, *, by_total: bool) -> dict[tuple[str, str], int]:
+        """By name and module: 1 where the share of a function is greater in the interval than outside of it,
+        -1 where it is smaller, both by more than two standard errors of sampling.  Others are left out."""
+        part, whole = (self._table(tid, interval) for interval in (True, False))
+        now, others = part.ticks, whole.ticks - part.ticks
+        if not now or others <= 0:
+            return {}
+        found = {}
+        in_part = {_name(row): _ticks(row, by_total) for row in part.rows(1 << 30)}
+        for row in whole.rows(1 << 30):
+            mine = in_part.get(_name(row), 0)
+            both = min(1.0, _ticks(row, by_total) / whole.ticks)
+            change = mine / now - (_ticks(row, by_total) - mine) / others
+            if change * change > 4 * both * (1 - both) * (1 / now + 1 / others):
+                found[_name(row)] = 1 if change > 0 else -1
+        return found
+
     def _table(self, tid: int | None, interval: bool) -> FunctionTotals:
         return (self.interval if interval else self.whole).get(tid) or FunctionTotals()
+
+
+def _name(row: FunctionRow) -> tuple[str, str]:
+    return row.frame.name, row.frame.module
+
+
+def _ticks(row: FunctionRow, by_total: bool) -> int:
+    return row.total_ticks if by_total else row.self_ticks

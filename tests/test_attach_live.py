@@ -164,7 +164,7 @@ def test_the_keys_of_the_live_view(
         )
         screen.type("t", "?")
         screen.wait_until("the help", lambda rows: any("detach, write the files" in row for row in rows))
-        screen.type("?", "Down")
+        screen.type("?", "x", "Down")
         screen.wait_until("one is selected", lambda rows: rows[-1].startswith("work_70  [split]"))
         screen.type("p")
         rows = screen.wait_until("it stands still", lambda rows: rows[2].startswith("paused"))

@@ -191,10 +191,38 @@ def test_selection_scrolls_and_tells_the_whole_name() -> None:
     assert screen(60, 12, state=state, of=many)[-1].startswith("q quit")
 
 
+def test_what_grows_and_what_shrinks_is_marked_where_it_is_no_chance() -> None:
+    of = LiveTotals()
+    for function, ticks in ((QUERY, 500), (MALLOC, 300), (MAIN, 200)):
+        of.add(1, (function,), ticks)
+    of.turn()
+    for function, ticks in ((QUERY, 70), (MALLOC, 12), (MAIN, 18)):
+        of.add(1, (MAIN, function), ticks)
+    of.turn()
+
+    def figures(*keys: str) -> list[list[str]]:
+        return [line.split()[-3:] for line in screen(80, 12, state=pressed(*keys), of=of)[4:7]]
+
+    assert figures() == [
+        ["51.82%↑", "51.82%", "570"],
+        ["28.36%↓", "28.36%", "312"],
+        ["19.82%", "27.27%", "218"],
+    ]
+    assert figures("4")[0] == ["51.82%", "51.82%↑", "570"] and figures("4")[2] == ["19.82%", "27.27%↑", "300"]
+    assert [row[0] for row in figures("1")] == ["70.00%↑", "18.00%", "12.00%↓"]
+    assert not any("↑" in part for row in figures("x") for part in row) and figures("x", "x") == figures()
+    of.turn()  # an interval without samples says nothing
+    assert not any("↑" in part for row in figures() for part in row)
+
+
 def test_help_names_every_key() -> None:
     lines = screen(60, 20, state=pressed("?"))
     assert lines[3].split() == ["1", "2", "sort", "by", "self,", "total:", "of", "the", "last", "interval"]
     assert len(lines) == 2 + len(HELP)
+    small = screen(60, 12, state=pressed("?"))
+    assert small == [lines[0], *lines[2:]]  # all of them, nothing cut
+    keys = {key for words, _ in HELP for key in words.split()}
+    assert keys == set("q1234sSit<>/cpr↑↓x+-w?h")
     state = pressed("h")
     assert state.press("q", 1) is Wish.QUIT and not state.help
 
