@@ -34,6 +34,7 @@ class LiveTable:
                 self._totals.add(tid, stack, ticks)
             progress.store.forget_new()
             progress.store.watch = self._totals.add
+            progress.store.naming = self._naming
         progress.store.update_totals(NAMING_S)
         self._header = self._header_of(progress)
         self._view.update(self._header, self._totals)
@@ -41,6 +42,9 @@ class LiveTable:
     def stopped(self, should_stop: Callable[[], bool]) -> Callable[[], bool]:
         """``should_stop``, or the key for it; keys do what they do when this is called."""
         return lambda: self._view.poll() or should_stop()
+
+    def _naming(self, done: int, stacks: int) -> None:
+        self._view.working("naming functions", done, stacks)
 
     def _header_of(self, progress: Progress) -> LiveHeader:
         duration = self._options.duration_s

@@ -59,6 +59,8 @@ class SampleStore:
         self._new: list[tuple[int, PlacedStack, int]] = []
         self.watch: Callable[[int, Stack, int], None] | None = None
         """Told of each sample (thread, stack, ticks) once its stack has names."""
+        self.naming: Callable[[int, int], None] | None = None
+        """Told by ``name_stacks`` of how many stacks, of how many, have names."""
         self.totals = FunctionTotals()
         self.samples = 0
         self.truncated = 0
@@ -133,6 +135,16 @@ class SampleStore:
             key = (tid, self._stack(placed))
             out[key] = out.get(key, 0) + weight
         return out
+
+    def name_stacks(self) -> None:
+        """Give all stacks their names, and tell ``naming`` meanwhile: that may take long."""
+        stacks = list(dict.fromkeys(stack for _tid, stack in self._weights))
+        for done, stack in enumerate(stacks):
+            if self.naming is not None:
+                self.naming(done, len(stacks))
+            self._stack(stack)
+        if self.naming is not None:
+            self.naming(len(stacks), len(stacks))
 
     def forget_new(self) -> None:
         """``watch`` is not told of the samples so far."""

@@ -455,6 +455,7 @@ class Session:
             notes=tuple(self._all_notes()),
             waiting=None if self.wall is None else self.wall.waiting,
         )
+        self.store.name_stacks()
         weights = self.store.weights()
         meta = dataclasses.replace(meta, unresolved=self.store.unresolved())
         timeline = self.store.timeline(round(self.started * 1e9))

@@ -14,12 +14,14 @@ from rich.console import Console
 from rich.live import Live
 
 from .facts import seconds, share
-from .live_screen import LiveHeader, build_screen, figures
+from .live_screen import LiveHeader, bar, build_screen, figures
 from .live_state import LiveState, Wish
 from .live_totals import LiveTotals
 from .names import crop, printable
 from .terminal_guard import TerminalGuard
 from .terminal_keys import TerminalKeys
+
+_WORK_S, _WORK_BAR = 0.1, 10
 
 __all__ = ["LiveHeader", "LiveView", "PlainView", "View"]
 
@@ -40,6 +42,9 @@ class View(Protocol):
 
     def poll(self) -> bool:
         """Do what was asked for since the last call, at once; whether it was to quit.  Never waits."""
+
+    def working(self, what: str, done: int, whole: int) -> None:
+        """Sampling is over; show how far the work is that is still to be done."""
 
 
 class LiveView:
@@ -64,7 +69,7 @@ class LiveView:
         self.state = LiveState()
         self._header: LiveHeader | None = None
         self._totals = self._shown = LiveTotals()
-        self._drawn_at = float("-inf")
+        self._drawn_at = self._worked_at = float("-inf")
         self._size = (0, 0)
         self._note = ""
         self._quit = False
@@ -124,6 +129,14 @@ class LiveView:
             self._draw()
         return self._quit
 
+    def working(self, what: str, done: int, whole: int) -> None:
+        """Show it above the table, ten times a second at most; nothing but this is followed any more."""
+        if self._header is None or (self._clock() < self._worked_at + _WORK_S and done < whole):
+            return
+        self._worked_at = self._clock()
+        self._note = f"{what} {bar(done, whole, _WORK_BAR)} {done:,} of {whole:,}"
+        self._draw()
+
     def _press(self, key: str) -> None:
         self._note = ""
         paused = self.state.paused
@@ -167,17 +180,24 @@ class PlainView:
 
     def update(self, header: LiveHeader, totals: LiveTotals) -> None:
         """Print this state, where the time for the next line has come."""
+        self._print(lambda: _plain_line(header, totals))
+
+    def poll(self) -> bool:
+        """There is nobody to ask for anything."""
+        return False
+
+    def working(self, what: str, done: int, whole: int) -> None:
+        """Print how far it is, where the time for the next line has come."""
+        self._print(lambda: f"{what}: {done:,} of {whole:,}")
+
+    def _print(self, line: Callable[[], str]) -> None:
         now = self._clock()
         if now < self._next_s:
             return
         self._next_s = now + self._period_s
         with contextlib.suppress(OSError, ValueError):  # ValueError: the stream is closed
-            self._stream.write(_plain_line(header, totals) + "\n")
+            self._stream.write(line() + "\n")
             self._stream.flush()
-
-    def poll(self) -> bool:
-        """There is nobody to ask for anything."""
-        return False
 
 
 def _plain_line(header: LiveHeader, totals: LiveTotals) -> str:

@@ -101,9 +101,13 @@ def _first(header: LiveHeader, width: int) -> Text:
 def _bar(header: LiveHeader) -> str:
     if header.remaining_s is None:
         return ""
-    whole = header.elapsed_s + header.remaining_s
-    done = round(_BAR * min(1.0, header.elapsed_s / whole)) if whole else _BAR
-    return "━" * done + "─" * (_BAR - done) + "  "
+    return bar(header.elapsed_s, header.elapsed_s + header.remaining_s, _BAR) + "  "
+
+
+def bar(part: float, whole: float, width: int) -> str:
+    """How much of ``whole`` is done, in ``width`` columns."""
+    done = round(width * min(1.0, part / whole)) if whole else width
+    return "━" * done + "─" * (width - done)
 
 
 def _program(header: LiveHeader) -> str:

@@ -307,6 +307,15 @@ def test_quit_is_told_and_a_snapshot_is_noted(driven: Driven) -> None:
     assert driven.press("q")
 
 
+def test_work_after_the_end_has_a_bar(driven: Driven) -> None:
+    for now_s, done, drawn in ((0.0, 0, True), (0.05, 10, False), (0.1, 1500, True), (0.11, 3000, True)):
+        driven.now_s = now_s
+        driven.view.working("naming functions", done, 3000)
+        shown = driven.drawn()
+        bar = "━" * (done // 300) + "─" * (10 - done // 300)
+        assert (f"naming functions {bar} {done:,} of 3,000" in shown) is drawn
+
+
 def test_refreshes_keep_their_pace(driven: Driven) -> None:
     driven.press("-")
     driven.drawn()
