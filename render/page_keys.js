@@ -45,8 +45,13 @@ function select(v) {
   } else markAll();
   showDetails(null);
   showMatched();
-  block?.element.scrollIntoView({ block: "nearest" });
+  reveal(block);
   keepState();
+}
+// Scrolls no more than it takes; the head covers the upper edge.
+function reveal(block) {
+  const at = block?.element.getBoundingClientRect();
+  if (at) window.scrollBy(0, at.bottom > window.innerHeight ? at.bottom - window.innerHeight + PAD : Math.min(0, at.top - headHeight));
 }
 function clearSearch() { input.value = ""; input.blur(); runSearch(); keepState(); }
 
@@ -54,6 +59,7 @@ function look(next) { // at something else: what was found is found anew there
   view = next;
   anchorSearch();
   draw();
+  reveal(blocks.find((b) => b.v === view.node && !b.folded));
   keepState();
 }
 function zoom(block) {
@@ -184,7 +190,7 @@ function listen() {
   });
   document.addEventListener("keydown", onKey);
   window.addEventListener("hashchange", restoreState);
-  window.addEventListener("scroll", () => find("head-box").setAttribute("y", window.scrollY));
+  window.addEventListener("scroll", () => { find("head-box").setAttribute("y", window.scrollY); moveTable(); });
   let pending = 0;
   window.addEventListener("resize", () => { cancelAnimationFrame(pending); pending = requestAnimationFrame(draw); });
 }

@@ -1,6 +1,6 @@
 // The table of functions beside the picture; callers and callees of the one that is chosen.
 const MOST_ROWS = 300, NEIGHBOURS = 30;
-let sortBy = "self", chosenFrame = null, table = null, rowsOf = null;
+let sortBy = "self", chosenFrame = null, table = null, rowsOf = null, tableTop = null; // where in the window it is beside the picture
 
 const tableOpen = () => !!table;
 
@@ -19,8 +19,9 @@ function toggleTable() {
 
 function placeTable(beside, page, top, bottom) {
   if (!table) return 0;
+  tableTop = beside ? top : null;
   const high = Math.max(320, beside ? Math.min(window.innerHeight - top - PAD, 900) : 420);
-  const place = beside ? { x: page - SIDE, y: top, width: SIDE - PAD } : { x: PAD, y: bottom + 10, width: page - 2 * PAD };
+  const place = beside ? { x: page - SIDE, y: window.scrollY + top, width: SIDE - PAD } : { x: PAD, y: bottom + 10, width: page - 2 * PAD };
   for (const key in place) table.setAttribute(key, place[key]);
   table.setAttribute("height", high);
   if (beside) return top + high + PAD;
@@ -28,6 +29,9 @@ function placeTable(beside, page, top, bottom) {
   find("foot-box").setAttribute("y", bottom + high + 20);
   return bottom + high + foot + 30;
 }
+
+// Beside the picture it stays where it is in the window.
+function moveTable() { if (table && tableTop !== null) table.setAttribute("y", window.scrollY + tableTop); }
 
 function functionRow(body, frame, columns, title) {
   const row = html("tr", { "data-name": names[frame] ?? "", title }, body);

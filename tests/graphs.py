@@ -62,6 +62,22 @@ def hostile_profile(names: tuple[str, ...] = HOSTILE) -> Profile:
     return Profile(meta, threads, weights)
 
 
+def adversarial_profile() -> Profile:
+    """The hostile names as functions, modules and threads, calling one another and themselves; siblings too
+    small to be drawn, a stack deeper than the page."""
+    weights = {}
+    for n, bad in enumerate(HOSTILE):
+        f, g = frame(bad, bad), frame(HOSTILE[n - 1], "lib", FrameKind.LIBRARY)
+        weights[n, (frame("main"), f, frame("f"))] = 10_000 + 100 * n
+        weights[n, (frame("main"), f, g, f)] = 3000
+        weights[n, (frame("main"), g)] = 500 + n
+    tiny = {(0, (frame("main"), frame(f"tiny {n}{HOSTILE[n % 14][:50]}"))): 1 for n in range(150)}
+    deep = {(1, tuple(frame(f"{HOSTILE[n % 14][:20]}{n}") for n in range(300))): 5000}
+    meta = Meta(command=" ".join(HOSTILE), ended_by=HOSTILE[0], version=HOSTILE[0], notes=HOSTILE)
+    threads = {n: Thread(n, bad) for n, bad in enumerate(HOSTILE)}
+    return Profile(meta, threads, {**weights, **tiny, **deep})
+
+
 def svg(of: Profile, base: Profile | None = None, **options: object) -> str:
     return b"".join(encoded(drawing(of, RenderOptions(**options), base))).decode()  # type: ignore[arg-type]
 
@@ -155,6 +171,37 @@ class Page:
 
     def text(self, element: str) -> str:
         return self.browser.find_element(By.ID, element).text
+
+    def at(self, index: int) -> WebElement:
+        """The rectangle of a frame by its place in the order of drawing, in the middle of the window."""
+        found = self.browser.find_elements(By.CSS_SELECTOR, "g.frame")[index]
+        script = """arguments[0].scrollIntoView({block: 'center'});
+            const done = arguments[1], painted = () => requestAnimationFrame(() => setTimeout(done));
+            requestAnimationFrame(painted)"""
+        self.browser.execute_async_script(script, found)
+        return found.find_element(By.CSS_SELECTOR, "rect")
+
+    def point(self, index: int, *, click: bool = False, held: str = "") -> None:
+        """To a frame by its place in the order of drawing."""
+        actions = ActionChains(self.browser).move_to_element(self.at(index))
+        if held:
+            actions.key_down(held)
+        if click:
+            actions.click()
+        if held:
+            actions.key_up(held)
+        actions.perform()
+
+    def copied(self, key: str) -> str:
+        """What is in the clipboard after this key."""
+        for name in ("clipboard-read", "clipboard-write"):
+            permission = {"permission": {"name": name}, "setting": "granted"}
+            self.browser.execute_cdp_cmd("Browser.setPermission", permission)
+        self.keys(key)
+        said = "return document.querySelector('#details').textContent.endsWith('clipboard.')"
+        self.wait("it is said", said)
+        script = "navigator.clipboard.readText().then(arguments[0], e => arguments[0](String(e)))"
+        return str(self.browser.execute_async_script(script))
 
     def hover(self, name: str) -> None:
         ActionChains(self.browser).move_to_element(self.frame(name)).perform()

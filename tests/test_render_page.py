@@ -344,6 +344,45 @@ def test_nothing_leaves_a_narrow_window(page: Page) -> None:
         page.browser.set_window_size(1280, 800)
 
 
+def test_a_tall_page_does_not_scroll_by_itself(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    deep = [f"f{n}" for n in range(70)]
+    stacks = {" ".join(deep): 50, " ".join([*deep[:25], "a"]): 30, " ".join([*deep[:25], "b", "c"]): 20}
+    page = Page.of(browser, tmp_path / "a.svg", profile(stacks))
+    names = list(page.frames())
+    frames = (
+        "const done = arguments[0]; let n = 20; (function f() { n-- ? requestAnimationFrame(f) : done() })()"
+    )
+    for leave in (page.escape, lambda: page.press("reset")):
+        page.point(names.index("c"), click=True)
+        browser.execute_async_script(frames)
+        leave()
+        page.run("scrollTo(0, 131)")
+        browser.execute_async_script(frames)
+        page.point(names.index("c"))
+        before = page.run("scrollBy(0, 15); return scrollY")
+        browser.execute_async_script(frames)
+        assert page.run("return scrollY") == before
+    assert page.errors() == []
+
+
+def test_what_was_zoomed_to_or_found_is_in_the_window(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    deep = [f"f{n}" for n in range(75)]
+    stacks = {" ".join(deep): 50, " ".join([*deep[:25], "a"]): 30, " ".join([*deep[:25], "b", "c"]): 20}
+    page = Page.of(browser, tmp_path / "a.svg", profile(stacks))
+    script = """const box = (selector) => document.querySelector(selector).getBoundingClientRect();
+        const at = box(`g.frame[data-name="${arguments[0]}"]`);
+        return at.top >= box("#head").bottom && at.bottom <= innerHeight"""
+    for name in ("f60", "f2", "c"):
+        page.keys("/", f"^{name}$", Keys.ENTER)
+        assert page.run(script, name)
+        page.point(list(page.frames()).index(name), click=True)
+        assert page.run(script, name)
+        page.keys("/")
+        page.escape()
+        page.escape()
+    assert page.errors() == []
+
+
 def test_a_block_of_smaller_frames_opens(browser: webdriver.Chrome, tmp_path: Path) -> None:
     page = Page.of(
         browser, tmp_path / "a.svg", profile({"main hot": 5000, **{f"main f{n}": 1 for n in range(2600)}})
