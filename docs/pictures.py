@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import re
 import shlex
 import subprocess
@@ -31,12 +32,23 @@ PYATTACH = [sys.executable, "-m", "pyattach"]
 WIDTH = 1000
 
 
+EARLIER = {
+    "quick_sort(numbers, numbers + NUMBERS);": "qsort(numbers, NUMBERS, sizeof numbers[0], descending);",
+    "hash = fnv1a(block, sizeof block, hash);": "hash = fnv1a(block, sizeof block / 4, hash);",
+}
+"""What the demo program is like before, for the diff: it sorts by qsort alone, and hashes a quarter."""
+
+
 @contextlib.contextmanager
-def demo(folder: Path, level: str) -> Iterator[int]:
-    """The demo program at an optimisation level; its pid."""
-    program = folder / "demo"
-    flags = [level, "-fno-omit-frame-pointer", "-pthread", "-o", str(program)]
-    subprocess.run(["cc", *flags, str(ROOT / "tests/targets/demo.c")], check=True)
+def demo(folder: Path, changes: dict[str, str] | None = None) -> Iterator[int]:
+    """The demo program, with changes to its source; its pid."""
+    program, source = folder / "demo", (ROOT / "tests/targets/demo.c").read_text()
+    for old, new in (changes or {}).items():
+        assert source.count(old) == 1
+        source = source.replace(old, new)
+    (folder / "demo.c").write_text(source)
+    flags = ["-O2", "-fno-omit-frame-pointer", "-pthread", f"-I{ROOT / 'tests/targets'}"]
+    subprocess.run(["cc", *flags, "-o", str(program), str(folder / "demo.c")], check=True)
     with subprocess.Popen([str(program), "30"], stdout=subprocess.PIPE, text=True) as process:
         try:
             assert process.stdout is not None
@@ -47,11 +59,13 @@ def demo(folder: Path, level: str) -> Iterator[int]:
             process.wait()
 
 
-def profiled(folder: Path, name: str, level: str) -> Path:
+def profiled(folder: Path, name: str, changes: dict[str, str] | None = None) -> Path:
     """A picture of five seconds of the demo program."""
     path = folder / f"{name}.svg"
-    with demo(folder, level) as pid:
-        subprocess.run([*PYATTACH, str(pid), "-q", "-d", "5", "-o", str(path)], check=True, cwd=ROOT)
+    with demo(folder, changes) as pid:
+        subprocess.run(
+            [*PYATTACH, str(pid), "-q", "-d", "5", "--hz", "499", "-o", str(path)], check=True, cwd=ROOT
+        )
     return path
 
 
@@ -63,16 +77,16 @@ def shot(browser: webdriver.Chrome, path: Path, to: Path, *, dark: bool = False,
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     page = Page(browser, path)
     page.run("document.documentElement.style.overflow = 'hidden';" + script)
-    foot = page.run("return document.querySelector('#legend').getBoundingClientRect().bottom")
+    foot = page.run("return document.querySelector('.truth').getBoundingClientRect().bottom")
     side = page.run("return document.querySelector('#side')?.getBoundingClientRect().bottom ?? 0")
-    size["height"] = round(max(foot + 10, side + 8))
+    size["height"] = math.ceil(max(foot, side) + 8)
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     browser.save_screenshot(str(to))
 
 
 def live(folder: Path) -> str:
     """The live view's screen after some seconds, with its colours, as SVG."""
-    with demo(folder, "-O2") as pid, tempfile.TemporaryDirectory() as short:
+    with demo(folder) as pid, tempfile.TemporaryDirectory() as short:
         terminal = Terminal(Path(short, "tmux"), 100, 18)
         try:
             terminal.wait_until("the shell is there", lambda rows: rows and rows[0].startswith("$"))
@@ -98,7 +112,7 @@ def main() -> None:
     to.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        before, after = profiled(folder, "before", "-O0"), profiled(folder, "after", "-O2")
+        before, after = profiled(folder, "before", EARLIER), profiled(folder, "after")
         diff = folder / "diff.svg"
         command = [*PYATTACH, "diff", str(before), str(after), "-o", str(diff)]
         subprocess.run(command, check=True, cwd=ROOT)

@@ -184,6 +184,6 @@ function toggleHelp() {
   }
   const wide = +box.getAttribute("width");
   box.setAttribute("x", Math.max(PAD, (svg.clientWidth - wide) / 2));
-  box.setAttribute("y", window.scrollY + 60);
+  box.setAttribute("y", window.scrollY + headHeight);
   box.setAttribute("height", Math.ceil(help.getBoundingClientRect().height) + 20);
 }
