@@ -369,14 +369,18 @@ def test_what_was_zoomed_to_or_found_is_in_the_window(browser: webdriver.Chrome,
     deep = [f"f{n}" for n in range(75)]
     stacks = {" ".join(deep): 50, " ".join([*deep[:25], "a"]): 30, " ".join([*deep[:25], "b", "c"]): 20}
     page = Page.of(browser, tmp_path / "a.svg", profile(stacks))
-    script = """const box = (selector) => document.querySelector(selector).getBoundingClientRect();
-        const at = box(`g.frame[data-name="${arguments[0]}"]`);
-        return at.top >= box("#head").bottom && at.bottom <= innerHeight"""
+    # Once the head has followed the window: the second frame that is painted.
+    script = """const [name, done] = arguments;
+        const box = (selector) => document.querySelector(selector).getBoundingClientRect();
+        const look = () => {
+            const at = box(`g.frame[data-name="${name}"]`), head = box("#head");
+            done([head.top, head.bottom - at.top <= 0.01, at.bottom <= innerHeight]); };
+        requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(look)))"""
     for name in ("f60", "f2", "c"):
         page.keys("/", f"^{name}$", Keys.ENTER)
-        assert page.run(script, name)
+        assert browser.execute_async_script(script, name) == [0, True, True], name
         page.point(list(page.frames()).index(name), click=True)
-        assert page.run(script, name)
+        assert browser.execute_async_script(script, name) == [0, True, True], name
         page.keys("/")
         page.escape()
         page.escape()
