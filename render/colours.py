@@ -17,7 +17,7 @@ KINDS = {
     "jit": ("j", "generated code"),
     "unknown": ("n", "no symbol"),
 }
-"""By a frame's kind: the letter of its classes in page.css, and what the legend says."""
+"""By a frame's kind: the letter of its classes in still.css, and what the legend says."""
 
 DIFF_LEGEND = (
     ("more2", "larger share"),
