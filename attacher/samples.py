@@ -138,6 +138,7 @@ class SampleStore:
 
     def name_stacks(self) -> None:
         """Give all stacks their names, and tell ``naming`` meanwhile: that may take long."""
+        self.place()
         stacks = list(dict.fromkeys(stack for _tid, stack in self._weights))
         for done, stack in enumerate(stacks):
             if self.naming is not None:

@@ -455,7 +455,6 @@ class Session:
             notes=tuple(self._all_notes()),
             waiting=None if self.wall is None else self.wall.waiting,
         )
-        self.store.name_stacks()
         weights = self.store.weights()
         meta = dataclasses.replace(meta, unresolved=self.store.unresolved())
         timeline = self.store.timeline(round(self.started * 1e9))
@@ -471,7 +470,7 @@ class Session:
         self.store.place()
         self.resolver.refresh_jit()
         self.resolver.take_time()
-        self.store.weights()  # asks for all names, so that it is known which can't be found
+        self.store.name_stacks()  # all, so that it is known which can't be found
         self.notes += complete(self.resolver, names, self.cache, self.options.say)
         self.store.forget_names()
 
