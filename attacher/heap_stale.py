@@ -17,9 +17,9 @@ from ..inject.image import heap_image
 from ..inject.layout import Control, State
 from ..inject.loader import MappedStub
 from .heap_hooks import Hooks
-from .heap_session import make_resolver
 from .hold import hold_any
 from .leaving import call_stop
+from .naming import make_resolver
 from .target import TargetProcess
 
 _MOST_THREADS = 1 << 20
