@@ -173,7 +173,7 @@ class ThreadTable:
         notes = []
         if by_spare and self._clock.name == "perf":
             notes.append(
-                f"{by_spare} threads block signals: theirs are ticks of timers, by one that can't be blocked"
+                f"threads that block signals: {by_spare}; they have timers, by one that can't be blocked"
             )
         if silent:
             names = sorted({self.names[tid].name for tid in silent})
