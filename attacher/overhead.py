@@ -17,8 +17,8 @@ from .shared import SharedMemory
 class Overhead:
     """Time of the target's threads that sampling took so far, ns; None where it is not known.
 
-    ``handler_ns`` counts cycles from the handlers' begin to their end, also those in which one had lost the
-    processor.  ``delivery_ns`` is what the kernel needs to get there and back, calibrated.
+    ``handler_ns`` counts cycles from the handlers' begin to their end, without those in which one had lost
+    the processor for some time.  ``delivery_ns`` is what the kernel needs to get there and back, calibrated.
     """
 
     handler_ns: float | None

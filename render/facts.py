@@ -128,7 +128,7 @@ def _each_sample(meta: Meta) -> str:
         p50_ns, p99_ns = meta.handler_percentiles_ns
         parts.append(f"p50 {p50_ns:,.0f} ns, p99 {p99_ns:,.0f} ns in the handler")
     if meta.handler_ns_per_sample is not None:
-        parts.append(f"mean {meta.handler_ns_per_sample:,.0f} ns, with waits for a processor")
+        parts.append(f"mean {meta.handler_ns_per_sample:,.0f} ns")
     return ", ".join(parts)
 
 

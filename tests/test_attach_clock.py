@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -310,3 +311,19 @@ def test_no_thread_is_counted_twice(spawn: Spawn, name: str) -> None:
         target.kill()
     assert meta.cpu_time_s is not None
     assert meta.samples == pytest.approx(99 * meta.cpu_time_s, rel=0.1)
+
+
+@pytest.mark.parametrize("name", CLOCKS)
+def test_a_busy_machine_makes_no_handler_dear(spawn: Spawn, name: str) -> None:
+    """Where a handler loses the processor, what others did with it is no cost of sampling."""
+    processor = {min(os.sched_getaffinity(0))}
+    with contextlib.ExitStack() as stack:
+        target, *others = [stack.enter_context(spawn("threads", busy, 0)) for busy in (1, 3, 3)]
+        for each in (target, *others):
+            for tid in thread_ids(each.pid):
+                os.sched_setaffinity(tid, processor)
+        meta = sample(target.pid, 997, name, cpu_s=1).profile.meta
+        for each in (target, *others):
+            each.kill()
+    assert meta.handler_share is not None and meta.handler_ns_per_sample is not None
+    assert meta.handler_share < 0.1
