@@ -11,6 +11,7 @@ Formats: elf(5), the System V gABI; ``.gnu.version`` from the LSB's Symbol Versi
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import mmap
@@ -42,7 +43,7 @@ from .headers import (
     read_headers,
 )
 from .maps import Mapping
-from .symtab import SHN_UNDEF, STB_LOCAL, entry_size, functions, name_column, raw_symbols
+from .symtab import SHN_UNDEF, STB_LOCAL, RawSymbol, entry_size, functions, name_column, raw_symbols
 from .table import NO_STRINGS, STT_TLS, StringTable, Symbol, SymbolTable, SymbolTableBuilder
 
 __all__ = ["PF_R", "PF_W", "PF_X", "ElfImage", "Section", "Segment", "Symbol", "SymbolTable", "load_bias"]
@@ -151,8 +152,12 @@ class ElfImage:
         return self._dynamic
 
     def dynamic_symbol(self, name: bytes) -> Symbol | None:
-        """The exported symbol of exactly that name."""
-        return self.dynamic_symbols().get(name)
+        """The exported symbol of exactly that name.  Of a large file that was not asked for all of them, this
+        one alone is looked for."""
+        if self._dynamic is not None:
+            return self._dynamic.get(name)
+        with self._faults_are_malformed():
+            return self._build_dynamic(name).get(name)
 
     def section_content(self, name: bytes, limit: int) -> tuple[int, bytes] | None:
         """Address (before relocation) and content, unpacked where zlib had packed it, of the first section
@@ -315,19 +320,32 @@ class ElfImage:
         what = repr((self.build_id, self._file_size, self._headers)).encode()
         return hashlib.sha256(what).hexdigest()
 
-    def _build_dynamic(self) -> dict[bytes, Symbol]:
+    def _build_dynamic(self, wanted: bytes | None = None) -> dict[bytes, Symbol]:
+        """All, or those called ``wanted``."""
         found: dict[bytes, Symbol] = {}
         for number, section in enumerate(self.sections):
             if section.type == SHT_DYNSYM:
-                strings, hidden = self.strings_of(section), self._hidden_versions(number)
-                symbols = raw_symbols(self._table(section), self.bits, self.endian)
-                for index, (name_at, info, home, value, size) in enumerate(symbols):
+                strings, hidden = self.strings_of(section), functools.cache(self._hidden_versions)
+                for index, (name_at, info, home, value, size) in self._dynamic_rows(section, strings, wanted):
                     if home == SHN_UNDEF or info & 0xF == STT_TLS or info >> 4 == STB_LOCAL:
                         continue
                     name = strings.get(name_at)
-                    if name and (name not in found or index not in hidden):
+                    if name and (name not in found or index not in hidden(number)):
                         found[name] = Symbol(name, value, size, info & 0xF)
         return found
+
+    def _dynamic_rows(
+        self, section: Section, strings: StringTable, wanted: bytes | None
+    ) -> Iterator[tuple[int, RawSymbol]]:
+        table = self._table(section)
+        if wanted is None:
+            yield from enumerate(raw_symbols(table, self.bits, self.endian))
+            return
+        places, size = set(strings.places(wanted)), entry_size(self.bits)
+        for index, name_at in enumerate(name_column(table, self.bits, self.endian) if places else ()):
+            if name_at in places:
+                row = table[index * size : (index + 1) * size]
+                yield index, next(raw_symbols(row, self.bits, self.endian))
 
     def _hidden_versions(self, dynsym: int) -> set[int]:
         """Which symbols of that table are of a version that is not their name's default."""

@@ -58,8 +58,9 @@ class StringTable:
         return name.partition(b"\0")[0]
 
     def places(self, name: bytes) -> list[int]:
-        """Where in the section this whole name stands: what ``get`` would answer with it for."""
-        content, sought = b"\0" + self._read(0, _SEARCHED_LIMIT), b"\0" + name + b"\0"
+        """Where in the section this whole name stands, also as the end of a longer one, as linkers store it:
+        what ``get`` would answer with it for."""
+        content, sought = self._read(0, _SEARCHED_LIMIT), name + b"\0"
         found, at = [], content.find(sought)
         while at >= 0:
             found.append(at)

@@ -276,3 +276,14 @@ def test_an_executable_of_100_mb() -> None:
         assert len(image.function_symbols()) > 10_000
         found = image.function_symbols().lookup(image.entry)
     assert found is not None and found.name in (b"_start", b"")
+
+
+@pytest.mark.parametrize("path", libraries())
+def test_one_symbol_is_found_as_among_all(path: str) -> None:
+    """Also one whose name is stored as the end of a longer one."""
+    with ElfImage.open(path) as image:
+        exported = image.dynamic_symbols()
+    names = random.Random(1).sample(sorted(exported), min(len(exported), 50))
+    with ElfImage.open(path) as image:
+        for name in [*names, b"malloc", b"alloc", b"free", b"there_is_no_such_name"]:
+            assert image.dynamic_symbol(name) == exported.get(name)
