@@ -43,6 +43,7 @@ class Files:
         check_svg(self.svg)
         profile = Folded(self.folded)
         assert profile.total == reported_samples(out) > 0
+        assert not any("pa_handler" in stack for stack in profile.stacks), "a tick into pyattach's own code"
         self.check_no_rubbish()
         return profile
 

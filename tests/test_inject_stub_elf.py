@@ -66,6 +66,19 @@ def test_exports_are_the_entry_points_and_no_symbol_is_undefined(elf: ELFFile) -
     assert not [s.name for s in symbols if s["st_shndx"] == "SHN_UNDEF"]
 
 
+@pytest.mark.parametrize("name", ["_stub.so", "_preload.so"])
+def test_all_code_lies_between_the_header_and_the_private_data(name: str) -> None:
+    """By these two the handler tells its own code."""
+    with open(INJECT / name, "rb") as file:
+        elf = ELFFile(file)
+        place = {s.name: s["st_value"] for s in elf.get_section_by_name(".symtab").iter_symbols()}
+        code = [s for s in elf.iter_sections() if s["sh_flags"] & SHF_EXECINSTR]
+        for section in code:
+            begin, end = section["sh_addr"], section["sh_addr"] + section["sh_size"]
+            assert place["__ehdr_start"] < begin < end <= place["pa"]
+        assert code
+
+
 def test_no_relocations_constructors_or_thread_locals(elf: ELFFile) -> None:
     kinds = {section["sh_type"] for section in elf.iter_sections()}
     assert not kinds & {

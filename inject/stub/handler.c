@@ -5,6 +5,14 @@
 #include "modules.h"
 #include "unwind.h"
 
+/* Whether that is where pyattach's own code was interrupted: no tick says that the target was there. */
+static int in_own_code(const void *ucontext)
+{
+	extern const char __ehdr_start[] HIDDEN; /* the linker's: where the image begins; its data comes last */
+	const u64 *gregs = (const u64 *)((const u8 *)ucontext + UC_GREGS);
+	return gregs[GREG_RIP] - (u64)__ehdr_start < (u64)&pa - (u64)__ehdr_start;
+}
+
 /* A signal that is not one of our ticks goes to whom it went before. */
 static void hand_on(int signo, struct siginfo *info, void *ucontext)
 {
@@ -155,7 +163,8 @@ static void sample(struct pa_control *c, u32 index, const void *ucontext)
 	slot->last_clock_ns = now;
 	slot->last_cycles = start;
 	cpu_ns = read_clock_ns(CLOCK_THREAD_CPUTIME_ID);
-	weight = periods_begun(c, slot, cpu_ns);
+	/* Into the handler of the process's tick, or at the edges of its own: the next stands for its time. */
+	weight = in_own_code(ucontext) ? 0 : periods_begun(c, slot, cpu_ns);
 	if (weight)
 		record(c, slot, index, weight, ucontext, now);
 	timer_again(c, slot, cpu_ns, now);
@@ -209,7 +218,7 @@ static void stray_tick(struct pa_control *c, const struct siginfo *info, const v
 	now = clock_ns();
 	cpu_ns = read_clock_ns(CLOCK_PROCESS_CPUTIME_ID);
 	thread_ns = read_clock_ns(CLOCK_THREAD_CPUTIME_ID);
-	weight = stray_span(c, cpu_ns);
+	weight = in_own_code(ucontext) ? 0 : stray_span(c, cpu_ns);
 	if (weight)
 		index = stray_take(c);
 	if (index != NO_SLOT) {
