@@ -13,7 +13,7 @@ from ..inject.heap_layout import FUNCTIONS, HEAP_ATTACHED, Heap, PatchState
 from ..inject.image import heap_image
 from ..inject.loader import LoadedStub, Loading
 from . import stale
-from .heap_hooks import Hooks, patch_table
+from .heap_hooks import Hooks, patch_table, still_lead, wait_until_left
 from .heap_session import (
     LEASE_NS,
     HeapOptions,
@@ -174,10 +174,10 @@ class Attached:
 
     def _take_out(self) -> list[str]:
         residue = []
-        wrong = self._slots_not_as_before()
+        wrong = still_lead(self._target, self._patches[: self._head.patch_count])
         if wrong:
             residue.append(f"{wrong} slots are not as before: the target has changed them")
-        if not self._wait_until_nobody_is_inside():
+        if not wait_until_left(self._target, self.stub, self._in_a_hook):
             return [*residue, "a thread has not left a hook: the stub stays mapped, and passes on"]
         why = self._hooks.may_be_held(self._hook_at, self.stub.image_range)
         if why or wrong:
@@ -191,27 +191,8 @@ class Attached:
     def _count(self, state: PatchState) -> int:
         return sum(1 for i in range(self._head.patch_count) if self._patches[i].state == state)
 
-    def _slots_not_as_before(self) -> int:
-        """Slots that lead to a hook still."""
-        wrong = 0
-        for i in range(self._head.patch_count):
-            patch = self._patches[i]
-            with contextlib.suppress(OSError):  # its library has gone
-                word = int.from_bytes(self._target.read(patch.address, 8), "little")
-                wrong += word == patch.after
-        return wrong
-
-    def _wait_until_nobody_is_inside(self) -> bool:
-        """No thread is in a hook, nor in code of ours without being in one."""
-        deadline = time.monotonic() + _INSIDE_S
-        while any(self._guards()):
-            if time.monotonic() > deadline:
-                return False
-            self._target.pause(0.001)
-        return not self._target.wait_outside(self._target.threads(), self.stub.text_ranges, _INSIDE_S)
-
-    def _guards(self) -> list[int]:
-        return [thread.guard for thread in self.session.tables.threads()]
+    def _in_a_hook(self) -> bool:
+        return any(thread.guard for thread in self.session.tables.threads())
 
     def close(self) -> None:
         """Close what is open here."""

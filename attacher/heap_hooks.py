@@ -9,11 +9,12 @@ import ctypes
 import dataclasses
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from ..errors import UnsupportedTarget
 from ..inject.got import LoadedModule, Slot, loaded_modules, search_order, slots
 from ..inject.heap_layout import FUNCTIONS, PATCHES, Patch, PatchState
+from ..inject.loader import MappedStub
 from ..symbols.maps import Maps
 from ..symbols.resolver import Resolver
 from . import procfs
@@ -27,6 +28,7 @@ _MOST_SCANNED = 4 << 30
 _MOST_THREADS = 256
 _STACK = 1 << 20
 _STOP_S = 1.0
+_INSIDE_S = 5.0
 _PRESENT = 0b11 << 62  # in memory or in swap (Documentation/admin-guide/mm/pagemap.rst)
 
 
@@ -226,6 +228,25 @@ def _patch(slot: Slot, hook: int, maps: Maps) -> Patch:
     permissions = mapping.permissions if mapping is not None else "---"
     protection = sum(bit for bit, letter in zip((1, 2, 4), permissions, strict=False) if letter in "rwx")
     return Patch(slot.address, slot.value, hook, protection, PatchState.WANTED)
+
+
+def still_lead(target: TargetProcess, patches: Iterable[Patch]) -> int:
+    """How many slots lead to a hook still."""
+    count = 0
+    for patch in patches:
+        with contextlib.suppress(OSError):  # its library has gone
+            count += int.from_bytes(target.read(patch.address, 8), "little") == patch.after
+    return count
+
+
+def wait_until_left(target: TargetProcess, stub: MappedStub, guarded: Callable[[], bool]) -> bool:
+    """Whether no thread is in a hook (``guarded``) any more, nor in code of ours without being in one."""
+    deadline = time.monotonic() + _INSIDE_S
+    while guarded():
+        if time.monotonic() > deadline:
+            return False
+        target.pause(0.001)
+    return not target.wait_outside(target.threads(), stub.text_ranges, _INSIDE_S)
 
 
 def patch_table(region: object, offset: int) -> ctypes.Array[Patch]:

@@ -72,16 +72,11 @@ def _again(attempt: Callable[[], None]) -> None:
     attempt()
 
 
-def unload(target: TargetProcess, stub: LoadedStub, shared: SharedMemory, places: SafePlaces) -> None:
-    """Remove the stub, but only when no thread can be inside of it or come there again.
+def unload(target: TargetProcess, stub: MappedStub, control: Control, places: SafePlaces) -> None:
+    """Remove a stub that was stopped, but only when no thread can be inside of it or come there again.
 
     Raises InjectionFailed when that can't be shown: the stub then stays mapped, and quiet.
     """
-    take_out(target, stub, shared.control, places)
-
-
-def take_out(target: TargetProcess, stub: MappedStub, control: Control, places: SafePlaces) -> None:
-    """The same, of any stub that was stopped and whose control block says that."""
     if control.inside:
         raise InjectionFailed("a signal handler has not returned: the stub stays mapped")
     if not control.signal_given_back & 1:

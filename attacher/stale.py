@@ -18,14 +18,14 @@ from collections.abc import Callable
 from ..errors import InjectionFailed, PyattachError
 from ..inject.arch import x86_64 as arch
 from ..inject.borrow import MEMFD_PREFIX
-from ..inject.image import boot_code, stub_image
+from ..inject.image import boot_code, heap_image, stub_image
 from ..inject.layout import BOOT_DATA_SIZE, MAGIC, VERSION, Control
 from ..inject.loader import MappedStub
 from ..inject.locks import survey
 from ..symbols.maps import Mapping, Maps
 from ..symbols.resolver import proc_opener
 from . import heap_stale, procfs
-from .leaving import call_stop, take_out
+from .leaving import call_stop, unload
 from .places import SafePlaces
 from .shared import LEASE_NS
 from .target import TargetProcess
@@ -152,20 +152,21 @@ def _take_out(target: TargetProcess, found: StaleStub) -> str:
     owner = _owner(head)
     if owner or (owner is None and not _lease_is_over(lambda: int(control().lease_until_ns), target.pid)):
         return f"another pyattach (pid {owner or head.owner_pid}) is attached, too"
-    if head.heap_offset:
-        heap_stale.take_out(target, found.base, found.shared_address, head)
-        return "the hooks of a heap profiler that was killed were taken out"
-    image = stub_image()
+    image = heap_image() if head.heap_offset else stub_image()
     start, code = image.code
     if target.read(found.base + start, len(code)) != code:
         raise InjectionFailed("it was made by another version")
+    if head.heap_offset:
+        hooks = MappedStub(target, image, None, found.base, 0, [])
+        heap_stale.take_out(target, hooks, found.shared_address, head)
+        return "the hooks of a heap profiler that was killed were taken out"
     zones, calls = survey(target.maps(), proc_opener(target.pid), target.read)
     stub = MappedStub(target, image, calls, found.base, int(head.handle), [])
     if stub.by_dlopen and calls is None:
         raise InjectionFailed("the target's dlclose is not found")
     call_stop(target, stub)
     _wait_until(lambda: not control().inside, _INSIDE_S)
-    take_out(target, stub, control(), SafePlaces(target, zones, strict=False))
+    unload(target, stub, control(), SafePlaces(target, zones, strict=False))
     return "the stub of a pyattach that was killed was taken out"
 
 

@@ -135,7 +135,7 @@ class Injected:
         take_rest()
         fault.reach("drained", self._target.pid)
         with fault.during("unload"):
-            unload(self._target, self.stub, shared, self._places())
+            unload(self._target, self.stub, shared.control, self._places())
 
     def _places(self) -> SafePlaces:
         """Where dlclose may be called now."""

@@ -54,13 +54,17 @@ class StubImage:
     @property
     def text(self) -> tuple[int, int]:
         """Start and end of the executable segment, from the base, whole pages."""
-        text = next(s for s in self.segments if s.prot & 4)
+        text = self._executable
         return text.vaddr // _PAGE * _PAGE, -(-(text.vaddr + text.memory_bytes) // _PAGE) * _PAGE
+
+    @property
+    def _executable(self) -> Segment:
+        return next(s for s in self.segments if s.prot & 4)
 
     @property
     def code(self) -> tuple[int, bytes]:
         """The executable segment as it is in memory: where it begins, from the base, and its bytes."""
-        text = next(s for s in self.segments if s.prot & 4)
+        text = self._executable
         return text.vaddr, self.data[text.offset : text.offset + text.file_bytes]
 
 

@@ -8,8 +8,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support import build_target
-from test_attach_run import MARK, Folded, Spawn, attach, cpu_time_s, maps_text, pyattach
+from support import Target, build_target
+from test_attach_run import MARK, Folded, Pyattach, Spawn, attach, cpu_time_s, maps_text, pyattach
 
 
 def shares(path: Path, *names: str) -> float:
@@ -55,21 +55,25 @@ def start_of(pid: int, library: Path) -> str:
     return ""
 
 
+def work_in(target: Target, run: Pyattach, library: Path, cpu_s: float) -> str:
+    """Have the library opened, worked in and closed; where its code was."""
+    target.tell()
+    target.expect("opened")
+    place = start_of(target.pid, library)
+    begin = cpu_time_s(target.pid)
+    run.wait_until("it has worked", lambda: cpu_time_s(target.pid) > begin + cpu_s)
+    target.tell()
+    target.expect("closed")
+    return place
+
+
 def test_two_libraries_at_one_address_one_after_the_other(spawn: Spawn, tmp_path: Path) -> None:
     folded = tmp_path / "o.folded"
     one = build_target("lib_late", "-shared", "-fPIC", "-DINNER=first_inner")
     other = build_target("lib_late", "-shared", "-fPIC", "-DINNER=other_inner")
     with spawn("dlopener", one, other) as target, pyattach(target.pid, "-o", folded) as run:
         run.wait_sampling(target.pid)
-        places = []
-        for library in (one, other):
-            target.tell()
-            target.expect("opened")
-            places.append(start_of(target.pid, library))
-            begin = cpu_time_s(target.pid)
-            run.wait_until("it has worked", lambda begin=begin: cpu_time_s(target.pid) > begin + 1)
-            target.tell()
-            target.expect("closed")
+        places = [work_in(target, run, library, 1) for library in (one, other)]
         run.tell(signal.SIGINT)
         run.finish(0)
         target.finish()
@@ -85,12 +89,7 @@ def test_a_library_is_named_the_moment_it_is_there(spawn: Spawn, tmp_path: Path)
     with spawn("dlopener", library) as target, pyattach(target.pid, "--hz", "199", "-o", folded) as run:
         run.wait_sampling(target.pid)
         for _ in range(5):
-            target.tell()
-            target.expect("opened")
-            begin = cpu_time_s(target.pid)
-            run.wait_until("it has worked", lambda begin=begin: cpu_time_s(target.pid) > begin + 0.3)
-            target.tell()
-            target.expect("closed")
+            work_in(target, run, library, 0.3)
         run.tell(signal.SIGINT)
         run.finish(0)
         target.finish()
