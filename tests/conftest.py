@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import support
 
@@ -24,7 +25,13 @@ PTRACE_SEIZE = 0x4206
 PTRACE_INTERRUPT = 0x4207
 
 
+# Time decides no test; the same cases each time, unless many are asked for.
+hypothesis.settings.register_profile("house", deadline=None, derandomize=not support.CASES)
+hypothesis.settings.load_profile("house")
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "hostile: a property of input that nobody vouches for")
     _rebuild_stale_stub()
     # A grandchild whose parent died becomes our child then, and no_process_left finds it.
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

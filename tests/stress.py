@@ -1,11 +1,12 @@
 """Storms, longer than the tests can wait: ``make stress``.
 
-Four tables.  cycles: each storm is attached to and detached from many times at random moments, then sampled
+Five tables.  cycles: each storm is attached to and detached from many times at random moments, then sampled
 for a while at 1000 Hz; it must stay alive, finish with the right output, and keep nothing of ours.  kills:
 pyattach is killed (-9) at random instants of attaching, sampling and detaching.  faults: the target ends,
 crashes, executes another program, forks or is stopped at every step of a session.  naive: dlopen called
 wherever the main thread is met, as injectors do that look at nothing, beside our dlopen on the same storm, a
-new target each time.
+new target each time.  hostile: every property of input that nobody vouches for (shared memory, maps, ELF
+files, recordings, profiles), with many random cases.
 
 The exit code is 1 when anything went wrong outside of "naive".
 """
@@ -20,6 +21,7 @@ import os
 import random
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -33,7 +35,7 @@ from pyattach.attacher.session import Options, attach  # noqa: E402
 from pyattach.errors import PyattachError  # noqa: E402
 from tests.storms import STORMS, NotHere, Verdict  # noqa: E402
 
-PARTS = ("cycles", "kills", "faults", "naive")
+PARTS = ("cycles", "kills", "faults", "naive", "hostile")
 MOVES = ("execs",)
 """Storms that end by themselves, and that may refuse: the program is another one by then."""
 
@@ -222,6 +224,31 @@ def naive(count: int) -> None:
             print(f"{kind:<10}{'looking' if looking else 'naive':<9}{what}", flush=True)
 
 
+# Hostile input.
+
+
+def hostile(cases: int) -> bool:
+    print(f"\nproperties of hostile input, {cases} random cases of each", flush=True)
+    words = [
+        "-m",
+        "pytest",
+        "-q",
+        "-m",
+        "hostile",
+        "--timeout",
+        "0",
+        "-p",
+        "no:cacheprovider",
+        str(ROOT / "tests"),
+    ]
+    run = subprocess.run(
+        [sys.executable, *words], cwd=ROOT, env={**os.environ, "PYATTACH_CASES": str(cases)},
+        stdout=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    print(run.stdout if run.returncode else run.stdout.strip().splitlines()[-1], flush=True)
+    return run.returncode != 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -231,6 +258,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=60.0, help="sampling at 1000 Hz after them")
     parser.add_argument("--kills", type=int, default=125, help="kills in each of four storms")
     parser.add_argument("--naive", type=int, default=30, help="targets for each way of calling dlopen")
+    parser.add_argument("--cases", type=int, default=10_000, help="random cases of each property of input")
     parser.add_argument("kinds", nargs="*", metavar="STORM", help=f"for cycles: of {', '.join(STORMS)}")
     arguments = parser.parse_args()
     if unknown := set(arguments.kinds) - set(STORMS):
@@ -248,6 +276,8 @@ def main() -> int:
         bad = faults() or bad
     if "naive" in arguments.part:
         naive(arguments.naive)
+    if "hostile" in arguments.part:
+        bad = hostile(arguments.cases) or bad
     return int(bad)
 
 

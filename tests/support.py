@@ -14,11 +14,12 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
+from hypothesis import settings
 
 SOURCES = Path(__file__).resolve().parent / "targets"
 BUILD = SOURCES / "build"
@@ -32,6 +33,21 @@ COMPILERS = {
     ".cc": ("CXX", "c++", "-std=gnu++17"),
     ".S": ("CC", "cc", "-g0"),
 }
+
+CASES = int(os.environ.get("PYATTACH_CASES", 0))
+"""Cases of each property of hostile input, where that is more than usual: ``make stress`` asks for many."""
+
+_Test = Callable[..., None]
+
+
+def hostile(usual: int = 100, **options: Any) -> Callable[[_Test], _Test]:
+    """Marks a property of input that nobody vouches for, with ``usual`` cases and hypothesis' ``options``."""
+
+    def decorate(test: _Test) -> _Test:
+        marked: _Test = pytest.mark.hostile(settings(max_examples=max(usual, CASES), **options)(test))
+        return marked
+
+    return decorate
 
 
 def build_target(name: str, *flags: str) -> Path:

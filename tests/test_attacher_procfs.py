@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import hostile
 
 from pyattach.attacher import procfs
 from pyattach.attacher.procfs import Blocked, Stat, parse_stat, read_blocked, read_stat, read_status
@@ -36,6 +37,7 @@ def test_a_name_ends_at_the_last_parenthesis(name: bytes) -> None:
     )
 
 
+@hostile()
 @given(st.binary(max_size=15).filter(lambda name: b"\0" not in name), st.sampled_from([b"R", b"Z", b"t"]))
 def test_any_name_is_text_that_can_be_printed(name: bytes, state: bytes) -> None:
     stat = parse_stat(stat_line(name, state))

@@ -11,9 +11,10 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from native.drivers import build_driver
+from support import hostile
 
 from pyattach.attacher.ring import STUCK_READS, RawSample, RingReader
 from pyattach.inject.layout import Control
@@ -270,6 +271,7 @@ def check_bounds(ring: Ring, before: int, samples: list[RawSample]) -> None:
     ring.read_sizes.clear()
 
 
+@hostile()
 @given(
     content=st.lists(st.integers(0, MASK), min_size=16, max_size=16),
     heads=st.lists(st.one_of(st.integers(0, MASK), st.integers(0, 40)), min_size=1, max_size=STUCK_READS + 5),
@@ -286,7 +288,7 @@ def test_rubbish_is_survived(content: list[int], heads: list[int], final: bool) 
         assert ring.reader.tail == ring.head
 
 
-@settings(max_examples=300)
+@hostile(300)
 @given(data=st.data(), stacks=STACKS.filter(bool))
 def test_a_damaged_ring_costs_what_was_damaged(data: st.DataObject, stacks: list[tuple[int, ...]]) -> None:
     """Words overwritten at random: records that none of them hit are still read, and nothing is raised."""

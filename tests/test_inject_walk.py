@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, example, given
 from hypothesis import strategies as st
 from native.drivers import build_driver, run_driver
+from support import hostile
 
 from pyattach.inject.layout import End, Unwind
 
@@ -338,7 +339,7 @@ RULES = st.builds(
 
 
 # The walker remembers nothing between two cases.
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hostile(300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     words=st.lists(WORDS, max_size=64),
     registers=st.dictionaries(st.integers(0, 16), WORDS, max_size=17),

@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
-from support import build_target, requires
+from support import build_target, hostile, requires
 from test_attach_run import wait_for
 
 from pyattach.attacher.recording import is_recording, read_recording
@@ -235,7 +235,7 @@ def test_no_recording(tmp_path: Path) -> None:
         read_recording(tmp_path / "empty")
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@hostile(80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_damaged_recordings(recording: Path, tmp_path: Path, data: st.DataObject) -> None:
     """Cut off or overwritten anywhere it counts: an error that says so, or a profile; in bounded time."""

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from support import hostile
 
 from pyattach.render.live import LiveView, PlainView
 from pyattach.render.live_screen import LiveHeader, build_screen
@@ -344,6 +345,7 @@ def test_keys_of_terminals() -> None:
     assert keys_in("\x1b") == ["escape"]
 
 
+@hostile()
 @given(st.text())
 def test_any_bytes_of_a_terminal_are_keys_or_nothing(text: str) -> None:
     assert all(key.isprintable() for key in keys_in(text))

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from graphs import chromium, frame, hostile_profile
 from graphs import profile as small
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.support.wait import WebDriverWait
-from support import BUILD, requires, skip_unless_ci
+from support import BUILD, hostile, requires, skip_unless_ci
 
 from pyattach.errors import MalformedInput, PyattachError
 from pyattach.render import reading
@@ -138,7 +138,7 @@ def test_a_bomb_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
         read_profile(tmp_path / "it")
 
 
-@settings(max_examples=300, deadline=None)
+@hostile(300)
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_profile_or_refused(data: bytes) -> None:
     for read in (reading.profile_from, read_pprof):
@@ -146,7 +146,7 @@ def test_any_bytes_are_a_profile_or_refused(data: bytes) -> None:
             assert read(data).total >= 0
 
 
-@settings(max_examples=100, deadline=None)
+@hostile()
 @given(st.data())
 def test_a_damaged_file_is_a_profile_or_refused(data: st.DataObject) -> None:
     whole = bytearray(

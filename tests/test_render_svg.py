@@ -10,6 +10,7 @@ import pytest
 from graphs import HOSTILE, SVG, frame, hostile_profile, packed, profile, svg
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import hostile
 
 from pyattach.render.document import profile_of
 from pyattach.render.large_tree import build_bounded
@@ -111,7 +112,7 @@ def test_hostile_names_stay_text() -> None:
     assert re.fullmatch("[A-Za-z0-9+/=]+", root.find(f"{SVG}metadata").text or "")  # type: ignore[union-attr]
 
 
-@settings(max_examples=40, deadline=None)
+@hostile(40)
 @given(st.lists(st.text(st.characters(codec=None)), min_size=1, max_size=6).map(tuple))
 def test_any_names_make_a_file_that_can_be_read(names: tuple[str, ...]) -> None:
     text = svg(hostile_profile(names), threads=True)
@@ -129,7 +130,7 @@ def test_what_every_file_has_is_small() -> None:
     assert len(svg(profile({"main": 1})).encode()) < 25_000
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(st.integers(-1, 10), min_size=1),
     st.lists(st.integers(-1, 2**70) | st.sampled_from([0xD7DB, 0xD7DC, 0xDFDC, 0x10F7DB, 0x10F7DC])),
@@ -226,7 +227,7 @@ def test_a_diff_takes_no_noise_for_a_change() -> None:
     assert {kind for kind, _, _ in drawn(text)} == {"b", "same"}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.dictionaries(
         st.tuples(st.integers(1, 2), st.lists(st.sampled_from("abcd"), max_size=5).map(tuple)),

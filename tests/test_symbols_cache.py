@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support import hostile
 
 from pyattach.symbols import elf
 from pyattach.symbols.cache import Cache, cache_folder
@@ -44,7 +45,7 @@ def test_keys_name_no_other_file(cache: Cache, tmp_path: Path, key: str) -> None
     assert not list(tmp_path.rglob("*-*"))
 
 
-@settings(max_examples=200, deadline=None)
+@hostile(200)
 @given(st.integers(0, 40), st.binary(max_size=8), st.booleans())
 def test_what_is_damaged_is_as_if_it_were_not_there(at: int, instead: bytes, cut: bool) -> None:
     folder = Path(tempfile.mkdtemp())

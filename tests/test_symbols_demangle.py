@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import hostile
 
 from pyattach.symbols import demangle_helper
 from pyattach.symbols.demangle import demangle, display_name, short_name
@@ -88,6 +89,7 @@ def test_short_names_of_anything(text: str) -> None:
     assert bool(short_name(text)) == bool(text)
 
 
+@hostile()
 @given(st.text(max_size=80))
 def test_any_text_has_a_name(text: str) -> None:
     for name in (text, "_Z" + text, f"_ZN{text}17h0123456789abcdefE"):

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from elfwriter import ABS, ET_EXEC, IFUNC, LOCAL, NOTYPE, OBJECT, PF_R, PF_W, PF_X, TLS, WEAK, Elf, Load, Sym
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support import hostile
 
 from pyattach.errors import MalformedInput
 from pyattach.symbols.elf import ElfImage, Segment, SymbolTable, load_bias
@@ -198,7 +199,7 @@ def test_cut_short_at_every_byte() -> None:
         use(SAMPLE[:length])
 
 
-@settings(max_examples=400, deadline=None)
+@hostile(400)
 @given(st.lists(st.tuples(st.integers(0, len(SAMPLE) - 1), st.binary(min_size=1, max_size=9)), max_size=6))
 def test_overwritten_anywhere(changes: list[tuple[int, bytes]]) -> None:
     data = bytearray(SAMPLE)

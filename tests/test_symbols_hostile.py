@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from support import build_target
+from support import build_target, hostile
 
 from pyattach.errors import MalformedInput
 from pyattach.symbols.address import InstructionPointer
@@ -64,7 +64,7 @@ def test_cut_off_at_every_edge(which: str) -> None:
 WORDS = [0, 1, 0xFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 40, (1 << 63) - 1, (1 << 64) - 1]
 
 
-@settings(max_examples=150, deadline=None)
+@hostile(150)
 @given(st.integers(0, 2**32), st.lists(st.sampled_from(WORDS), min_size=1, max_size=6))
 def test_wild_words_in_the_headers(seed: int, words: list[int]) -> None:
     path = build_target("split", "-g")

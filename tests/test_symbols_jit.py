@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from support import requires
+from support import hostile, requires
 from test_attach_run import Folded, Spawn, attach
 
 from pyattach.symbols import jit
@@ -101,7 +101,7 @@ def test_lines_that_make_no_sense_are_counted(file: File, line: bytes) -> None:
     assert names.bad_lines == 1 and len(symbols) == 1 and name_at(symbols, 0x5000) == "good"
 
 
-@settings(max_examples=300, deadline=None)
+@hostile(300)
 @given(st.lists(st.binary(max_size=200), max_size=8))
 def test_any_bytes(pieces: list[bytes]) -> None:
     """As a map and as a jitdump: nothing raised, memory bounded."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import hostile
 
 from pyattach.errors import MalformedInput
 from pyattach.symbols.maps import Mapping, Maps, parse_maps
@@ -59,6 +60,7 @@ def test_rubbish_is_refused(rubbish: bytes) -> None:
         parse_maps(LINE + rubbish + b"\n")
 
 
+@hostile()
 @given(st.binary(max_size=200))
 def test_any_bytes_are_maps_or_malformed(text: bytes) -> None:
     try:

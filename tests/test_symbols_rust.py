@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support import hostile
 
 from pyattach.symbols.demangle import demangle, display_name
 from pyattach.symbols.rust_v0 import demangle_rust_v0
@@ -45,6 +46,7 @@ def test_short_names_have_no_generic_arguments_of_functions() -> None:
     assert display_name(f"_RNv{V0T}4main.llvm.123") == "v0t::main"
 
 
+@hostile()
 @given(st.text(alphabet="RINCMXYTESBDFGKLpsuvn_0123456789abcxyz", max_size=200))
 def test_what_only_looks_like_a_name(text: str) -> None:
     shown = demangle_rust_v0("_R" + text)
