@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from xml.sax.saxutils import escape
+from html import escape
 
 from .facts import share
 from .names import crop, printable, shortened
@@ -22,7 +22,7 @@ _TITLE_LIMIT = 100
 
 def xml(text: str) -> str:
     """``text`` for any place in the file."""
-    return escape(printable(text), {'"': "&quot;", "'": "&#39;"})
+    return escape(printable(text))
 
 
 def rows_of(tree: Tree) -> int:

@@ -18,7 +18,7 @@ from support import requires
 from test_attach_run import Folded, Spawn, attach, cpu_time_s, modules_by_self, pyattach, wait_for
 
 BENCHMARK_DEADLINE_S = 60
-SPLIT_S = 20
+SPLIT_S = 8
 POINTS = 3.0
 
 
@@ -156,17 +156,16 @@ def test_sqlite_shell(may_trace: None, tmp_path: Path) -> None:
 
 def split_leaves(spawn: Spawn, folded: Path) -> Counter[str]:
     with spawn("split") as target:
-        attach(target.pid, "--hz", "99", "-d", str(SPLIT_S), "-o", folded)
+        attach(target.pid, "--hz", "400", "-d", str(SPLIT_S), "-o", folded)
         assert target.finish().startswith("done ")
     profile = Folded(folded)
     assert profile.inclusive()["main"] >= 0.99 * profile.total
     return Counter(profile.leaves())
 
 
-@pytest.mark.timeout(180)
 def test_shares_are_right(spawn: Spawn, tmp_path: Path) -> None:
-    """The 4000 samples of two runs have a standard deviation of 0.7 points at 70%: right ones are out of
-    bounds once in fifty thousand times."""
+    """The 4000 samples of two runs (at least: timers tick at 250 Hz) have a standard deviation of 0.7
+    points at 70%: right ones are out of bounds once in fifty thousand times."""
     leaves = split_leaves(spawn, tmp_path / "o.folded") + split_leaves(spawn, tmp_path / "p.folded")
     shares = {name: 100 * leaves[f"work_{name}"] / leaves.total() for name in (70, 20, 10)}
     assert all(abs(share - name) <= POINTS for name, share in shares.items()), shares
