@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import secrets
 import time
 from collections.abc import Callable
 
 from ..errors import PyattachError, TargetDied
+from ..inject.chance import random_bits
 from ..inject.heap_layout import FUNCTIONS, HEAP_ATTACHED, Heap, PatchState
 from ..inject.image import heap_image
 from ..inject.loader import LoadedStub, Loading
@@ -85,7 +85,7 @@ class Attached:
     def begin(self) -> None:
         """Bring the stub in; nothing leads to it yet.  Raises InjectionFailed and ProcessLookupError: it is
         not there then."""
-        control = self.plan.control(secrets.randbits(64), time.monotonic_ns() + LEASE_NS)
+        control = self.plan.control(random_bits(64), time.monotonic_ns() + LEASE_NS)
         stale.sign(control)
         modules = self.session.modules.first(self.session.resolver.maps)
         more = ((self.plan.heap_offset, bytes(self.plan.heap())),)

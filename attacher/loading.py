@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import secrets
 import time
 
 from ..errors import InjectionFailed, TargetDied
 from ..inject import fault
 from ..inject.borrow import ThreadUnderWay
+from ..inject.chance import random_bits
 from ..inject.layout import Unwind
 from ..inject.loader import LoadedStub, Loading
 from ..inject.locks import LoaderCalls, LockZones
@@ -102,7 +102,7 @@ class StubLoader:
         threads = ThreadTable(self._target.pid, self._plan, self._clock, self._choice)
         slots = threads.first_slots()
         # An exact lease follows when the offset of the target's clock is known.
-        control = self._plan.control(secrets.randbits(64), time.monotonic_ns() + LEASE_NS)
+        control = self._plan.control(random_bits(64), time.monotonic_ns() + LEASE_NS)
         control.post_seq = 1
         control.slots_used = threads.slots_used
         stale.sign(control)

@@ -21,9 +21,7 @@ import ctypes
 import dataclasses
 import functools
 import os
-import platform
 import re
-import secrets
 import time
 from collections.abc import Iterator, Sequence
 
@@ -31,6 +29,7 @@ from ..errors import InjectionFailed
 from . import fault
 from .arch import x86_64 as arch
 from .cave import find_cave
+from .chance import random_bits
 from .image import boot_code, loader_code
 from .layout import BOOT_DATA_SIZE, BOOT_SIZE, LOADER_SIZE, MAIL_SIZE, BootArgs
 from .tracee import HeldThread, Target
@@ -77,7 +76,7 @@ def _libc() -> ctypes.CDLL:
 
 def memfd_flags() -> int:
     """MFD_EXEC must be said from kernel 6.3 on and is unknown before (man memfd_create)."""
-    found = re.match(r"(\d+)\.(\d+)", platform.release())
+    found = re.match(r"(\d+)\.(\d+)", os.uname().release)
     version = (int(found[1]), int(found[2])) if found else (0, 0)
     return _MFD_CLOEXEC | (_MFD_EXEC if version >= (6, 3) else 0)
 
@@ -104,7 +103,7 @@ def _pick_gap(target: Target, size: int) -> int:
     """An address with ``size`` free bytes around it, at random, far from what the kernel gives next."""
     taken = sorted((m.start, m.end) for m in target.maps())
     for _ in range(64):
-        start = (0x10_0000_0000 + secrets.randbelow(0x5000_0000_0000)) & ~0xFFFF
+        start = (0x10_0000_0000 + random_bits(64) % 0x5000_0000_0000) & ~0xFFFF
         if all(start + size + (1 << 24) <= low or high + (1 << 24) <= start for low, high in taken):
             return start
     raise InjectionFailed(f"pid {target.pid}: found no free addresses for the boot area")
@@ -146,7 +145,7 @@ class Borrowing:
         self.args = args
         self.args.fault = fault.in_loader()
         self.boot_offset = len(front)
-        self._nonce = secrets.randbits(63) | 1
+        self._nonce = random_bits(63) | 1
         self._front = front
         self._pieces = [(offset, data) for offset, data in behind if data]
         boot_code(), loader_code()  # read from disk before anything waits for them

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import statistics
 
 from .outside import library
 
@@ -35,4 +34,6 @@ def _measured(signal: int, period_ns: int, beside_ns: int, most: int) -> float |
         raise OSError(-count, os.strerror(-count))
     if count < _FEWEST:
         return None
+    import statistics  # late: it brings decimals and fractions with it
+
     return max(0.0, statistics.median(pairs[2 * i] - pairs[2 * i + 1] for i in range(count)))

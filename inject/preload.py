@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import mmap
 import os
-import secrets
 from collections.abc import Callable
 
 from .borrow import MEMFD_PREFIX, memfd_flags
+from .chance import random_bits
 from .image import preload_image
 from .layout import PRELOAD_REGION, Control, State
 from .region import RegionPlan
@@ -31,7 +31,7 @@ class PreloadedStub:
     def create(cls, plan: RegionPlan, image: bytes | None = None) -> PreloadedStub:
         """Make and fill the file, with the sampler's image if none is given; the program's own pid is
         missing in it.  Raises OSError."""
-        nonce = secrets.randbits(64)
+        nonce = random_bits(64)
         control = plan.control(nonce, 0)
         control.state, control.post_seq, control.slots_used = State.IDLE, 1, 1
         control.spare_signal = 0  # until its C library is known

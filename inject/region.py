@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
-import secrets
 
+from .chance import random_bits
 from .layout import COSTS, MAGIC, TICK_TAG, VERSION, CacheLine, Control, Modules, Slot, State, Unwind
 
 PAGE = 4096
@@ -35,7 +35,7 @@ class RegionPlan:
     spare_slots: int = 0
     spare_signal: int = 0
     tick_ns: int = 4_000_000
-    tick_tag: int = dataclasses.field(default_factory=lambda: TICK_TAG | secrets.randbits(16))
+    tick_tag: int = dataclasses.field(default_factory=lambda: TICK_TAG | random_bits(16))
 
     def __post_init__(self) -> None:
         if self.ring_words & (self.ring_words - 1):

@@ -31,15 +31,9 @@ _OTHER = len(_CATEGORIES)
 _LIBRARY_RESOURCE = 1
 
 
-class FirefoxRenderer:
+def render(profile: Profile, options: RenderOptions) -> Iterator[bytes]:
     """For profiler.firefox.com: threads, each sample at its time where times are known, else all at 0."""
-
-    name = "firefox"
-    suffixes = (".firefox.json", ".gecko.json")
-
-    def render(self, profile: Profile, options: RenderOptions) -> Iterator[bytes]:
-        """The file, in one piece."""
-        return encoded([json.dumps(_document(profile, options), separators=(",", ":")) + "\n"])
+    return encoded([json.dumps(_document(profile, options), separators=(",", ":")) + "\n"])
 
 
 def _document(profile: Profile, options: RenderOptions) -> dict[str, Any]:

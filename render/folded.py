@@ -29,15 +29,9 @@ def thread_name(thread: Thread) -> str:
     return f"{thread.name}-{thread.tid}" if thread.name else str(thread.tid)
 
 
-class FoldedRenderer:
+def render(profile: Profile, options: RenderOptions) -> Iterator[bytes]:
     """One line for each distinct stack, sorted, its ticks at the end."""
-
-    name = "folded"
-    suffixes = (".folded", ".collapsed")
-
-    def render(self, profile: Profile, options: RenderOptions) -> Iterator[bytes]:
-        """The lines, each with its line end."""
-        return encoded(_lines(profile, options))
+    return encoded(_lines(profile, options))
 
 
 def _lines(profile: Profile, options: RenderOptions) -> Iterator[str]:

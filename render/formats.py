@@ -3,32 +3,40 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
-import secrets
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..errors import PyattachError, UsageError
-from .firefox import FirefoxRenderer
-from .folded import FoldedRenderer
-from .jsonfile import JsonRenderer
-from .pprof import PprofRenderer
+from .profile import Profile
 from .renderer import Renderer, RenderOptions
-from .speedscope import SpeedscopeRenderer
-from .svg import SvgRenderer
-from .text import TextRenderer
 
 __all__ = ["RENDERERS", "RenderOptions", "Renderer", "renderer_for", "write_atomically"]
 
+
+class _Format:
+    """The ``render`` of a module beside this one, which is imported when it is wanted."""
+
+    def __init__(self, name: str, suffixes: tuple[str, ...], module: str) -> None:
+        self.name, self.suffixes, self._module = name, suffixes, module
+
+    def render(self, profile: Profile, options: RenderOptions) -> Iterator[bytes]:
+        """The file in pieces, line ends included."""
+        module = importlib.import_module(self._module, __package__)
+        pieces: Iterator[bytes] = module.render(profile, options)
+        return pieces
+
+
 RENDERERS: list[Renderer] = [
-    SvgRenderer(),
-    FoldedRenderer(),
-    TextRenderer(),
-    SpeedscopeRenderer(),
-    FirefoxRenderer(),
-    JsonRenderer(),
-    PprofRenderer(),
+    _Format("svg", (".svg",), ".svg"),
+    _Format("folded", (".folded", ".collapsed"), ".folded"),
+    _Format("text", (".txt",), ".text"),
+    _Format("speedscope", (".speedscope.json", ".speedscope"), ".speedscope"),
+    _Format("firefox", (".firefox.json", ".gecko.json"), ".firefox"),
+    _Format("json", (".json",), ".jsonfile"),
+    _Format("pprof", (".pb.gz", ".pprof", ".pb"), ".pprof"),
 ]
 """All formats; the first is the default."""
 
@@ -67,7 +75,7 @@ def write_atomically(path: str | Path, chunks: Iterable[bytes]) -> None:
 
 
 def _replace(target: Path, chunks: Iterable[bytes]) -> None:
-    temporary = target.with_name(f".pyattach-{secrets.token_hex(8)}.tmp")
+    temporary = target.with_name(f".pyattach-{os.urandom(8).hex()}.tmp")
     # Not tempfile: its files are readable by their owner only, ours follow the umask.
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:

@@ -11,13 +11,7 @@ from .renderer import RenderOptions, encoded
 from .tree import build
 
 
-class JsonRenderer:
+def render(profile: Profile, options: RenderOptions) -> Iterator[bytes]:
     """All stacks, exactly, and all that was measured, for programs to read; threads are always kept."""
-
-    name = "json"
-    suffixes = (".json",)
-
-    def render(self, profile: Profile, options: RenderOptions) -> Iterator[bytes]:
-        """The file, in one piece."""
-        document = document_of(profile, build(profile))
-        return encoded([json.dumps(document, separators=(",", ":")) + "\n"])
+    document = document_of(profile, build(profile))
+    return encoded([json.dumps(document, separators=(",", ":")) + "\n"])

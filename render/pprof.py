@@ -24,15 +24,9 @@ _HEAP = {"bytes": ("space", "bytes"), "blocks": ("objects", "count")}
 """Of a profile of the heap: the name of its values and their unit, by ``Meta.unit``."""
 
 
-class PprofRenderer:
+def render(profile: Profile, options: RenderOptions) -> Iterator[bytes]:
     """For ``go tool pprof``: samples and time by stack, threads as labels."""
-
-    name = "pprof"
-    suffixes = (".pb.gz", ".pprof", ".pb")
-
-    def render(self, profile: Profile, options: RenderOptions) -> Iterator[bytes]:
-        """The file, in one piece."""
-        yield gzip.compress(b"".join(_message(profile)), 6, mtime=0)
+    yield gzip.compress(b"".join(_message(profile)), 6, mtime=0)
 
 
 class _Table:

@@ -19,15 +19,9 @@ from .renderer import RenderOptions, encoded
 from .tree import EMPTY
 
 
-class SpeedscopeRenderer:
+def render(profile: Profile, options: RenderOptions) -> Iterator[bytes]:
     """For speedscope: all threads together, or a profile for each with ``threads``."""
-
-    name = "speedscope"
-    suffixes = (".speedscope.json", ".speedscope")
-
-    def render(self, profile: Profile, options: RenderOptions) -> Iterator[bytes]:
-        """The file, in one piece."""
-        return encoded([json.dumps(_document(profile, options), separators=(",", ":")) + "\n"])
+    return encoded([json.dumps(_document(profile, options), separators=(",", ":")) + "\n"])
 
 
 def _document(profile: Profile, options: RenderOptions) -> dict[str, Any]:

@@ -34,15 +34,9 @@ _KIND = {
 _STATIC_HINT = "Open this file in a web browser to zoom and to search."
 
 
-class SvgRenderer:
+def render(profile: Profile, options: RenderOptions) -> Iterator[bytes]:
     """The flame graph."""
-
-    name = "svg"
-    suffixes = (".svg",)
-
-    def render(self, profile: Profile, options: RenderOptions) -> Iterator[bytes]:
-        """The file in pieces."""
-        return encoded(svg(profile, options))
+    return encoded(svg(profile, options))
 
 
 def svg(profile: Profile, options: RenderOptions, base: Profile | None = None) -> Iterator[str]:

@@ -19,15 +19,9 @@ _BY_SELF = "by self: {} whose innermost frame it was"
 _BY_TOTAL = "by total: {} with it anywhere on the stack"
 
 
-class TextRenderer:
+def render(profile: Profile, options: RenderOptions) -> Iterator[bytes]:
     """Header and two tables; with ``threads``, two tables for each thread."""
-
-    name = "text"
-    suffixes = (".txt",)
-
-    def render(self, profile: Profile, options: RenderOptions) -> Iterator[bytes]:
-        """The lines, each with its line end."""
-        return encoded(line.rstrip() + "\n" for line in _lines(profile, options))
+    return encoded(line.rstrip() + "\n" for line in _lines(profile, options))
 
 
 def summary_lines(profile: Profile, top: int = 10) -> Iterator[str]:

@@ -13,13 +13,13 @@ import os
 import re
 import stat
 import struct
-import tempfile
 import zlib
 from pathlib import Path
 
 MOST_BYTES = 1 << 30
 _MOST_ENTRY = 512 << 20  # bytes of one file
 _HEAD = struct.Struct("<8sQII")  # magic, bytes of content, CRC-32 of content, of the head before it
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _MAGIC = b"pyattach"
 _KEY = re.compile(r"[a-z]+-[0-9a-f]{8,128}\Z")
 
@@ -66,18 +66,16 @@ class Cache:
             return
         head = _HEAD.pack(_MAGIC, len(content), zlib.crc32(content), 0)
         head = head[:-4] + struct.pack("<I", zlib.crc32(head[:-4]))
-        scratch = ""
+        scratch = path.parent / f".new-{os.urandom(8).hex()}"
         try:
-            handle, scratch = tempfile.mkstemp(prefix=".new-", dir=path.parent)
-            with open(handle, "wb") as file:
+            with open(os.open(scratch, _NEW, 0o600), "wb") as file:
                 file.write(head)
                 file.write(content)
-            os.replace(scratch, path)  # noqa: PTH105
+            scratch.replace(path)
             self._make_room(path.parent)
         except OSError:
             with contextlib.suppress(OSError):
-                if scratch:
-                    os.unlink(scratch)  # noqa: PTH108
+                scratch.unlink()
 
     def _path(self, key: str, *, make: bool = False) -> Path | None:
         if self._folder is None or not _KEY.match(key):

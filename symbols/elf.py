@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import io
 import mmap
 import os
@@ -318,6 +317,8 @@ class ElfImage:
         if self.build_id is None:
             return ""
         what = repr((self.build_id, self._file_size, self._headers)).encode()
+        import hashlib  # late: it brings OpenSSL with it
+
         return hashlib.sha256(what).hexdigest()
 
     def _build_dynamic(self, wanted: bytes | None = None) -> dict[bytes, Symbol]:

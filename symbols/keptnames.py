@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from .cache import Cache
 from .codefile import CodeFile
 
@@ -60,4 +58,6 @@ class KeptNames:
     def _key(self, file: CodeFile) -> str:
         identity = file.identity
         what = f"{_FORM} {self._way} {identity}".encode()
+        import hashlib  # late: it brings OpenSSL with it
+
         return f"names-{hashlib.sha256(what).hexdigest()}" if identity else ""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import importlib.util
 import json
 import os
@@ -207,4 +206,6 @@ def _cache_key(image: ElfImage) -> str:
     if image.build_id is None:
         return ""
     what = repr((image.build_id, image.sections)).encode()
+    import hashlib  # late: it brings OpenSSL with it
+
     return f"lines-{hashlib.sha256(what).hexdigest()}"
