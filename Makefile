@@ -12,15 +12,15 @@ PACKAGING := pyproject.toml setup.py inject/build_stub.py
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint types programs bench stress stub clean
+.PHONY: help demo test lint types programs bench stress stub bytecode clean
 
 help: ## list these targets (the default)
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/installed stub ## profile a bundled program; writes demo-out/
+demo: $(VENV)/installed stub bytecode ## profile a bundled program; writes demo-out/
 	@$(BIN)/python tests/demo/run.py --pyattach $(BIN)/pyattach --output demo-out
 
-test: programs lint types ## everything that is checked: lint, types, tests (installs their programs)
+test: programs lint types bytecode ## everything that is checked: lint, types, tests (installs their programs)
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(VENV)/installed-dev ## ruff: rules and format
@@ -30,17 +30,21 @@ lint: $(VENV)/installed-dev ## ruff: rules and format
 types: $(VENV)/installed-dev stub ## mypy --strict
 	@$(BIN)/python -m mypy --strict
 
-bench: $(VENV)/installed-dev stub ## run the benchmarks, pyattach and its peers side by side
+bench: $(VENV)/installed-dev stub bytecode ## run the benchmarks, pyattach and its peers side by side
 	@set -e; for script in benchmarks/*.py; do \
 	    [ -e "$$script" ] || { echo "no benchmarks here"; exit 1; }; \
 	    echo "== $$script"; $(BIN)/python "$$script" $(BENCH_ARGS); \
 	done
 
-stress: $(VENV)/installed-dev stub ## storms for hours: attach and detach, kills, faults, beside a naive dlopen
+stress: $(VENV)/installed-dev stub bytecode ## storms for hours: attach and detach, kills, faults, beside a naive dlopen
 	@$(BIN)/python tests/stress.py $(STRESS_ARGS)
 
 stub: ## compile the stub again where it is stale
 	@$(PYTHON) inject/build_stub.py --if-stale
+
+# As pip does with what it installs: where PYTHONDONTWRITEBYTECODE is set, each start would compile it all again.
+bytecode: $(VENV)/installed
+	@$(BIN)/python -m compileall -q pyattach attacher inject symbols render
 
 programs:
 	@tests/install-programs test
