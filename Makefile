@@ -12,10 +12,10 @@ PACKAGING := pyproject.toml setup.py inject/build_stub.py
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint types programs bench stress stub bytecode clean
+.PHONY: help demo test lint types programs bench bench-quick stress stub bytecode clean
 
 help: ## list these targets (the default)
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/installed stub bytecode ## profile a bundled program; writes demo-out/
 	@$(BIN)/python tests/demo/run.py --pyattach $(BIN)/pyattach --output demo-out
@@ -30,11 +30,12 @@ lint: $(VENV)/installed-dev ## ruff: rules and format
 types: $(VENV)/installed-dev stub ## mypy --strict
 	@$(BIN)/python -m mypy --strict
 
-bench: $(VENV)/installed-dev stub bytecode ## run the benchmarks, pyattach and its peers side by side
-	@set -e; for script in benchmarks/*.py; do \
-	    [ -e "$$script" ] || { echo "no benchmarks here"; exit 1; }; \
-	    echo "== $$script"; $(BIN)/python "$$script" $(BENCH_ARGS); \
-	done
+bench: $(VENV)/installed-bench stub bytecode ## measure pyattach beside its peers; writes benchmarks/RESULTS.md
+	@tests/install-programs bench
+	@$(BIN)/python benchmarks/bench.py $(BENCH_ARGS)
+
+bench-quick: BENCH_ARGS = --quick
+bench-quick: bench ## the same in minutes, with figures of a few rounds
 
 stress: $(VENV)/installed-dev stub bytecode ## storms for hours: attach and detach, kills, faults, beside a naive dlopen
 	@$(BIN)/python tests/stress.py $(STRESS_ARGS)
@@ -68,6 +69,10 @@ $(VENV)/installed: $(PACKAGING) | $(VENV)/pyvenv.cfg
 $(VENV)/installed-dev: $(PACKAGING) | $(VENV)/pyvenv.cfg
 	$(call pip_install,[dev])
 	@touch $@ $(VENV)/installed
+
+$(VENV)/installed-bench: $(VENV)/installed-dev
+	$(call pip_install,[dev,bench])
+	@touch $@
 
 $(VENV)/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \

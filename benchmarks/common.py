@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import platform
 import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -109,6 +110,20 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True)),
         ]
         print("  ".join(cells).rstrip())
+
+
+ROWS_VARIABLE = "PYATTACH_BENCH_ROWS"
+
+
+def compare(row: str, unit: str, ours: float, peers: Mapping[str, float], *, more: bool = False) -> None:
+    """A row of what ``make bench`` shows at a glance: our figure beside the peers'; ``more``: more is better.
+
+    Into the file that the environment names; without it nothing.
+    """
+    if peers and (path := os.environ.get(ROWS_VARIABLE)):
+        line = {"row": row, "unit": unit, "ours": ours, "peers": dict(peers), "more": more}
+        with open(path, "a") as file:
+            file.write(json.dumps(line) + "\n")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from common import ROOT, compare
+
 NATIVE = ROOT / "benchmarks" / "native"
 JSON = """\
 import json
@@ -178,6 +179,9 @@ def measure(work: Work, chosen: list[Tool], rounds: int, folder: Path) -> None:
                     memory[tool.name] = own_memory(folder / "report.txt")
     base, rss = statistics.median(alone), peak_rss(work)
     print(f"{work.name:<24} {base:7.2f} s  peak RSS {rss / 2**20:7.1f} MiB")
+    slower = {name: statistics.median(times) / base for name, times in under.items()}
+    peers = {name: times for name, times in slower.items() if name not in ("pyattach", "sampled 512K")}
+    compare(f"heap recording: {work.name}", "times", slower["pyattach"], peers)
     for name, times in under.items():
         took = statistics.median(times)
         added = f"{(took - base) / work.pairs * 1e9:8.1f} ns a pair" if work.pairs else ""

@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import time
 
-from common import arguments, machine, running, spread, table
+from common import arguments, compare, machine, running, spread, table
 
 from pyattach.attacher.session import Options, Session
 from pyattach.attacher.session import attach as run_session
@@ -175,6 +175,12 @@ def other_threads(times: int) -> None:
                 refused.setdefault(kind, error.what)
     for kind, why in refused.items():
         print(f"gap, {kind}: refused: {why}")
+    medians = {
+        kind: statistics.median(all_us for all_us, _ in values) for kind, values in seen.items() if values
+    }
+    if "map" in medians:
+        gdb = {name: medians[name] for name in ("gdb",) if name in medians}
+        compare("gap that a thread sees while another attaches", "us", medians["map"], gdb)
     for kind, values in seen.items():
         for column, what in enumerate(("all", "held")):
             rows.append([kind, what, str(len(values)), *spread([gaps[column] for gaps in values])])

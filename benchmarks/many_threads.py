@@ -21,7 +21,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from common import machine, parser_of, percentile, table
+from common import compare, machine, parser_of, percentile, table
 from profilers import CLOCKS, Command, Profiler, Pyattach, nothing, py_spy
 from spinning import Gaps, spinning
 from steady import OTHER_CPU, TARGET_CPU, started
@@ -127,6 +127,7 @@ def cpython_table(rounds: int, seconds: float) -> None:
     rows = []
     for threads in THREADS:
         seen = {name: Seen() for name in profilers}
+        lost_by: dict[str, float] = {}
         for _ in range(rounds):
             for name, profiler in profilers.items():
                 with cpython(threads) as process, profiler(process.pid):
@@ -136,8 +137,13 @@ def cpython_table(rounds: int, seconds: float) -> None:
             lost_us = (found.lost_share - seen["none"].lost_share) * 1e6 / RATE_HZ
             largest = found.largest_us
             us = [f"{v:,.0f}" for v in (statistics.median(largest), percentile(largest, 0.99))]
+            lost_by[name] = lost_us
             lost = "-" if name == "none" else f"{lost_us:,.0f}"
             rows.append([name, str(threads), *us, lost, f"{100 * found.lost_share:.2f}"])
+        ours = next((lost_by[f"pyattach, {clock}"] for clock in ("perf", "timer") if clock in CLOCKS), None)
+        if ours is not None:
+            peers = {name: lost_by[name] for name in ("py-spy",) if name in lost_by}
+            compare(f"time lost for a sample, CPython with {threads} threads", "us", ours, peers)
     print(f"\nCPython: the largest gaps, one a sample, {RATE_HZ} Hz, {rounds} rounds of {seconds:g} s, us\n")
     table(["profiler", "threads", "p50", "p99", "lost for a sample", "% of time in gaps"], rows)
 

@@ -30,6 +30,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from common import compare  # noqa: E402
 from graphs import chromium  # noqa: E402
 from rich.console import Console  # noqa: E402
 
@@ -95,6 +96,8 @@ def against_peers(lines: int, folder: Path, peers: list[tuple[str, list[str]]]) 
     print(f"\n{lines:,} folded lines, {source.stat().st_size / 1e6:.1f} MB, median of {runs}")
     print(f"{'':24}{'time':>10}{'file':>12}{'frames':>9}{'bytes/frame':>13}")
     ours_s = statistics.median(times_s["pyattach report"])
+    others_s = {name: statistics.median(times_s[name]) for name, _ in peers}
+    compare(f"flame graph of {lines:,} stacks", "s", ours_s, others_s)
     for name, _ in commands:
         text = (folder / f"{name}.svg").read_text()
         size, frames, took_s = len(text.encode()), visible_frames(text), statistics.median(times_s[name])

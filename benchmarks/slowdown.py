@@ -30,10 +30,10 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from common import machine, parser_of, table
+from common import compare, machine, parser_of, table
 from floor import EmptyHandler, floors
 from profilers import CLOCKS, SETTLE_S, Profiler, Pyattach, Row, Switched, by_sigusr2, nothing, peers
 from spinning import Gaps, Spinner, spinning
@@ -123,6 +123,7 @@ def programs_table(
                             *cells(program, row, seen, pairs, seconds),
                         ]
                     )
+            at_a_glance(program, rates, seen)
     head = [
         "program",
         "profiler",
@@ -135,6 +136,16 @@ def programs_table(
         "self-reported %",
     ]
     table([*head, f"goal x{SELF_WITHIN:g}"], lines)
+
+
+def at_a_glance(program: str, rates: Sequence[int], seen: Mapping[tuple[str, int], Slowdown]) -> None:
+    """Of pyattach the clock that it chooses by itself."""
+    ours = "pyattach, perf" if "perf" in CLOCKS else "pyattach, timer"
+    for rate in rates:
+        others = {name: found.percent for (name, at), found in seen.items() if at == rate}
+        peers = {name: v for name, v in others.items() if not name.startswith(("pyattach", "empty", "none"))}
+        if ours in others:
+            compare(f"slowdown of {program} at {rate} Hz", "%", others[ours], peers)
 
 
 def switched_table(programs: Sequence[str], rates: Sequence[int], pairs: int) -> None:

@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import DEADLINE_S, ROOT, arguments, machine, table
+from common import DEADLINE_S, ROOT, arguments, compare, machine, table
 
 STUB = ROOT / "inject" / "stub"
 GOAL_NS = 20.0
@@ -62,6 +62,9 @@ def main() -> None:
     table(["walker", "depth", "frames", "a walk", "a frame", "min", "max"], rows)
     print(f"\ngoals: {GOAL_NS:g} ns a frame at most, {GOAL_TIMES:g} times as fast as libunwind")
     for depth in sorted({depth for depth, _ in per_frame}):
+        others = {name: ns for (at, name), ns in per_frame.items() if at == depth}
+        peers = {name: others[name] for name in ("unw_backtrace", "unw_step", "backtrace") if name in others}
+        compare(f"unwinding a warm frame, {depth} deep", "ns", others["pa_walk"], peers)
         ours = per_frame[depth, "pa_walk"]
         print(f"depth {depth}: a warm frame: {said(ours <= GOAL_NS)}: {ours:.1f} ns")
         for walker in ("unw_step", "unw_backtrace"):

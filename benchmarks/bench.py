@@ -1,0 +1,218 @@
+"""All benchmarks in one run, pyattach beside its peers: ``make bench``, or ``make bench-quick`` in minutes.
+
+Runs the scripts beside this one, one after the other, and writes ``benchmarks/RESULTS.md``: a table of
+pyattach beside each peer, row by row, with what it would take where pyattach is not ahead; then what each
+script has printed; and a chart of each row in ``benchmarks/results/``.  What can't be measured here (a peer
+that is not installed, a machine without perf events) is left out by the script, which says so.
+
+The exit code is 1 where a script has failed, or where a row is neither ahead nor explained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from common import ROOT, ROWS_VARIABLE, machine
+
+HERE = Path(__file__).resolve().parent
+RESULTS, CHARTS = HERE / "RESULTS.md", HERE / "results"
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A script, how it is called for the whole measurement, and for a look that takes a minute at most."""
+
+    title: str
+    script: str
+    whole: tuple[str, ...] = ()
+    quick: tuple[str, ...] = ("--quick",)
+
+
+PARTS = (
+    Part("From the command to the first sample", "latency.py"),
+    Part("How long the target is held", "hold.py"),
+    Part("Are targets hurt?", "hangs.py"),
+    Part(
+        "Slowdown of a program at work", "slowdown.py", ("--part", "programs", "--pairs", "10"),
+        ("--part", "programs", "--quick", "--programs", "cpython", "--rates", "99"),
+    ),
+    Part("What a tick costs", "slowdown.py", ("--part", "ticks"), ("--part", "ticks", "--quick")),
+    Part("Many threads", "many_threads.py"),
+    Part("Rates and shares by clock", "clocks.py", ("--part", "rates"), ("--part", "rates", "--quick")),
+    Part("Shares of threads", "threads.py", (), ("--quick",)),
+    Part("Shares of functions", "accuracy.py"),
+    Part("Complete stacks", "complete.py", ("--samples", "3000"), ("--quick", "sqlite3", "xz")),
+    Part("A warm frame", "unwind_cost.py"),
+    Part("pyattach's own CPU time", "own_cpu.py", (), ("--quick", "--targets", "busy")),
+    Part("Names and lines", "symbols.py"),
+    Part("Flame graphs", "render.py", (), ("--lines", "10000", "--frames", "10000")),
+    Part(
+        "Recording the heap", "heap_cost.py", ("--rounds", "3"),
+        ("--rounds", "1", "--scale", "0.1", "--only", "tight"),
+    ),
+)  # fmt: skip
+
+EXPLAINED = {
+    r"first sample": (
+        "perf and py-spy look from outside and bring no code into the process; most of our time is Python's "
+        "start. It would take a compiled launcher."
+    ),
+    r"slowdown of .* at \d+ Hz": (
+        "A tick of perf that signals a thread is dear on a virtual machine, a timer's comes with the "
+        "kernel's own (`--clock timer`, at most CONFIG_HZ and in step with it, as gperftools). py-spy "
+        "stops its target: that costs it time and no CPU time. It would take a cheaper event in the kernel."
+    ),
+    r"unwinding a warm frame.*": (
+        "unw_backtrace keeps each frame's layout by its address, and believes what it reads. It would take "
+        "giving up the checks."
+    ),
+    r"flame graph of .*": (
+        "inferno is compiled, and keeps no profile in the picture. It would take a compiled renderer."
+    ),
+}
+"""What it would take, for rows (regular expressions) in which a peer may be ahead."""
+
+
+def ran(part: Part, quick: bool, rows: Path) -> tuple[str, int, float]:
+    """What the script has printed, its exit code, and seconds."""
+    words = [sys.executable, str(HERE / part.script), *(part.quick if quick else part.whole)]
+    print(f"\n== {part.title}: {' '.join(words[1:])}", flush=True)
+    begun = time.monotonic()
+    said = []
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment(rows), cwd=ROOT
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            said.append(line)
+    return "".join(said), process.returncode, time.monotonic() - begun
+
+
+def environment(rows: Path) -> dict[str, str]:
+    """Peers that pip has installed are beside this Python."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {
+        **os.environ,
+        "PATH": path,
+        ROWS_VARIABLE: str(rows),
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+VERSIONS = {
+    "perf": ("perf", "--version"),
+    "py-spy": ("py-spy", "--version"),
+    "austin": ("austin", "--version"),
+    "memray": ("memray", "--version"),
+    "heaptrack": ("heaptrack", "--version"),
+    "gdb": ("gdb", "--version"),
+    "go tool pprof": ("go", "version"),
+}
+
+
+def versions() -> Iterator[str]:
+    path = environment(HERE)["PATH"]
+    for name, words in VERSIONS.items():
+        if found := shutil.which(words[0], path=path):
+            done = subprocess.run([found, *words[1:]], capture_output=True, text=True, check=False)
+            yield f"{name}: {(done.stdout or done.stderr).strip().splitlines()[0]}"
+        else:
+            yield f"{name}: not installed"
+
+
+def is_ahead(row: dict[str, Any], peer: float) -> bool:
+    return bool(row["ours"] >= peer if row["more"] else row["ours"] <= peer)
+
+
+def explained(name: str) -> str:
+    return next((text for pattern, text in EXPLAINED.items() if re.fullmatch(pattern, name)), "")
+
+
+def at_a_glance(rows: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
+    """The lines of the table, and the rows that are neither ahead nor explained."""
+    lines = ["| | unit | pyattach | peers | |", "|---|---|---:|---|---|"]
+    open_rows = []
+    for row in rows:
+        peers = sorted(row["peers"].items(), key=lambda item: item[1], reverse=row["more"])
+        behind = [name for name, value in peers if not is_ahead(row, value)]
+        shown = ", ".join(f"{name} {value:,.3g}" for name, value in peers)
+        verdict = f"behind {', '.join(behind)}: {explained(row['row'])}" if behind else "ahead"
+        if behind and not explained(row["row"]):
+            open_rows.append(row["row"])
+        lines.append(f"| {row['row']} | {row['unit']} | {row['ours']:,.3g} | {shown} | {verdict} |")
+    return lines, open_rows
+
+
+def chart(row: dict[str, Any], folder: Path) -> Path:
+    """A bar for each, as SVG."""
+    import pygal
+
+    bars = pygal.HorizontalBar(
+        show_legend=False, height=90 + 34 * (1 + len(row["peers"])), width=760, print_values=True,
+        title=f"{row['row']}, {row['unit']} ({'more' if row['more'] else 'less'} is better)",
+    )  # fmt: skip
+    names = ["pyattach", *row["peers"]]
+    bars.x_labels = names[::-1]
+    values = [row["ours"], *row["peers"].values()]
+    colours = ["#e07b39", *["#8aa4b8"] * len(row["peers"])]
+    bars.add("", [{"value": v, "color": c} for v, c in zip(values[::-1], colours[::-1], strict=True)])
+    path = folder / (re.sub(r"[^a-z0-9]+", "-", row["row"].lower()).strip("-") + ".svg")
+    bars.render_to_file(str(path))
+    return path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="a few runs only: to see that it works")
+    parser.add_argument("--only", default="", metavar="WORD", help="parts with this in the title or script")
+    parser.add_argument("-o", "--output", type=Path, default=RESULTS, help="default: benchmarks/RESULTS.md")
+    chosen = parser.parse_args()
+    head = [machine(), *versions()]
+    print(*head, sep="\n")
+    sections, failed = [], []
+    with tempfile.NamedTemporaryFile() as file:
+        for part in PARTS:
+            if chosen.only not in part.title and chosen.only not in part.script:
+                continue
+            said, code, took_s = ran(part, chosen.quick, Path(file.name))
+            if code:
+                failed.append(part.title)
+            note = f"`{part.script}`, {took_s:.0f} s" + (f", failed with {code}" if code else "")
+            sections.append(f"## {part.title}\n\n{note}\n\n```text\n{said.strip()}\n```\n")
+        rows = [json.loads(line) for line in Path(file.name).read_text().splitlines()]
+    lines, open_rows = at_a_glance(rows)
+    CHARTS.mkdir(exist_ok=True)
+    for row in rows:
+        chart(row, CHARTS)
+    how = "a quick run: figures of a few rounds only" if chosen.quick else "a whole run"
+    text = [
+        "# pyattach beside its peers", "", f"Written by `make bench` ({how}).", "",
+        *(f"- {line}" for line in head), "", "## At a glance", "", *lines, "", *sections,
+    ]  # fmt: skip
+    chosen.output.write_text("\n".join(text))
+    print(f"\nwrote {chosen.output} and {len(rows)} charts in {CHARTS}", *lines, sep="\n")
+    for title in failed:
+        print(f"failed: {title}")
+    for name in open_rows:
+        print(f"behind, and not explained: {name}")
+    return int(bool(failed or open_rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
