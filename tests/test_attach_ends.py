@@ -370,7 +370,8 @@ def test_new_threads_are_sampled(
     profile = files.check(out)
     asked = [stack for stack in profile.stacks if stack[0].startswith("asked-")]
     assert asked and {stack[0].rpartition("-")[2] for stack in asked} == {str(tid)}
-    assert {stack[-1] for stack in asked} == {"asked_thread_work"}
+    at_work = sum(profile.stacks[stack] for stack in asked if stack[-1] == "asked_thread_work")
+    assert at_work >= 0.9 * sum(profile.stacks[stack] for stack in asked)  # a thread also begins and ends
     if interval_ms:
         assert profile.leaves()["late_thread_work"] > 0
 
