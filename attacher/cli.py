@@ -11,13 +11,13 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from .. import __version__
 from ..errors import ExitCode, PyattachError, UsageError
 from ..inject.layout import Unwind
-from ..render.live import LiveView, PlainView
 from ..render.names import printable
+from ..render.plain import PlainView
 from ..render.terminal_keys import TerminalKeys, in_foreground
 from ..render.text import summary_lines
 from .account import TO_SPEAK_OF_S
@@ -31,6 +31,9 @@ from .outputs import add_output_options, check_outputs, default_suffix, render_o
 from .session import Options, Outcome
 from .stay import HOW_LOADED
 from .verify import Verification
+
+if TYPE_CHECKING:
+    from ..render.live import LiveView
 
 RATE_RANGE_HZ = (10.0, 1000.0)
 
@@ -232,6 +235,8 @@ def _view(arguments: argparse.Namespace) -> LiveView | PlainView | None:
         return None
     if not (sys.stderr.isatty() and sys.stdout.isatty() and in_foreground(sys.stdout.fileno())):
         return PlainView(sys.stderr)
+    from ..render.live import LiveView  # late: it brings rich with it
+
     return LiveView(keys=TerminalKeys())
 
 

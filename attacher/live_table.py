@@ -5,15 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import PyattachError
 from ..render.formats import RenderOptions, renderer_for, write_atomically
-from ..render.live import LiveHeader, LiveView, PlainView
+from ..render.live_header import LiveHeader
 from ..render.live_totals import LiveTotals
+from ..render.plain import PlainView
 from ..render.profile import Meta, Profile, Thread
 from .samples import SampleStore
 from .session import NAMING_S, Options, Progress
+
+if TYPE_CHECKING:
+    from ..render.live import LiveView  # it brings rich with it
 
 
 class LiveTable:
@@ -24,7 +29,7 @@ class LiveTable:
         self._totals = LiveTotals()
         self._store: SampleStore | None = None
         self._header: LiveHeader | None = None
-        if isinstance(view, LiveView):
+        if not isinstance(view, PlainView):
             view.snapshot, view.name_of = self._snapshot, self._name_of
 
     def __call__(self, progress: Progress) -> None:

@@ -17,7 +17,6 @@ from ..errors import PyattachError, UsageError
 from ..inject.image import preload_path
 from ..inject.preload import PreloadedStub
 from ..render.facts import hertz, seconds
-from ..render.live import LiveView, PlainView
 from ..render.names import printable
 from ..render.text import summary_lines
 from . import procfs
@@ -159,8 +158,9 @@ def _profiled(
     options = session_options(arguments)
     if not (arguments.live and sys.stderr.isatty()):
         return profile_child(child, program, stub, clock, options, signals.stopped, lambda _progress: None)
-    view: LiveView | PlainView = LiveView()
-    with view:
+    from ..render.live import LiveView  # late: it brings rich with it
+
+    with LiveView() as view:
         table = LiveTable(view, child.pid, child.command, options)
         return profile_child(child, program, stub, clock, options, signals.stopped, table)
 

@@ -35,7 +35,8 @@ from graphs import chromium  # noqa: E402
 from rich.console import Console  # noqa: E402
 
 from pyattach.render.formats import RenderOptions, renderer_for  # noqa: E402
-from pyattach.render.live import LiveHeader, LiveView  # noqa: E402
+from pyattach.render.live import LiveView  # noqa: E402
+from pyattach.render.live_header import LiveHeader  # noqa: E402
 from pyattach.render.live_totals import LiveTotals  # noqa: E402
 from pyattach.render.profile import Meta, Profile, Stack, Thread  # noqa: E402
 from pyattach.symbols.frame import Frame, FrameKind  # noqa: E402

@@ -1,4 +1,4 @@
-"""What is shown while sampling: a table of the hottest functions, or plain lines where no terminal is."""
+"""What is shown on a terminal while sampling: a table of the hottest functions."""
 
 from __future__ import annotations
 
@@ -8,43 +8,18 @@ import os
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Protocol, TextIO
 
 from rich.console import Console
 from rich.live import Live
 
-from .facts import seconds, share
-from .live_screen import LiveHeader, bar, build_screen, figures
+from .live_header import LiveHeader
+from .live_screen import bar, build_screen
 from .live_state import LiveState, Wish
 from .live_totals import LiveTotals
-from .names import crop, printable
 from .terminal_guard import TerminalGuard
 from .terminal_keys import TerminalKeys
 
 _WORK_S, _WORK_BAR = 0.1, 10
-
-__all__ = ["LiveHeader", "LiveView", "PlainView", "View"]
-
-
-class View(Protocol):
-    """Shows a session while it runs; entered before the first update and left after the last."""
-
-    def __enter__(self) -> View:
-        """Begin to show."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Leave the terminal as it was."""
-
-    def update(self, header: LiveHeader, totals: LiveTotals) -> None:
-        """Show this state."""
-
-    def poll(self) -> bool:
-        """Do what was asked for since the last call, at once; whether it was to quit.  Never waits."""
-
-    def working(self, what: str, done: int, whole: int) -> None:
-        """Sampling is over; show how far the work is that is still to be done."""
 
 
 class LiveView:
@@ -158,52 +133,3 @@ class LiveView:
         header = dataclasses.replace(self._header, note=self._note or self._header.note)
         screen = build_screen(header, self._shown, self.state, self._size, self.name_of)
         self._live.update(screen, refresh=True)
-
-
-class PlainView:
-    """One line every ``period_s`` seconds; a reader that has gone away is no error."""
-
-    def __init__(
-        self, stream: TextIO, period_s: float = 5.0, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._stream, self._period_s, self._clock = stream, period_s, clock
-        self._next_s = float("-inf")
-
-    def __enter__(self) -> PlainView:
-        self._next_s = self._clock() + self._period_s
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        pass
-
-    def update(self, header: LiveHeader, totals: LiveTotals) -> None:
-        """Print this state, where the time for the next line has come."""
-        self._print(lambda: _plain_line(header, totals))
-
-    def poll(self) -> bool:
-        """There is nobody to ask for anything."""
-        return False
-
-    def working(self, what: str, done: int, whole: int) -> None:
-        """Print how far it is, where the time for the next line has come."""
-        self._print(lambda: f"{what}: {done:,} of {whole:,}")
-
-    def _print(self, line: Callable[[], str]) -> None:
-        now = self._clock()
-        if now < self._next_s:
-            return
-        self._next_s = now + self._period_s
-        with contextlib.suppress(OSError, ValueError):  # ValueError: the stream is closed
-            self._stream.write(line() + "\n")
-            self._stream.flush()
-
-
-def _plain_line(header: LiveHeader, totals: LiveTotals) -> str:
-    rows, ticks = totals.rows(None, interval=False, by_total=False), totals.ticks(None, interval=False)
-    hottest = ", ".join(
-        f"{crop(printable(row.frame.name), 40)} {share(row.self_ticks, ticks)}" for row in rows[:3]
-    )
-    parts = [seconds(header.elapsed_s), *figures(header)]
-    return ", ".join(parts) + (f"; by self: {hottest}" if hottest else "")

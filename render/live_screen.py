@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from ..symbols.frame import FrameKind
-from .facts import hertz, seconds, share, small_share
+from .facts import seconds, share
+from .live_header import LiveHeader, figures
 from .live_state import HELP, LiveState
 from .live_totals import LiveTotals
 from .names import cells, crop, printable
@@ -29,27 +29,6 @@ _STYLES = {
 }
 _TRENDS = {1: ("↑", "bright_red"), -1: ("↓", "bright_blue"), 0: (" ", "")}
 _KEYS = ("q quit", "? help", "s sort", "t threads", "/ filter", "p pause", "i interval", "r reset", "w write")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class LiveHeader:
-    """The state of a running session.  ``None`` means: not known yet, or without end.
-
-    ``overhead_share`` is a share (0.01 is 1%) of the target's CPU time; ``command`` is untrusted.
-    """
-
-    pid: int
-    command: str
-    rate_asked_hz: float
-    rate_reached_hz: float | None
-    threads: int
-    samples: int
-    dropped: int
-    overhead_share: float | None
-    elapsed_s: float
-    remaining_s: float | None
-    note: str = ""
-    mode: str = "cpu"
 
 
 def build_screen(
@@ -114,21 +93,6 @@ def _program(header: LiveHeader) -> str:
     """The command without the folder of its program."""
     program, _, arguments = printable(header.command).partition(" ")
     return f"{program.rpartition('/')[2]} {arguments}".strip() or "?"
-
-
-def figures(header: LiveHeader) -> list[str]:
-    """What was measured, the most important first: a narrow terminal shows only as many as fit."""
-    rate = f"{hertz(header.rate_asked_hz)} asked"
-    if header.rate_reached_hz is not None:
-        rate += f", {header.rate_reached_hz:.1f} reached"
-    if header.mode != "cpu":
-        rate = f"{printable(header.mode)} · {rate}"
-    parts = [rate, f"{header.samples:,} samples", f"{header.dropped:,} dropped"]
-    if header.overhead_share is not None:
-        parts.append(f"{small_share(header.overhead_share)} overhead")
-    parts.append(f"{header.threads:,} thread{'s' * (header.threads != 1)}")
-    # A note is news: it goes before what is always there, so that it is not the first to be left out.
-    return [printable(header.note), *parts] if header.note else parts
 
 
 def _joined(parts: Sequence[str], width: int, between: str = " · ") -> str:

@@ -12,7 +12,7 @@ from pyattach.attacher.live_table import LiveTable
 from pyattach.attacher.samples import SampleStore
 from pyattach.attacher.session import Options, Progress
 from pyattach.inject.layout import End
-from pyattach.render.live import PlainView
+from pyattach.render.plain import PlainView
 from pyattach.symbols.maps import Maps
 from pyattach.symbols.resolver import Resolver, proc_opener
 

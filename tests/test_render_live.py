@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from rich.console import Console
 from support import hostile
 
-from pyattach.render.live import LiveView, PlainView
-from pyattach.render.live_screen import LiveHeader, build_screen
+from pyattach.render.live import LiveView
+from pyattach.render.live_header import LiveHeader
+from pyattach.render.live_screen import build_screen
 from pyattach.render.live_state import HELP, LiveState, Wish
 from pyattach.render.live_totals import LiveTotals
+from pyattach.render.plain import PlainView
 from pyattach.render.terminal_keys import TerminalKeys, keys_in
 from pyattach.symbols.frame import Frame, FrameKind
 
