@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from ..errors import UnsupportedTarget
+from ..inject.arch import x86_64 as arch
 from ..inject.got import LoadedModule, Slot, loaded_modules, search_order, slots
 from ..inject.heap_layout import FUNCTIONS, PATCHES, Patch, PatchState
 from ..inject.loader import MappedStub
 from ..symbols.maps import Maps
 from ..symbols.resolver import Resolver
 from . import procfs
+from .hold import stopped
 from .ptrace import Tracee, let_go_of_late_stops
 from .target import TargetProcess
 
@@ -125,9 +127,9 @@ class Hooks:
         """Why some thread may still go to a hook though no slot leads there; empty where none does.
 
         A program may have taken a function's address meanwhile (`callback = free`).  It is looked for in all
-        private memory that can be written, and in the registers of threads that run.  Those of a thread that
-        sleeps can't be read without disturbing it: it may hold one if it is called from a module that reads
-        its slots as data.
+        private memory that can be written, and in the registers of threads: of all that run, and of those
+        that sleep and are called from a module that reads its slots as data.  Where a stop would end their
+        system call they can't be read.
         """
         maps = self._target.maps()
         wanted = set(hooks.values())
@@ -196,7 +198,10 @@ class Hooks:
             return True
         words = array.array("Q")
         words.frombytes(self._target.read(blocked.sp & ~7, min(mapping.end - (blocked.sp & ~7), _STACK)))
-        return any(low <= word < high for word in words for low, high in doubtful)
+        if not any(low <= word < high for word in words for low, high in doubtful):
+            return False
+        registers = _registers_asleep(self._target, tid) if blocked.syscall in arch.GOES_ON else None
+        return registers is None or bool(wanted & set(registers.values()))
 
 
 def _registers(tid: int) -> dict[str, int] | None:
@@ -207,6 +212,25 @@ def _registers(tid: int) -> dict[str, int] | None:
             with Tracee(tid) as tracee:
                 if tracee.interrupt(_STOP_S / 2) is not None:
                     return tracee.registers()
+        time.sleep(0.001)
+    return None
+
+
+def _registers_asleep(target: TargetProcess, tid: int) -> dict[str, int] | None:
+    """Of a thread in a system call that goes on after a stop; None where it could not be stopped.
+
+    Should a stop end it with EINTR after all (epoll_wait), it is begun anew."""
+    deadline = time.monotonic() + _STOP_S
+    while time.monotonic() < deadline:
+        let_go_of_late_stops()
+        with stopped(target, tid) as held:
+            if held is not None:
+                registers = held.registers
+                ended = arch.signed(registers["rax"]) == -arch.EINTR  # else the kernel begins it anew
+                before = target.read(registers["rip"] - 2, 2)
+                resumed = arch.resume_registers(registers, before, held.signal_pending)
+                held.release(resumed if ended else None)
+                return registers
         time.sleep(0.001)
     return None
 

@@ -15,7 +15,17 @@ from pathlib import Path
 
 import pytest
 from support import requires
-from test_attach_run import Folded, Spawn, attach, cpu_time_s, modules_by_self, pyattach, wait_for
+from test_attach_run import (
+    MARK,
+    Folded,
+    Spawn,
+    attach,
+    cpu_time_s,
+    maps_text,
+    modules_by_self,
+    pyattach,
+    wait_for,
+)
 
 BENCHMARK_DEADLINE_S = 60
 SPLIT_S = 8
@@ -72,6 +82,29 @@ def test_redis_under_load(redis: tuple[int, int], tmp_path: Path) -> None:
     server = Path(f"/proc/{pid}/exe").resolve().name  # the file that redis-server is a link to
     assert modules["libc.so.6"] + modules[server] >= 0.8 * leaves.total(), out
     assert modules[server] > 0, out
+
+
+def test_the_heap_of_redis_under_load(redis: tuple[int, int], tmp_path: Path) -> None:
+    """It keeps the addresses of malloc and free in tables; nothing of the hooks stays all the same."""
+    pid, port = redis
+    load = [requires("redis-benchmark"), "-h", "127.0.0.1", "-p", str(port), "-q", "-n", "60000", "-c", "20"]
+    folded = tmp_path / "o.folded"
+    with pyattach("heap", pid, "-o", folded, "-o", "-") as run:
+        run.wait_until("the hooks are in", lambda: MARK in maps_text(pid))
+        done = subprocess.run(
+            [*load, "-t", "set,lpush"],
+            capture_output=True,
+            text=True,
+            timeout=BENCHMARK_DEADLINE_S,
+            check=False,
+        )
+        run.tell(signal.SIGINT)
+        run.finish(0)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ping(port) and MARK not in maps_text(pid)
+    frames = {frame for stack in Folded(folded).stacks for frame in stack}
+    server = Path(f"/proc/{pid}/exe").resolve().name  # debian's has no names, but where its debug symbols are
+    assert any(frame == "zmalloc" or frame.startswith(f"{server}+0x") for frame in frames), frames
 
 
 def test_xz_finishes_with_the_right_file(spawn: Spawn, tmp_path: Path) -> None:
