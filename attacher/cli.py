@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import re
@@ -25,6 +26,7 @@ from .choosing import ThreadChoice
 from .clock import NAMES as CLOCKS
 from .family import attach as attach_family
 from .following import attach
+from .interim import on_request, write_interim
 from .live_table import LiveTable
 from .naming import add_name_options, name_options
 from .outputs import add_output_options, check_outputs, default_suffix, render_options, write_outputs
@@ -46,6 +48,7 @@ examples:
   pyattach run -o out.svg -- make    start a program, sample all of it (pyattach run --help)
   pyattach report 1234.svg -o x.pb.gz   another format; pyattach diff a.svg b.svg
   pyattach doctor 1234               would it work? nothing is touched
+  kill -USR1 $(pgrep pyattach)       a picture of what there is so far; it goes on
 
 exit codes: 0 ok, 1 error, 2 usage, 3 permission, 4 unsupported target, 5 no samples,
             6 target died, 7 detach incomplete
@@ -201,10 +204,12 @@ def chosen_pid(arguments: argparse.Namespace) -> int:
 
 
 class StopSignals:
-    """SIGINT, SIGTERM and SIGHUP end a run alike; a second SIGINT skips the report, never the detach."""
+    """SIGINT, SIGTERM and SIGHUP end a run alike; a second SIGINT skips the report, never the detach.
+    SIGUSR1 asks for a report of what there is so far."""
 
     def __init__(self) -> None:
         self.count = 0
+        self._reports_asked = False
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> StopSignals:
@@ -212,6 +217,7 @@ class StopSignals:
             if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
                 continue  # nohup
             self._before[number] = signal.signal(number, self._on_signal)
+        self._before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, self._on_request)
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -221,8 +227,16 @@ class StopSignals:
     def _on_signal(self, number: int, _frame: object) -> None:
         self.count += 1
 
+    def _on_request(self, _number: int, _frame: object) -> None:
+        self._reports_asked = True
+
     def stopped(self) -> bool:
         return self.count > 0
+
+    def report_wanted(self) -> bool:
+        """Whether one was asked for since the last call."""
+        asked, self._reports_asked = self._reports_asked, False
+        return asked
 
 
 def default_output(pid: int, wanted: str | None = None) -> str:
@@ -315,11 +329,15 @@ def _attach(pid: int, options: Options, stop: StopSignals, view: LiveView | Plai
     from .procfs import command_line
 
     session = attach_family if options.subprocesses else attach
+    command = command_line(pid)
+    write = functools.partial(write_interim, pid, command, options)
     if view is None:
-        return session(pid, options, stop.stopped, lambda _progress: None)
+        look = on_request(stop.report_wanted, write, options.say, lambda _progress: None)
+        return session(pid, options, stop.stopped, look)
     with view:
-        table = LiveTable(view, pid, command_line(pid), options)
-        return session(pid, options, table.stopped(stop.stopped), table)
+        table = LiveTable(view, pid, command, options)
+        look = on_request(stop.report_wanted, write, options.say, table)
+        return session(pid, options, table.stopped(stop.stopped), look)
 
 
 def _report(

@@ -24,6 +24,7 @@ from .clock import aim_event, enable_event, kernel_hz, open_event
 DEADLINE_S = 0.6
 """How long it is waited for at the end of a session."""
 
+_TRIES = 5
 _TIMER_TICKS, _EVENT_TICKS, _EVENT_PERIOD_NS = 16, 40, 1_000_000
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _RESULT = struct.Struct("=dd")
@@ -47,6 +48,7 @@ class DeliveryCost:
     def __init__(self, clock: str) -> None:
         self._clock = clock
         self._child: _Child | None = None
+        self._tries = _TRIES
         self.child_cpu_s = 0.0
         """CPU time of the children that measured, seconds."""
 
@@ -56,11 +58,15 @@ class DeliveryCost:
         return _measured.get(self._clock)
 
     def look(self) -> None:
-        """Begin, and take the result once it is there; never waits."""
-        if self.cost is None and self._child is None:
+        """Begin, and take the result once it is there; never waits.  Where others had the processor, it is
+        begun anew."""
+        if self.cost is None and self._child is None and self._tries:
+            self._tries -= 1
             self._child = _Child(self._clock, idle=True)
         if self._child is not None:
             self._take(self._child, 0.0)
+            if self._child.ended and self.cost is None:
+                self.abandon()
 
     def finish(self) -> None:
         """The result, as far as it is to be had in DEADLINE_S: where no processor was idle, side by side with
@@ -88,6 +94,7 @@ class DeliveryCost:
 class _Child:
     def __init__(self, clock: str, *, idle: bool) -> None:
         self._read, write = os.pipe()
+        self.ended = False
         self._pid = os.fork()
         if not self._pid:
             _measure_and_exit(clock, write, idle=idle)
@@ -96,9 +103,10 @@ class _Child:
         os.read(self._read, 1)
 
     def result(self, wait_s: float) -> TickCost | None:
-        if not select.select([self._read], [], [], wait_s)[0]:
+        if self.ended or not select.select([self._read], [], [], wait_s)[0]:
             return None
         data = os.read(self._read, _RESULT.size)
+        self.ended = True
         return TickCost(*_RESULT.unpack(data)) if len(data) == _RESULT.size else None
 
     def end(self) -> float:

@@ -32,8 +32,14 @@ from .verify import Verification, remains, snapshot
 _INSIDE_S = 5.0
 
 
-def attach_heap(pid: int, options: HeapOptions, should_stop: Callable[[], bool]) -> HeapOutcome:
-    """Record what process ``pid`` allocates until it ends, the time is over or ``should_stop``.
+def attach_heap(
+    pid: int,
+    options: HeapOptions,
+    should_stop: Callable[[], bool],
+    on_look: Callable[[HeapSession], None] = lambda _session: None,
+) -> HeapOutcome:
+    """Record what process ``pid`` allocates until it ends, the time is over or ``should_stop``;
+    ``on_look`` is called many times a second.
 
     Raises PyattachError before anything was recorded; the target is then as it was.
     """
@@ -48,11 +54,16 @@ def attach_heap(pid: int, options: HeapOptions, should_stop: Callable[[], bool])
             attached.begin()
         except ProcessLookupError as error:
             raise TargetDied(f"process {pid} ended while pyattach attached") from error
+
+        def look() -> None:
+            attached.hook_new_modules()
+            on_look(attached.session)
+
         residue: list[str] = []
         verified: tuple[Verification, ...] = ()
         try:
             attached.hook_new_modules(first=True)
-            attached.session.record(should_stop, attached.hook_new_modules)
+            attached.session.record(should_stop, look)
         finally:
             residue += attached.leave()
         if target.alive() and target.memory_is_current():

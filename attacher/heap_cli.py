@@ -19,7 +19,7 @@ from .cli import (
     show_verified,
 )
 from .heap_attach import attach_heap
-from .heap_options import add_heap_options, report_heap
+from .heap_options import add_heap_options, interim_reports, report_heap
 from .heap_session import HeapOptions
 from .outputs import check_outputs
 
@@ -31,6 +31,7 @@ Calls of malloc and its kin are redirected in every module, and put back at the 
 examples:
   pyattach heap 1234                        until Ctrl-C; then 1234-TIME.svg, by bytes at the peak
   pyattach heap 1234 -d 30 --kind live -o live.svg -o -
+  kill -USR1 $(pgrep pyattach)              a picture and the sites so far; it goes on
 """
 
 
@@ -76,7 +77,8 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
         allow_seccomp=arguments.allow_seccomp,
     )
     with StopSignals() as stop:
-        outcome = attach_heap(pid, options, stop.stopped)
+        look = interim_reports(pid, stop.report_wanted, arguments, say)
+        outcome = attach_heap(pid, options, stop.stopped, look)
         if stop.count < 2:
             report_heap(outcome, outputs, arguments, say)
     show_verified(outcome.verified, outcome.residue, pid, outputs, arguments, err)

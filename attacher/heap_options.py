@@ -6,10 +6,12 @@ import argparse
 import re
 from collections.abc import Callable, Sequence
 
+from ..errors import PyattachError
 from ..render.names import printable
 from .heap_profile import KINDS, UNITS
 from .heap_report import report_lines, write_heap_outputs
-from .heap_session import HeapOptions, HeapOutcome
+from .heap_session import HeapOptions, HeapOutcome, HeapSession
+from .interim import interim_name
 from .session import Options
 
 _DEPTH = 64
@@ -53,6 +55,26 @@ def heap_options(arguments: argparse.Namespace, options: Options) -> HeapOptions
         unwind=options.unwind,
         allow_seccomp=options.allow_seccomp,
     )
+
+
+def interim_reports(
+    pid: int, wanted: Callable[[], bool], arguments: argparse.Namespace, say: Callable[[str], None]
+) -> Callable[[HeapSession], None]:
+    """To be called at each look: writes a picture and a list of sites where a report is ``wanted``."""
+
+    def write(outcome: HeapOutcome) -> None:
+        try:
+            write_heap_outputs(
+                outcome, [interim_name(pid, suffix) for suffix in (".svg", ".txt")], arguments, say
+            )
+        except PyattachError as error:
+            say(error.what)
+
+    def look(session: HeapSession) -> None:
+        if wanted():
+            session.interim(write)
+
+    return look
 
 
 def report_heap(

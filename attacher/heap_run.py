@@ -39,6 +39,7 @@ def profile_heap_of_child(
     stub: PreloadedStub,
     options: HeapOptions,
     should_stop: Callable[[], bool],
+    on_look: Callable[[HeapSession], None] = lambda _session: None,
 ) -> HeapOutcome:
     """Record until the program ends or is told to stop; it goes on after that, and its allocations are
     passed on.  Raises PyattachError."""
@@ -67,7 +68,7 @@ def profile_heap_of_child(
         _let_it_begin(session, stub)
         warning = _own_allocator(session)
         session.notes += [warning] if warning else []
-        session.record(lambda: should_stop() or child.replaced)
+        session.record(lambda: should_stop() or child.replaced, lambda: on_look(session))
         session.shared.stop()
         if child.replaced:
             warning = (

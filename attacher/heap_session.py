@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import threading
 import time
 from collections.abc import Callable
 
@@ -18,6 +19,7 @@ from ..symbols.resolver import Resolver
 from . import procfs
 from .heap_profile import KINDS, Amount, HeapResult
 from .heap_tables import HeapTables
+from .interim import ENDED_BY
 from .modules import ModuleTable
 from .naming import make_resolver
 from .shared import SharedMemory, SharedRegion
@@ -140,6 +142,22 @@ class HeapSession:
             self.resolver.resolve_first(ReturnAddress(address))
         self._named = len(nodes) // 2
 
+    def interim(self, write: Callable[[HeapOutcome], None]) -> None:
+        """Hand what there is so far to ``write``, which may take longer than the lease lasts."""
+        written = threading.Event()
+
+        def renew() -> None:
+            while not written.wait(LEASE_NS / 10e9):
+                self.shared.renew_lease(LEASE_NS)
+
+        helper = threading.Thread(target=renew, daemon=True)
+        helper.start()
+        try:
+            write(self.outcome())
+        finally:
+            written.set()
+            helper.join()
+
     def outcome(self, residue: tuple[str, ...] = (), warning: str = "") -> HeapOutcome:
         """What was recorded."""
         result = HeapResult(self.tables, self.resolver, self.options.sample_bytes)
@@ -151,7 +169,7 @@ class HeapSession:
             unit="bytes",
             started_at_unix_s=self._started_at_unix_s,
             duration_s=time.monotonic() - self.started,
-            ended_by=self.ended_by,
+            ended_by=self.ended_by or ENDED_BY,
             version=__version__,
             rows=tuple(self._facts(result)),
             notes=(*self.notes, *self._losses(result), *self.resolver.warnings),

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import __version__
-from ..errors import PyattachError
-from ..render.formats import RenderOptions, renderer_for, write_atomically
 from ..render.live_header import LiveHeader
 from ..render.live_totals import LiveTotals
 from ..render.plain import PlainView
-from ..render.profile import Meta, Profile, Thread
+from .interim import thread_name, write_interim
 from .samples import SampleStore
 from .session import NAMING_S, Options, Progress
 
@@ -28,7 +23,7 @@ class LiveTable:
         self._view, self._pid, self._command, self._options = view, pid, command, options
         self._totals = LiveTotals()
         self._store: SampleStore | None = None
-        self._header: LiveHeader | None = None
+        self._progress: Progress | None = None
         if not isinstance(view, PlainView):
             view.snapshot, view.name_of = self._snapshot, self._name_of
 
@@ -41,8 +36,8 @@ class LiveTable:
             progress.store.watch = self._totals.add
             progress.store.naming = self._naming
         progress.store.update_totals(NAMING_S)
-        self._header = self._header_of(progress)
-        self._view.update(self._header, self._totals)
+        self._progress = progress
+        self._view.update(self._header_of(progress), self._totals)
 
     def stopped(self, should_stop: Callable[[], bool]) -> Callable[[], bool]:
         """``should_stop``, or the key for it; keys do what they do when this is called."""
@@ -68,40 +63,10 @@ class LiveTable:
         )
 
     def _name_of(self, tid: int) -> str:
-        try:
-            comm = Path(f"/proc/{self._pid}/task/{tid}/comm").read_bytes()
-        except OSError:
-            return ""
-        return comm.decode("utf-8", "replace").strip()
+        return thread_name(self._pid, tid)
 
     def _snapshot(self) -> str:
         """Write what there is so far; what to say."""
-        store, header = self._store, self._header
-        if store is None or header is None:
+        if self._progress is None:
             return "there is nothing yet"
-        weights = store.weights()
-        meta = Meta(
-            command=self._command,
-            pid=self._pid,
-            mode=self._options.mode,
-            rate_asked_hz=self._options.rate_hz,
-            rate_reached_hz=header.rate_reached_hz,
-            duration_s=header.elapsed_s,
-            samples=store.samples,
-            dropped=header.dropped,
-            truncated=store.truncated,
-            unresolved=store.unresolved(),
-            handler_share=header.overhead_share,
-            ended_by="a snapshot; sampling went on",
-            version=__version__,
-            truncated_by=store.truncated_by(),
-        )
-        threads = {tid: Thread(tid, self._name_of(tid)) for tid, _ in weights}
-        path = f"{self._pid}-{time.strftime('%Y%m%dT%H%M%S')}-snapshot.svg"
-        try:
-            write_atomically(
-                path, renderer_for(path).render(Profile(meta, threads, weights), RenderOptions())
-            )
-        except PyattachError as error:
-            return error.what
-        return f"wrote {path}"
+        return write_interim(self._pid, self._command, self._options, self._progress)

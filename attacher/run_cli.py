@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import os
 import signal
 import sys
@@ -23,8 +24,9 @@ from . import procfs
 from .child import ChildProcess, start
 from .cli import StopSignals, add_options, session_options
 from .clock import SPARE_SIGNAL, Clock, choose_for_child
-from .heap_options import add_heap_options, heap_options, report_heap
+from .heap_options import add_heap_options, heap_options, interim_reports, report_heap
 from .heap_run import heap_stub, profile_heap_of_child
+from .interim import on_request, write_interim
 from .live_table import LiveTable
 from .outputs import check_outputs, default_suffix, render_options, write_outputs
 from .program import Program, find_program
@@ -129,7 +131,8 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
         try:
             if arguments.heap:
                 chosen = heap_options(arguments, options)
-                heap = profile_heap_of_child(child, program, stub, chosen, signals.stopped)
+                look = interim_reports(child.pid, signals.report_wanted, arguments, say)
+                heap = profile_heap_of_child(child, program, stub, chosen, signals.stopped, look)
                 report_heap(heap, outputs, arguments, say)
             else:
                 outcome = _profiled(child, program, stub, clock, signals, arguments)
@@ -156,13 +159,16 @@ def _profiled(
     arguments: argparse.Namespace,
 ) -> Outcome:
     options = session_options(arguments)
+    write = functools.partial(write_interim, child.pid, child.command, options)
     if not (arguments.live and sys.stderr.isatty()):
-        return profile_child(child, program, stub, clock, options, signals.stopped, lambda _progress: None)
+        look = on_request(signals.report_wanted, write, options.say, lambda _progress: None)
+        return profile_child(child, program, stub, clock, options, signals.stopped, look)
     from ..render.live import LiveView  # late: it brings rich with it
 
     with LiveView() as view:
         table = LiveTable(view, child.pid, child.command, options)
-        return profile_child(child, program, stub, clock, options, signals.stopped, table)
+        look = on_request(signals.report_wanted, write, options.say, table)
+        return profile_child(child, program, stub, clock, options, signals.stopped, look)
 
 
 def _default_output(command: str, wanted: str | None) -> str:

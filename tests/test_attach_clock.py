@@ -327,3 +327,4 @@ def test_a_busy_machine_makes_no_handler_dear(spawn: Spawn, name: str) -> None:
             each.kill()
     assert meta.handler_share is not None and meta.handler_ns_per_sample is not None
     assert meta.handler_share < 0.1
+    assert meta.delivery_share is None or meta.delivery_share < 0.15

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import select
+import subprocess
+import sys
 from collections.abc import Iterable
 
 import pytest
@@ -121,3 +124,28 @@ def test_own_cpu_time_is_counted_once_and_a_fork_begins_anew() -> None:
     if not child:
         os._exit(not 0 <= own_cpu_lap_s() < 0.04)
     assert os.waitpid(child, 0)[1] == 0
+
+
+TICKS_OF_ITS_OWN = """
+import ctypes, signal
+from pyattach.inject.outside import library
+pairs = (ctypes.c_uint64 * 128)()
+count = library().pa_delivery(signal.SIGPROF, 8_000_000, 4_000_000, 300_000_000, 64, ctypes.addressof(pairs))
+took = sorted(pairs[: 2 * count : 2])
+print(took[count * 3 // 4] if count else 0)
+"""
+
+
+@pytest.mark.parametrize("others", [1, 3])
+def test_what_others_do_with_the_processor_is_no_delivery(others: int) -> None:
+    """With one, they take turns from one of the kernel's ticks to the next."""
+    processors = os.sched_getaffinity(0)
+    with contextlib.ExitStack() as undo:
+        undo.callback(os.sched_setaffinity, 0, processors)
+        os.sched_setaffinity(0, {min(processors)})
+        for _ in range(others):
+            hog = undo.enter_context(subprocess.Popen([sys.executable, "-c", "while True: pass"]))
+            undo.callback(hog.kill)
+        for _ in range(3):
+            third_quartile_ns = subprocess.check_output([sys.executable, "-c", TICKS_OF_ITS_OWN])
+            assert int(third_quartile_ns) < 1_000_000

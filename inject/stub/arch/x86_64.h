@@ -18,6 +18,7 @@
 #define SYS_clock_gettime 228
 #define SYS_process_vm_readv 310
 #define SYS_getpid 39
+#define SYS_getrusage 98
 #define SYS_gettid 186
 #define SYS_read 0
 #define SYS_open 2
