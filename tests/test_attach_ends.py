@@ -85,6 +85,38 @@ def test_a_signal_ends_the_run(spawn: Spawn, files: Files, number: signal.Signal
     assert "stopped by the user" in out
 
 
+@pytest.mark.parametrize("kind", ["cpu", "heap"])
+def test_a_report_of_what_there_is_so_far(spawn: Spawn, tmp_path: Path, kind: str) -> None:
+    """SIGUSR1: a picture, and the run goes on."""
+
+    def written() -> list[Path]:
+        return sorted(tmp_path.glob("*-snapshot*"))
+
+    words = ["heap"] if kind == "heap" else ["--no-live"]
+    with spawn("storm", "malloc") as target:
+        with pyattach(*words, target.pid, "-o", tmp_path / "o.folded", folder=tmp_path) as run:
+            if kind == "heap":
+                run.wait_until("the hooks are in", lambda: MARK in maps_text(target.pid))
+                begin = cpu_time_s(target.pid)
+                run.wait_until("it allocates", lambda: cpu_time_s(target.pid) > begin + 0.5)
+            else:
+                run.wait_sampling(target.pid, cpu_s=0.5)
+            run.tell(signal.SIGUSR1)
+            run.wait_until("a report is written", lambda: len(written()) == (2 if kind == "heap" else 1))
+            assert MARK in maps_text(target.pid)
+            begin = cpu_time_s(target.pid)
+            run.wait_until("it works on", lambda: cpu_time_s(target.pid) > begin + 0.3)
+            run.tell(signal.SIGINT)
+            run.finish(0)
+        check_detached(target)
+        assert target.finish().split()[0] == "done"
+    for path in written():
+        if path.suffix == ".svg":
+            check_svg(path)
+        assert "a snapshot; sampling went on" in path.read_text()
+    assert Folded(tmp_path / "o.folded").total > 0
+
+
 def test_the_duration_ends_the_run(spawn: Spawn, files: Files) -> None:
     with spawn("split") as target:
         out = attach(target.pid, "-d", "700ms", *files.arguments).out
@@ -319,10 +351,11 @@ def test_a_new_run_after_kill_9_counts_its_own_ticks_only(spawn: Spawn, files: F
 
 
 CHOSEN_NONCE = """\
-import secrets, sys
-nonce, randbits = int(sys.argv.pop(1)), secrets.randbits
-secrets.randbits = lambda bits: nonce if bits == 63 else randbits(bits)
+import sys
 from pyattach.attacher.cli import main
+from pyattach.inject import borrow
+nonce, random_bits = int(sys.argv.pop(1)), borrow.random_bits
+borrow.random_bits = lambda bits: nonce if bits == 63 else random_bits(bits)
 sys.exit(main())
 """
 

@@ -93,12 +93,12 @@ SIGNAL_OF = {"timer": signal.SIGPROF, "perf": signal.SIGURG}
 
 
 @contextlib.contextmanager
-def pyattach(*arguments: object, command: list[str] | None = None) -> Iterator[Pyattach]:
-    """Start ``pyattach ARGUMENTS``; at the end of the ``with`` it must have been waited for, or dies."""
+def pyattach(*arguments: object, command: list[str] | None = None, folder: Path = ROOT) -> Iterator[Pyattach]:
+    """Start ``pyattach ARGUMENTS`` in ``folder``; waited for before the ``with`` ends, or it dies."""
     argv = [*(COMMAND if command is None else command), *map(str, arguments)]
     with subprocess.Popen(
         argv,
-        cwd=ROOT,
+        cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
