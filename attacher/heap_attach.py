@@ -24,12 +24,10 @@ from .heap_session import (
 )
 from .hold import hold_any
 from .naming import make_resolver
-from .ptrace import let_go_of_late_stops
+from .ptrace import wait_for_late_stops
 from .refusals import check_seccomp
 from .target import TargetProcess
 from .verify import Verification, remains, snapshot
-
-_INSIDE_S = 5.0
 
 
 def attach_heap(
@@ -44,6 +42,7 @@ def attach_heap(
     Raises PyattachError before anything was recorded; the target is then as it was.
     """
     with contextlib.ExitStack() as undo:
+        undo.callback(wait_for_late_stops)
         target = undo.enter_context(TargetProcess(pid))
         if not options.allow_seccomp:
             check_seccomp(pid)
@@ -178,7 +177,6 @@ class Attached:
             return []
         except PyattachError as error:
             left = [f"the stub stays mapped: {error}"]
-        _wait_for_late_stops()
         held = ", ".join(f"{ns / 1e3:.0f}" for ns in self.stub.held_ns)
         session.notes.append(f"one thread at a time was held, for {held} us")
         return left
@@ -212,10 +210,3 @@ class Attached:
         self.session.close()
         if self._stub is not None:
             self._stub.close()
-
-
-def _wait_for_late_stops() -> None:
-    """No thread is left stopped that stopped only when nobody waited for it any more."""
-    deadline = time.monotonic() + _INSIDE_S
-    while let_go_of_late_stops() and time.monotonic() < deadline:
-        time.sleep(0.001)

@@ -41,6 +41,7 @@ PTRACE_EVENT_STOP = 128
 _SEIZE_TRIES = 5
 
 END_DEADLINE_S = 1.0
+LATE_S = 5.0
 """How long a thread that was killed is given to end."""
 _WALL = 0x40000000
 
@@ -248,10 +249,16 @@ class Tracee:
         except ProcessLookupError:
             self._seized = False
             return True
-        if stop is None:
+        if stop is None and not self._stands_still():
             return False
         self._let_go(stop)
         return True
+
+    def _stands_still(self) -> bool:
+        """Whether it has stopped for us, whoever was told: where it is a child of this process, too, its stop
+        can be met by ``Popen.wait`` and the like."""
+        stat = procfs.read_stat(self.tid)
+        return stat is not None and stat.state == "t"
 
     def _let_go(self, stop: Stop | None) -> None:
         """Detach a stopped thread; a signal it was stopped for must still be delivered."""
@@ -309,3 +316,10 @@ def let_go_of_late_stops() -> int:
     """
     _late[:] = [tracee for tracee in _late if not tracee.let_go_late()]
     return len(_late)
+
+
+def wait_for_late_stops() -> None:
+    """At the end of a session: none is to stop later, when nobody looks any more.  For LATE_S at most."""
+    deadline = time.monotonic() + LATE_S
+    while let_go_of_late_stops() and time.monotonic() < deadline:
+        time.sleep(0.001)

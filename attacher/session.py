@@ -26,7 +26,7 @@ from .governor import RateGovernor
 from .modules import ModuleTable
 from .naming import make_cache, make_resolver
 from .overhead import HandlerCost, Overhead, own_cpu_lap_s
-from .ptrace import let_go_of_late_stops
+from .ptrace import let_go_of_late_stops, wait_for_late_stops
 from .refusals import check_seccomp
 from .ring import RingReader
 from .samples import SampleStore
@@ -136,7 +136,9 @@ def attach(
     The order of a session: check, survey, load (seize, inject, release), sample, stop, unload, verify,
     resolve.  Raises PyattachError before anything was sampled; the target is then as it was.
     """
-    with _loaded(pid, options) as session:
+    with contextlib.ExitStack() as undo:
+        undo.callback(wait_for_late_stops)
+        session = undo.enter_context(_loaded(pid, options))
         try:
             session.sample(should_stop, on_progress)
         finally:

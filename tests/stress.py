@@ -24,6 +24,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -148,7 +149,8 @@ def kills(kinds: list[str], count: int) -> bool:
                     assert run.status in (0, 5), run.said
                     check_clean(pid)
                 except AssertionError as error:
-                    failed[str(error)[:300]] += 1
+                    at = traceback.extract_tb(error.__traceback__)[-1]
+                    failed[f"{at.line}: {str(error)[:300]}"] += 1
             end = verdict()
         print(f"{kind:<10}{count:>7}{failed.total():>17}  {end}", flush=True)
         for what, number in failed.items():
@@ -176,7 +178,9 @@ def faults() -> bool:
                 with spawn("ends") as target:
                     hurt(target, step, name)
             except AssertionError as error:
-                wrong.append(f"{step}: {str(error)[:300]}")
+                wrong.append(
+                    f"{step}: {traceback.extract_tb(error.__traceback__)[-1].line}: {str(error)[:300]}"
+                )
         print(f"{name:<10}{len(fault.STEPS):>5} steps, {len(wrong)} wrong", *wrong, sep="\n  ", flush=True)
         bad = bad or bool(wrong)
     return bad

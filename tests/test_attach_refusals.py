@@ -105,6 +105,7 @@ def test_no_pid(word: str) -> None:
 # Modules first, for what is not readable to others, then rights away for good.
 AS_NOBODY = f"""\
 import os, sys
+import shutil  # what is imported late
 import pyattach.attacher.cli, pyattach.attacher.doctor_cli, pyattach.attacher.main as command
 os.setgroups([])
 os.setresgid({NOBODY}, {NOBODY}, {NOBODY})

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import time
+import os
 
 import pytest
 from support import spawn
+from test_attach_run import status_of, wait_for
 
 from pyattach.attacher.hold import hold_any
-from pyattach.attacher.ptrace import Tracee, any_stops_late, let_go_of_late_stops
+from pyattach.attacher.ptrace import Tracee, any_stops_late, wait_for_late_stops
 from pyattach.attacher.target import TargetProcess
 from pyattach.errors import InjectionFailed
 
@@ -25,11 +26,24 @@ def test_it_is_passed_over(may_trace: None, monkeypatch: pytest.MonkeyPatch) -> 
             with pytest.raises(InjectionFailed), hold_any(process):
                 pass
             assert process.wait_outside([target.pid], [(0, 1 << 47)], 0.05) == {target.pid}
-        deadline = time.monotonic() + 5
-        while let_go_of_late_stops() and time.monotonic() < deadline:
-            time.sleep(0.001)
+        wait_for_late_stops()
         assert not any_stops_late()
         with hold_any(process) as held:
             assert held.tid == target.pid
             held.release()
+        target.finish()
+
+
+def test_a_stop_that_another_has_met(may_trace: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The target is a child of this process, whose Popen asks for its end: the stop is told to that."""
+    with spawn("quiet") as target:
+        tracee = Tracee(target.pid).__enter__()
+        with monkeypatch.context() as patch:
+            patch.setattr(Tracee, "_wait", lambda _self, _deadline: None)
+            tracee.detach()
+        wait_for("it has stopped", lambda: status_of(target.pid)["State"].startswith("t"))
+        assert os.waitpid(target.pid, os.WNOHANG)[0] == target.pid
+        wait_for_late_stops()
+        assert not any_stops_late()
+        assert status_of(target.pid)["TracerPid"] == "0"
         target.finish()
