@@ -23,6 +23,7 @@ from .heap_session import (
     heap_plan,
 )
 from .hold import hold_any
+from .leaving import again, call, call_stop, take_out
 from .naming import make_resolver
 from .ptrace import wait_for_late_stops
 from .refusals import check_seccomp
@@ -95,6 +96,15 @@ class Attached:
     def begin(self) -> None:
         """Bring the stub in; nothing leads to it yet.  Raises InjectionFailed and ProcessLookupError: it is
         not there then."""
+        again(self._load)
+        stub = self.stub
+        self.session.begin(stub)
+        heap = self.plan.heap()
+        self._head = Heap.from_buffer(stub.region, self.plan.heap_offset)
+        self._patches = patch_table(stub.region, self.plan.heap_offset + heap.patches_offset)
+        self._hook_at = {name: stub.base + stub.image.entries[f"pa_hook_{name}"] for name in FUNCTIONS}
+
+    def _load(self) -> None:
         control = self.plan.control(random_bits(64), time.monotonic_ns() + LEASE_NS)
         stale.sign(control)
         modules = self.session.modules.first(self.session.resolver.maps)
@@ -111,12 +121,7 @@ class Attached:
             more=more,
         )
         with hold_any(self._target) as held:
-            self._stub = stub = loading.run(held)
-        self.session.begin(stub)
-        heap = self.plan.heap()
-        self._head = Heap.from_buffer(stub.region, self.plan.heap_offset)
-        self._patches = patch_table(stub.region, self.plan.heap_offset + heap.patches_offset)
-        self._hook_at = {name: stub.base + stub.image.entries[f"pa_hook_{name}"] for name in FUNCTIONS}
+            self._stub = loading.run(held)
 
     @property
     def stub(self) -> LoadedStub:
@@ -144,18 +149,13 @@ class Attached:
                 f"{len(patches)} slots came with libraries loaded meanwhile: hooked soon after"
             )
         try:
-            self._call("pa_arm")
+            call(self._target, self.stub, "pa_arm")
         except ProcessLookupError:  # its end is seen at the next look
             return
         except PyattachError as error:
             if first:
                 raise
             self.session.notes.append(f"libraries loaded meanwhile are not hooked: {error}")
-
-    def _call(self, entry: str) -> None:
-        borrowing = self.stub.prepare_call(entry)
-        with hold_any(self._target) as held:
-            self.stub.run(borrowing, held)
 
     def leave(self) -> list[str]:
         """Put every word back and take the stub out, unless some thread may still come there: what stays.
@@ -171,7 +171,7 @@ class Attached:
             return []
         session.shared.stop()  # whatever comes: from here on the hooks pass on
         try:
-            self._call("pa_stop")
+            call_stop(self._target, self.stub)
             left = self._take_out()
         except ProcessLookupError:
             return []
@@ -190,11 +190,10 @@ class Attached:
             return [*residue, "a thread has not left a hook: the stub stays mapped, and passes on"]
         why = self._hooks.may_be_held(self._hook_at, self.stub.image_range)
         if why or wrong:
-            self._call("pa_leave")
+            call(self._target, self.stub, "pa_leave")
             why = why or "slots lead there still"
             return [*residue, f"the hooks' code stays mapped, and passes on: {why}"]
-        with hold_any(self._target) as held:
-            self.stub.run(self.stub.prepare_unload(), held)
+        take_out(self._target, self.stub)
         return residue
 
     def _count(self, state: PatchState) -> int:

@@ -13,9 +13,8 @@ from ..errors import InjectionFailed
 from ..inject.heap_layout import FUNCTIONS, HEAP_MAGIC, HEAP_VERSION, PATCHES, Heap, HeapThread, Patch
 from ..inject.layout import Control, State
 from ..inject.loader import MappedStub
+from . import leaving
 from .heap_hooks import Hooks, still_lead, wait_until_left
-from .hold import hold_any
-from .leaving import call_stop
 from .naming import make_resolver
 from .target import TargetProcess
 
@@ -30,12 +29,11 @@ def take_out(target: TargetProcess, stub: MappedStub, shared_address: int, contr
     if (heap.magic, heap.version) != (HEAP_MAGIC, HEAP_VERSION) or not bounded:
         raise InjectionFailed("it was made by another version")
     target.write(shared_address + Control.state.offset, int(State.STOP).to_bytes(4, "little"))
-    call_stop(target, stub)
+    leaving.call_stop(target, stub)
     why = _why_it_must_stay(target, stub, at, heap)
     if why:
         raise InjectionFailed(f"its words are put back, its code stays mapped, and passes on: {why}")
-    with hold_any(target) as held:
-        stub.run(stub.prepare_unload(), held)
+    leaving.take_out(target, stub)
 
 
 def _why_it_must_stay(target: TargetProcess, stub: MappedStub, at: int, heap: Heap) -> str:

@@ -52,16 +52,32 @@ def _let_go_of_the_process_timer(shared: SharedMemory) -> None:
 
 def call_stop(target: TargetProcess, stub: MappedStub) -> None:
     """Have a thread delete the timers and give the signal back."""
+    call(target, stub, "pa_stop")
+
+
+def call(target: TargetProcess, stub: MappedStub, entry: str) -> None:
+    """Have a thread call a function of the stub.  Raises InjectionFailed and ProcessLookupError."""
 
     def attempt() -> None:
-        borrowing = stub.prepare_call("pa_stop")
+        borrowing = stub.prepare_call(entry)
         with hold_any(target) as held:
             stub.run(borrowing, held)
 
-    _again(attempt)
+    again(attempt)
 
 
-def _again(attempt: Callable[[], None]) -> None:
+def take_out(target: TargetProcess, stub: MappedStub) -> None:
+    """Have a thread unmap a stub that was mapped directly, where nobody comes any more.  Raises the same."""
+
+    def attempt() -> None:
+        borrowing = stub.prepare_unload()
+        with hold_any(target) as held:
+            stub.run(borrowing, held)
+
+    again(attempt)
+
+
+def again(attempt: Callable[[], None]) -> None:
     """Once more where the thread gave up waiting because the machine was busy: it has done nothing."""
     for _ in range(_TRIES - 1):
         try:
@@ -88,15 +104,14 @@ def unload(target: TargetProcess, stub: MappedStub, control: Control, places: Sa
     if inside:
         raise InjectionFailed(f"threads {sorted(inside)} were not seen outside of the stub: it stays mapped")
     fault.reach("outside", target.pid)
-    _again(lambda: _unload(target, stub, places))
+    if stub.by_dlopen:
+        again(lambda: _dlclose(target, stub, places))
+    else:
+        take_out(target, stub)
 
 
-def _unload(target: TargetProcess, stub: MappedStub, places: SafePlaces) -> None:
+def _dlclose(target: TargetProcess, stub: MappedStub, places: SafePlaces) -> None:
     borrowing = stub.prepare_unload()
-    if not stub.by_dlopen:
-        with hold_any(target) as held:
-            stub.run(borrowing, held)
-        return
     with hold_clean(target, places, DEADLINE_S, OTHERS_S) as clean:
         if clean is None:
             raise InjectionFailed("no place was found where dlclose is safe: the stub stays mapped")

@@ -16,8 +16,7 @@ from ..symbols.maps import Maps
 from ..symbols.resolver import proc_opener
 from .choosing import ThreadChoice
 from .clock import Clock
-from .hold import hold_any
-from .leaving import stop_ticks, unload
+from .leaving import call, stop_ticks, unload
 from .loading import StubLoader
 from .modules import ModuleTable
 from .places import MAX_DEPTH, SafePlaces
@@ -124,9 +123,7 @@ class Injected:
         return DRAIN_S
 
     def arm(self) -> None:
-        borrowing = self.stub.prepare_call("pa_arm")
-        with hold_any(self._target) as held:
-            self.stub.run(borrowing, held)
+        call(self._target, self.stub, "pa_arm")
 
     def leave(self, shared: SharedMemory, take_rest: Callable[[], None]) -> None:
         with fault.during("stop"):
