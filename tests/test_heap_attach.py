@@ -19,8 +19,10 @@ from pyattach.attacher.heap_attach import attach_heap
 from pyattach.attacher.heap_session import HeapOptions, HeapOutcome
 from pyattach.attacher.target import TargetProcess
 from pyattach.errors import AlreadyTraced
+from pyattach.inject.borrow import ThreadGaveUp
 from pyattach.inject.got import loaded_modules, slots
 from pyattach.inject.heap_layout import FUNCTIONS as HOOKED
+from pyattach.inject.loader import Loading, MappedStub
 
 Script = Callable[[Target], Generator[bool, None, None]]
 pytestmark = pytest.mark.usefixtures("may_trace")
@@ -158,6 +160,34 @@ def test_registers_of_threads_that_sleep_are_read_without_waking_them() -> None:
         for _ in range(5):
             assert attached(target, script).residue == ()
         assert target.finish() == "eintr 0\ndone\n"
+
+
+def test_a_thread_that_gave_up_waiting_is_borrowed_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine that is short of processor time; at each step once."""
+    tries: dict[str, int] = {}
+
+    def given_up_once(kind: type[Loading] | type[MappedStub]) -> None:
+        run = kind.run
+
+        def attempt(self: object, *words: object) -> object:
+            tries[kind.__name__] = tries.get(kind.__name__, 0) + 1
+            if tries[kind.__name__] % 2:
+                raise ThreadGaveUp("the borrowed thread gave up waiting")
+            return run(self, *words)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(kind, "run", attempt)
+
+    given_up_once(Loading)
+    given_up_once(MappedStub)
+    with start(build_target("heap_linked")) as target:
+        before = words(target.pid)
+        outcome = attached(target, one_round)
+        assert outcome.residue == ()
+        assert outcome.result is not None
+        assert sites_of(outcome.result, {"make"}) == {"make": EXPECTED}
+        assert words(target.pid) == before
+        target.finish()
+    assert tries == {"Loading": 2, "MappedStub": 6}, "loaded, armed, stopped, unloaded"
 
 
 def test_an_address_taken_meanwhile_keeps_the_code() -> None:
