@@ -25,10 +25,30 @@ def attach(
 ) -> Outcome:
     """As ``session.attach``; with ``follow_exec`` also the programs that the process executes after."""
     stat = procfs.read_stat(pid)
-    outcome = session.attach(pid, options, should_stop, on_progress)
+    shown = Shown(on_progress)
+    outcome = session.attach(pid, options, should_stop, shown)
     if not (options.follow_exec and outcome.replaced and stat is not None):
         return outcome
-    return go_on(pid, stat.start_time, outcome, options, should_stop, on_progress)
+    return go_on(pid, stat.start_time, outcome, options, should_stop, shown)
+
+
+class Shown:
+    """``on_progress``, for several programs in a row, and for what is to be known between two of them."""
+
+    def __init__(self, on_progress: Callable[[Progress], None]) -> None:
+        self._on_progress = on_progress
+        self._last: Progress | None = None
+        self.before_s = 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        self._last = dataclasses.replace(progress, elapsed_s=progress.elapsed_s + self.before_s)
+        self._on_progress(self._last)
+
+    def tell(self, elapsed_s: float, note: str) -> None:
+        """Show ``note`` beside what was sampled last, if it is news."""
+        if self._last is not None and note != self._last.note:
+            self._last = dataclasses.replace(self._last, elapsed_s=elapsed_s, note=note)
+            self._on_progress(self._last)
 
 
 def go_on(
@@ -37,10 +57,10 @@ def go_on(
     first: Outcome,
     options: Options,
     should_stop: Callable[[], bool],
-    on_progress: Callable[[Progress], None],
+    shown: Shown,
 ) -> Outcome:
     """What became of process ``pid`` after its ``first`` program: that and those it executed, as one."""
-    return _Chase(pid, start_time, options, should_stop, on_progress).after(first)
+    return _Chase(pid, start_time, options, should_stop, shown).after(first)
 
 
 class _Chase:
@@ -50,10 +70,10 @@ class _Chase:
         start_time: int,
         options: Options,
         should_stop: Callable[[], bool],
-        on_progress: Callable[[Progress], None],
+        shown: Shown,
     ) -> None:
         self._pid, self._start_time, self._options = pid, start_time, options
-        self._should_stop, self._on_progress = should_stop, on_progress
+        self._should_stop, self._shown = should_stop, shown
         self._began = 0.0
         self._ended_by = ""
         self._notes: list[str] = []
@@ -89,23 +109,24 @@ class _Chase:
 
     def _next(self) -> Outcome | None:
         """The next program's session; None, with the reason in ``_ended_by``, where there is none."""
-        failure = ""
+        failure = "there was no time left for it"
         while not self._over():
             elapsed_s = time.monotonic() - self._began
             options = self._options
             if options.duration_s is not None:
                 options = dataclasses.replace(options, duration_s=options.duration_s - elapsed_s)
             try:
-                return session.attach(self._pid, options, self._should_stop, self._later_by(elapsed_s))
+                self._shown.before_s = elapsed_s
+                return session.attach(self._pid, options, self._should_stop, self._shown)
             except _PASSING as error:
                 failure = error.what
+                self._shown.tell(elapsed_s, f"the program it runs now is not sampled: {failure}")
                 time.sleep(_PAUSE_S)
             except PyattachError as error:
                 self._ended_by = "the target replaced itself (exec)"
                 self._notes.append(f"it could not be followed: {error.what}")
                 return None
-        if failure:
-            self._notes.append(f"the program it ran at the end was not sampled: {failure}")
+        self._notes.append(f"the program it ran at the end was not sampled: {failure}")
         return None
 
     def _over(self) -> bool:
@@ -118,9 +139,3 @@ class _Chase:
         elif duration_s is not None and time.monotonic() - self._began >= duration_s:
             self._ended_by = "duration reached"
         return bool(self._ended_by)
-
-    def _later_by(self, elapsed_s: float) -> Callable[[Progress], None]:
-        def on_progress(progress: Progress) -> None:
-            self._on_progress(dataclasses.replace(progress, elapsed_s=progress.elapsed_s + elapsed_s))
-
-        return on_progress

@@ -60,6 +60,7 @@ class LiveTable:
             elapsed_s=progress.elapsed_s,
             mode=self._options.mode,
             remaining_s=None if duration is None else max(0.0, duration - progress.elapsed_s),
+            note=progress.note,
         )
 
     def _name_of(self, tid: int) -> str:

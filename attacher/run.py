@@ -81,12 +81,13 @@ def profile_child(
             notes=(why_not,),
         )
         return Outcome(Profile(meta, {}, {}), (), not child.alive(), warning=why_not)
-    outcome = _sample(child, stub, clock, options, should_stop, on_progress)
+    shown = following.Shown(on_progress)
+    outcome = _sample(child, stub, clock, options, should_stop, shown)
     if not (options.follow_exec and child.replaced):
         return outcome
     # The preloaded stub is gone with the program it was in: the next one is attached to.
     first = dataclasses.replace(outcome, replaced=True)
-    return following.go_on(child.pid, child.start_time, first, options, should_stop, on_progress)
+    return following.go_on(child.pid, child.start_time, first, options, should_stop, shown)
 
 
 def why_not_reached(

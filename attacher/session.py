@@ -103,6 +103,8 @@ class Progress:
     dropped: int
     overhead_share: float | None
     rate_reached_hz: float | None
+    note: str = ""
+    """What the user is to know while nothing is sampled."""
 
 
 @dataclasses.dataclass(frozen=True)

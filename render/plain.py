@@ -22,6 +22,7 @@ class PlainView:
     ) -> None:
         self._stream, self._period_s, self._clock = stream, period_s, clock
         self._next_s = float("-inf")
+        self._note = ""
 
     def __enter__(self) -> PlainView:
         self._next_s = self._clock() + self._period_s
@@ -33,7 +34,10 @@ class PlainView:
         pass
 
     def update(self, header: LiveHeader, totals: LiveTotals) -> None:
-        """Print this state, where the time for the next line has come."""
+        """Print this state, where the time for the next line has come, or there is a new note in it."""
+        if header.note and header.note != self._note:
+            self._next_s = self._clock()
+        self._note = header.note
         self._print(lambda: _plain_line(header, totals))
 
     def poll(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -23,8 +24,10 @@ from test_attach_run import (
     wait_for,
 )
 
-from pyattach.attacher import children
+from pyattach.attacher import children, following, procfs
 from pyattach.attacher.children import descendants, share_memory
+from pyattach.attacher.session import Options, Outcome
+from pyattach.render.profile import Meta, Profile
 
 BECOMES_ANOTHER = """\
 import os, select, sys
@@ -86,13 +89,29 @@ def test_a_program_without_a_chosen_thread_is_waited_for_in_vain(spawn: Spawn, t
             run.wait_sampling(target.pid, timers=False)
             target.tell()
             target.expect("ready")
-            begin = cpu_time_s(target.pid)
-            wait_for("it has worked", lambda: cpu_time_s(target.pid) > begin + 0.3)
+            said = run.wait_said("the program it runs now is not sampled: no thread of process")
+            assert " samples, " in said
             run.tell(signal.SIGINT)
             out = run.finish(0)
         target.finish()
     assert "the program it ran at the end was not sampled: no thread of process" in out
     assert "stopped by the user" in out
+
+
+def test_a_stop_before_the_next_program_is_reached_is_told() -> None:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        stat = procfs.read_stat(child.pid)
+        assert stat is not None
+        meta = Meta("before", child.pid, ended_by="the target replaced itself (exec)")
+        first = Outcome(Profile(meta, {}, {}), (), target_ended=True, replaced=True)
+        shown = following.Shown(lambda progress: None)
+        after = following.go_on(child.pid, stat.start_time, first, Options(), lambda: True, shown)
+        child.kill()
+    assert after.profile.meta.ended_by == "stopped by the user"
+    assert (
+        "the program it ran at the end was not sampled: there was no time left for it"
+        in after.profile.meta.notes
+    )
 
 
 @pytest.mark.parametrize("clock", CLOCKS)

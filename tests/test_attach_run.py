@@ -68,6 +68,14 @@ class Pyattach:
         begin = cpu_time_s(pid)
         self.wait_until("the target has worked", lambda: cpu_time_s(pid) >= begin + cpu_s)
 
+    def wait_said(self, part: str) -> str:
+        """The first line on stderr from here on with ``part`` in it."""
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            if part in line:
+                return line
+        raise AssertionError(f"pyattach ended without saying {part!r}")
+
     def tell(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 

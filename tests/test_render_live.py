@@ -412,6 +412,14 @@ def test_plain_view_prints_a_line_each_period() -> None:
     ]
 
 
+def test_plain_view_prints_a_new_note_at_once() -> None:
+    out = io.StringIO()
+    with PlainView(out, period_s=5, clock=lambda: 1.0) as view:
+        for note in ("", "news", "news", "other news", ""):
+            view.update(dataclasses.replace(HEADER, note=note), totals())
+    assert [line.split(", ")[1] for line in out.getvalue().splitlines()] == ["news", "other news"]
+
+
 def test_plain_view_survives_a_reader_that_is_gone() -> None:
     out = io.StringIO()
     out.close()
