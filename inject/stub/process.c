@@ -68,7 +68,10 @@ void stray_begin(struct pa_control *c)
 	c->stray_jump_ns = (u32)c->tick_ns;
 	c->stray_periods = span_periods(c, c->stray_cpu_ns);
 	c->stray_timer_plus_1 = timer + 1;
-	set_tick(c, timer, c->stray_cpu_ns, c->stray_last_clock_ns);
+	if (may_tick(c))
+		set_tick(c, timer, c->stray_cpu_ns, c->stray_last_clock_ns);
+	else
+		stray_end(c);
 }
 
 void stray_end(struct pa_control *c)

@@ -169,7 +169,8 @@ EXPORT i64 pa_arm(void)
 EXPORT i64 pa_stop(void)
 {
 	struct pa_control *c = pa.control;
-	__atomic_store_n(&c->state, PA_STATE_STOP, __ATOMIC_RELEASE);
+	__atomic_store_n(&c->state, PA_STATE_STOP, __ATOMIC_RELAXED);
+	__atomic_thread_fence(__ATOMIC_SEQ_CST); /* may_tick */
 	c->timers_deleted = timers_delete_all(c);
 	give_signals_back(c);
 	c->stop_clock_ns = clock_ns();

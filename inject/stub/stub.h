@@ -50,6 +50,8 @@ u32 rate_factor(const struct pa_control *c) HIDDEN;
 u32 slots_used(const struct pa_control *c) HIDDEN;
 /* First at `first_ns` (from now, or with TIMER_ABSTIME of the clock's own time), then every `period_ns`. */
 i64 set_timer(i32 timer, u32 how, u64 first_ns, u64 period_ns) HIDDEN;
+/* Whether a timer that was made just now, its number stored, may be set: else it is to be deleted. */
+int may_tick(struct pa_control *c) HIDDEN;
 /* timers.c: make the timer of the slot's thread. */
 void timer_arm(struct pa_control *c, struct pa_slot *slot, u32 index) HIDDEN;
 /* Look at the slots pyattach posted; arm or free at most `limit` of them. */

@@ -49,6 +49,16 @@ void timer_again(struct pa_control *c, struct pa_slot *slot, u64 cpu_ns, u64 ran
 	slot->factor = factor;
 }
 
+/* To be asked between the number of a new timer being where pa_stop looks for it and its first shot.  Either pa_stop
+ * has seen the number, or this sees that it has been: a thread that was in its handler meanwhile must leave no timer
+ * behind, which would tick when the signal is no longer ours, and end the process. */
+int may_tick(struct pa_control *c)
+{
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	u32 state = __atomic_load_n(&c->state, __ATOMIC_RELAXED);
+	return state != PA_STATE_STOP && state != PA_STATE_QUIT;
+}
+
 void timer_arm(struct pa_control *c, struct pa_slot *slot, u32 index)
 {
 	struct sigevent event = {
@@ -66,6 +76,10 @@ void timer_arm(struct pa_control *c, struct pa_slot *slot, u32 index)
 		slot->timer_plus_1 = timer + 1;
 		/* ARMED before the first shot can come. */
 		__atomic_store_n(&slot->state, PA_SLOT_ARMED, __ATOMIC_RELEASE);
+		if (!may_tick(c)) {
+			timer_disarm(slot, PA_SLOT_FREE);
+			return;
+		}
 		err = set_timer(timer, 0, phase_ns(c, slot->factor, slot->tid), c->jitter_ns ? 0 : period_ns);
 		if (!err)
 			return;
