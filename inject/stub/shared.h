@@ -219,7 +219,7 @@ struct pa_slot {
 	u64 ticks; /* that came, also those that took no sample */
 	char name[16]; /* of a thread that records itself, as last logged */
 	u32 by_spare;  /* 1: it blocks the signal, its timer takes the spare one */
-	u32 pad;
+	u32 armed_cpu; /* the thread's CPU time when its timer was first made: 1024 ns, the lowest 32 bits; 0: not yet */
 };
 
 /* Ticks by how many cycles their handlers took: the first bucket ends at 1 << PA_COSTS_FROM, then four to each

@@ -73,6 +73,8 @@ void timer_arm(struct pa_control *c, struct pa_slot *slot, u32 index)
 		slot->factor = rate_factor(c);
 		u64 period_ns = c->period_ns * slot->factor;
 		slot->cpu_ns = read_clock_ns(thread_cpu_clock(slot->tid));
+		if (!slot->armed_cpu)
+			slot->armed_cpu = (u32)(slot->cpu_ns >> 10) | 1;
 		slot->timer_plus_1 = timer + 1;
 		/* ARMED before the first shot can come. */
 		__atomic_store_n(&slot->state, PA_SLOT_ARMED, __ATOMIC_RELEASE);
