@@ -41,7 +41,7 @@ class _Known:
     ticks: int = 0
     """Of its slot, when that was last looked at."""
     heard_cpu_s: float = 0.0
-    """Its CPU time when it had had one since, or was posted."""
+    """Its CPU time up to which they stand for it; before the first one, when it was posted."""
     checked_cpu_s: float = 0.0
     """The same, when it was last found out why it has none."""
     posted_ns: int = 0
@@ -147,7 +147,7 @@ class ThreadTable:
         for tid, known in self._known.items():
             slot = slots[known.slot]
             if slot.ticks != known.ticks:
-                known.ticks, known.heard_cpu_s = int(slot.ticks), known.cpu_s
+                known.ticks, known.heard_cpu_s = int(slot.ticks), self._sampled_s(slot, known)
             elif known.cpu_s - max(known.heard_cpu_s, known.checked_cpu_s) > self._silence_s:
                 known.checked_cpu_s = known.cpu_s
                 if self._plan.spare_signal and self._blocks(tid) != bool(slot.by_spare):
@@ -165,16 +165,20 @@ class ThreadTable:
     def _silent_s(self, slots: ctypes.Array[Slot], known: _Known) -> float:
         """The CPU time of a thread without ticks, where it is more than that: before its timer was made, and
         up to now, where the next tick would stand for it."""
-        slot, since_s = slots[known.slot], known.heard_cpu_s
-        late_s = 0.0
+        slot, late_s = slots[known.slot], 0.0
+        since_s = known.heard_cpu_s if slot.ticks == known.ticks else self._sampled_s(slot, known)
         if slot.armed_cpu:
             late_s = (slot.armed_cpu - (known.posted_ns >> 10)) % (1 << 32) * 1024 / 1e9
             late_s = (
                 late_s if late_s < _MOST_LATE_S else 0.0
             )  # armed a moment before it was posted, as it were
             since_s = max(since_s, known.posted_ns / 1e9 + late_s)
-        silent_s = known.cpu_s - since_s if slot.ticks == known.ticks else 0.0
-        return sum(part_s for part_s in (late_s, silent_s) if part_s > self._silence_s)
+        return sum(part_s for part_s in (late_s, known.cpu_s - since_s) if part_s > self._silence_s)
+
+    @staticmethod
+    def _sampled_s(slot: Slot, known: _Known) -> float:
+        """Up to where the thread's CPU time has samples, after a tick."""
+        return min(max(int(slot.cpu_ns) / 1e9, known.heard_cpu_s), known.cpu_s)
 
     def notes(self, slots: ctypes.Array[Slot]) -> list[str]:
         """What is to be said of threads whose ticks did not come, or that block the signal of the others'."""

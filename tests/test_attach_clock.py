@@ -256,7 +256,7 @@ def test_threads_that_begin_to_block_signals(spawn: Spawn, name: str) -> None:
     assert meta.cpu_time_s is not None
     (silent,) = [note for note in meta.notes if "whose ticks" in note]
     missed_s = float(silent.split()[0])
-    assert meta.samples / 99 + missed_s == pytest.approx(meta.cpu_time_s, rel=0.1)
+    assert meta.samples / 99 + missed_s == pytest.approx(meta.cpu_time_s, rel=0.05)
 
 
 @pytest.mark.parametrize("name", CLOCKS)

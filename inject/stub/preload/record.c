@@ -276,11 +276,14 @@ static void adopt(struct pa_control *c, const void *ucontext)
 /* Fifty milliseconds of CPU time have passed. */
 static void record_wake(struct pa_control *c, const void *ucontext)
 {
-	u64 now = clock_ns();
+	u64 now = clock_ns(), cpu_ns = read_clock_ns(CLOCK_PROCESS_CPUTIME_ID);
+	/* Whoever does the rest below may have lost the processor: the time goes on. */
+	if (cpu_ns > log_of(c)->cpu_ns) {
+		log_of(c)->clock_ns = now;
+		log_of(c)->cpu_ns = cpu_ns;
+	}
 	if (__atomic_exchange_n(&c->arming, 1, __ATOMIC_ACQUIRE))
 		return;
-	log_of(c)->clock_ns = now;
-	log_of(c)->cpu_ns = read_clock_ns(CLOCK_PROCESS_CPUTIME_ID);
 	adopt(c, ucontext);
 	if (now - looked_ns > (now - began_ns < YOUNG_NS ? YOUNG_LOOK_NS : LOOK_NS)) {
 		looked_ns = now;
