@@ -63,6 +63,10 @@ _FEW_THREADS = 32
 """Up to so many threads their CPU time is read at every look, else once a second."""
 
 
+def unheard(_line: str) -> None:
+    """Nobody listens.  A function with a name: options go to other processes."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Options:
     """What to sample and for how long; ``duration_s`` None: until told to stop.
@@ -88,7 +92,7 @@ class Options:
     max_overhead: float | None = None
     mode: str = "cpu"
     names: NameOptions = dataclasses.field(default_factory=NameOptions)
-    say: Callable[[str], None] = dataclasses.field(default=lambda _line: None, compare=False)
+    say: Callable[[str], None] = dataclasses.field(default=unheard, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,17 +31,17 @@ def thread_name(thread: Thread) -> str:
 
 def render(profile: Profile, options: RenderOptions) -> Iterator[bytes]:
     """One line for each distinct stack, sorted, its ticks at the end."""
-    return encoded(_lines(profile, options))
+    return encoded(f"{stack} {ticks}\n" for stack, ticks in sorted(folded_stacks(profile, options).items()))
 
 
-def _lines(profile: Profile, options: RenderOptions) -> Iterator[str]:
+def folded_stacks(profile: Profile, options: RenderOptions) -> dict[str, int]:
+    """Ticks by folded stack."""
     lines: collections.Counter[str] = collections.Counter()
     names: dict[str, str] = {}
     for (tid, stack), ticks in profile.weights.items():
         root = thread_name(profile.threads.get(tid, Thread(tid, ""))) if options.threads else ""
         lines[_line(root, stack, names, options.lines)] += ticks
-    for line in sorted(lines):
-        yield f"{line} {lines[line]}\n"
+    return lines
 
 
 def _line(root: str, stack: tuple[Frame, ...], names: dict[str, str], lines: bool) -> str:
