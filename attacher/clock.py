@@ -46,7 +46,8 @@ _FILES_BELOW = 4096
 """Where the numbers of events' files may begin: out of the way of all other files of pyattach."""
 
 HARMLESS = (signal.SIGURG, signal.SIGWINCH)
-"""Signals that a program without a handler ignores."""
+"""Signals that a program without a handler ignores.  SIGPROF ends one, and is what some handle by ending
+themselves (sort, ls): such a handler may be installed at any time, and the next tick would be its."""
 
 
 SPARE_SIGNAL = 32
@@ -83,7 +84,7 @@ class TimerClock:
     name = "timer"
     event_base = 0
 
-    def __init__(self, signal_number: int = signal.SIGPROF) -> None:
+    def __init__(self, signal_number: int = HARMLESS[0]) -> None:
         self.signal = int(signal_number)
 
     def add(self, tid: int, index: int, slot: Slot) -> bool:
@@ -286,8 +287,7 @@ def choose(name: str, pid: int, rate_hz: float, *, jitter: bool = True) -> tuple
 
 
 def choose_for_child(name: str, rate_hz: float, *, jitter: bool = True) -> Clock:
-    """The clock for a program that is yet to be started.  Timers, if not asked otherwise: nobody knows yet
-    which signals it will handle, and SIGPROF is the one that the fewest take for something else.
+    """The clock for a program that is yet to be started: timers, if not asked otherwise.
 
     Raises NoPermission when perf was asked for and can't be had.
     """
@@ -334,13 +334,12 @@ def _what_timers_lack(rate_hz: float, why: str) -> str:
 
 
 def _timer_clock(pid: int) -> tuple[Clock, str]:
-    """SIGPROF, or where the target uses that itself, another signal that it leaves alone."""
-    if _unused(pid, (signal.SIGPROF,)):
-        return TimerClock(), ""
-    free = _unused(pid, HARMLESS)
-    if free is None:
-        return TimerClock(), "the target handles SIGPROF itself: what is not ours is handed on to it"
-    return TimerClock(free), f"the target uses SIGPROF itself: {signal.Signals(free).name} was taken"
+    """By a signal that the target leaves alone; SIGPROF, where it uses the harmless ones itself."""
+    free = _unused(pid, HARMLESS) or _unused(pid, (signal.SIGPROF,))
+    if free is not None:
+        return TimerClock(free), ""
+    said = "the target handles SIGPROF itself, and all signals that could be taken instead: what is not ours"
+    return TimerClock(signal.SIGPROF), f"{said} is handed on to it"
 
 
 def _unused(pid: int, numbers: Sequence[int]) -> int | None:

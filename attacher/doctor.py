@@ -234,8 +234,8 @@ def _sigprof(pid: int) -> str:
         text = Path(f"/proc/{pid}/timers").read_text(errors="replace")
         timers = len(re.findall(rf"^signal: {_SIGPROF}/", text, re.MULTILINE))
     if caught or timers:
-        return "the target uses it itself; another signal is taken, its own profile stays right"
-    return "ignored by the target, another signal is taken" if ignored else "free"
+        return "the target uses it itself, and keeps it: its own profile stays right"
+    return "ignored by the target" if ignored else "free"
 
 
 def _wall(pid: int) -> str:

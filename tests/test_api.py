@@ -174,7 +174,9 @@ def test_fixtures_for_native_services(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(FIXTURES.format(**programs))
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
     result.assert_outcomes(passed=1, failed=1)
-    result.stdout.fnmatch_lines(["E * assert 51106 == 0", "* Captured pyattach call *", "<HeapProfile of process *.svg"])
+    result.stdout.fnmatch_lines(
+        ["E * assert 51106 == 0", "* Captured pyattach call *", "<HeapProfile of process *.svg"]
+    )
 
 
 def test_nothing_of_it_is_imported_by_the_command() -> None:

@@ -141,7 +141,6 @@ def test_a_targets_own_sigprof_is_left_to_it(spawn: Spawn) -> None:
         outcome = sample(target.pid, 99, "timer", cpu_s=0.5)
         check_detached(target)
         out = target.finish()
-    assert any("uses SIGPROF itself" in note for note in outcome.profile.meta.notes)
     counts = dict(line.split() for line in out.splitlines())
     assert counts["handled"] == counts["raised"] and counts["foreign"] == "0"
     assert outcome.profile.total

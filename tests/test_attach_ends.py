@@ -12,7 +12,7 @@ from support import Target, build_target
 from test_attach_run import (
     CLOCKS,
     MARK,
-    SIGNAL_OF,
+    TICK,
     Folded,
     Spawn,
     attach,
@@ -238,7 +238,7 @@ os.execvp("sh", ["sh", "-c", "read line; echo $line; read line; echo $line"])
 @pytest.mark.parametrize("clock", CLOCKS)
 def test_a_child_of_the_target_is_left_alone(spawn: Spawn, files: Files, clock: str) -> None:
     """It inherits the handler, and the memory without its contents; no timer, and no sample."""
-    number = SIGNAL_OF[clock]  # the target's disposition is the default, but ours is inherited
+    number = int(TICK)  # the target's disposition is the default, but ours is inherited
     script = f"""\
 import os, sys, time
 print("ready", flush=True)

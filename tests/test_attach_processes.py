@@ -12,7 +12,7 @@ from support import build_target
 from test_attach_run import (
     CLOCKS,
     MARK,
-    SIGNAL_OF,
+    TICK,
     Folded,
     Pyattach,
     Spawn,
@@ -155,7 +155,7 @@ for _ in range(4):
         end = time.process_time() + 0.3
         while time.process_time() < end:
             sum(range(1000))
-        os.kill(os.getpid(), {SIGNAL_OF[clock]})
+        os.kill(os.getpid(), {int(TICK)})
         os._exit(0)
 print([os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(4)], flush=True)
 sys.stdin.read()
@@ -278,3 +278,25 @@ def test_descendants(spawn: Spawn, monkeypatch: pytest.MonkeyPatch, kept: bool) 
         assert descendants([target.pid, child]) == [(grandchild, child)]
         assert descendants([target.pid], but=child) == []
         target.finish()
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_children_to_which_many_signals_are_fatal(spawn: Spawn, tmp_path: Path, clock: str) -> None:
+    """sort handles them only some time after it is attached to."""
+    numbers, folded = tmp_path / "numbers", tmp_path / "o.folded"
+    numbers.write_text("".join(f"{n}\n" for n in range(300_000)))
+    script = f"""\
+echo ready; read line
+for run in 1 2 3; do sort --random-sort --parallel=1 {numbers} >/dev/null; echo "sort ended with $?"; done
+echo done; read line || true
+"""
+    with spawn(["sh", "-c", script]) as target:
+        with pyattach(target.pid, "-s", "--clock", clock, "-o", folded) as run:
+            run.wait_sampling(target.pid, cpu_s=0, timers=False)
+            target.tell("go")
+            assert [target.expect("sort") for _ in range(3)] == 3 * ["sort ended with 0"]
+            target.expect("done")
+            run.tell(signal.SIGINT)
+            run.finish(0)
+        target.finish()
+    assert any("sort" in stack for stack in folded.read_text().splitlines())

@@ -96,8 +96,8 @@ needs_perf = pytest.mark.skipif(
     bool(_why := why_no_events(os.getpid())) and not os.environ.get("CI"), reason=f"perf: {_why}"
 )
 CLOCKS = ["timer", pytest.param("perf", marks=needs_perf)]
-SIGNAL_OF = {"timer": signal.SIGPROF, "perf": signal.SIGURG}
-"""What each clock signals where the target leaves it free."""
+TICK = signal.SIGURG
+"""What ticks, where the target leaves it free."""
 
 
 @contextlib.contextmanager

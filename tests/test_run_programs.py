@@ -13,6 +13,9 @@ import support
 from support import build_target
 from test_attach_run import COMMAND, DEADLINE_S, ROOT, Folded, needs_perf
 
+from pyattach.attacher.recording import read_recording
+from pyattach.inject.image import preload_path
+
 SHARES = {"work_70": 0.7, "work_20": 0.2, "work_10": 0.1}
 
 
@@ -269,3 +272,17 @@ def test_programs(tmp_path: Path, words: tuple[str, ...]) -> None:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert (done.returncode, done.stdout) == (0, plain), done.stderr
+
+
+def test_programs_to_which_many_signals_are_fatal(tmp_path: Path) -> None:
+    """sort installs handlers that end it for all that would, SIGPROF among them, once it has begun."""
+    numbers = tmp_path / "numbers"
+    numbers.write_text("".join(f"{n}\n" for n in range(300_000)))
+    done = run(tmp_path, "sort", "--random-sort", "--parallel=1", numbers)
+    assert done.status == 0 and len(done.out.splitlines()) == 300_000
+    assert done.profile.inclusive().total() > 10
+    recorded = {"LD_PRELOAD": str(preload_path()), "PYATTACH_OUT": str(tmp_path / "out")}
+    words = ["sort", "--random-sort", "--parallel=1", str(numbers)]
+    again = subprocess.run(words, capture_output=True, env={**os.environ, **recorded}, check=False)
+    assert again.returncode == 0
+    assert read_recording(tmp_path / "out").total > 10
