@@ -55,7 +55,7 @@ PARTS = (
     Part("Shares of functions", "accuracy.py"),
     Part("Complete stacks", "complete.py", ("--samples", "3000"), ("--quick", "sqlite3", "xz")),
     Part("A warm frame", "unwind_cost.py"),
-    Part("pyattach's own CPU time", "own_cpu.py", (), ("--quick", "--targets", "busy")),
+    Part("pyattach's own CPU time", "own_cpu.py", (), ("--quick", "--targets", "1 busy thread")),
     Part("Names and lines", "symbols.py"),
     Part("Flame graphs", "render.py", (), ("--lines", "10000", "--frames", "10000")),
     Part(
