@@ -53,7 +53,7 @@ PARTS = (
     Part("Rates and shares by clock", "clocks.py", ("--part", "rates"), ("--part", "rates", "--quick")),
     Part("Shares of threads", "threads.py", (), ("--quick",)),
     Part("Shares of functions", "accuracy.py"),
-    Part("Complete stacks", "complete.py", ("--samples", "3000"), ("--quick", "sqlite3", "xz")),
+    Part("Complete stacks", "complete.py", ("--samples", "3000"), ("--quick", "sqlite3", "xz -9")),
     Part("A warm frame", "unwind_cost.py"),
     Part("pyattach's own CPU time", "own_cpu.py", (), ("--quick", "--targets", "1 busy thread")),
     Part("Names and lines", "symbols.py"),

@@ -64,8 +64,11 @@ class Ends(SampleStore):
         self.target, self.entry = target, entry_point(target.pid)
         self.outermost: collections.Counter[int] = collections.Counter()
 
-    def add(self, samples: Iterable[tuple[int, int, int, tuple[int, ...]]]) -> None:
+    def add(
+        self, samples: Iterable[tuple[int, int, int, tuple[int, ...]]], clocks_ns: Iterable[int] | None = None
+    ) -> None:
         samples = list(samples)
+        clocks_ns = None if clocks_ns is None else list(clocks_ns)
         for _tid, end, weight, frames in samples:
             if frames:
                 self.leaves[frames[0]] += weight
@@ -73,7 +76,7 @@ class Ends(SampleStore):
                 self.cut[end, frames] += weight
             elif frames:
                 self.outermost[frames[-1]] += weight
-        super().add(samples)
+        super().add(samples, clocks_ns)
 
     def names(self, addresses: Iterable[tuple[int, int]]) -> collections.Counter[str]:
         """Ticks by function, for addresses that ran."""
