@@ -300,3 +300,27 @@ echo done; read line || true
             run.finish(0)
         target.finish()
     assert any("sort" in stack for stack in folded.read_text().splitlines())
+
+
+FATAL = """\
+import os, signal, sys
+print("ready", flush=True)
+sys.stdin.readline()
+signal.signal(signal.SIGPROF, lambda *_words: os._exit(9))
+for _ in range(300):
+    sum(range(100_000))
+print("done", flush=True)
+"""
+
+
+@pytest.mark.parametrize("clock", CLOCKS)
+def test_a_fatal_handler_that_comes_after_us_is_not_met(spawn: Spawn, tmp_path: Path, clock: str) -> None:
+    with (
+        spawn([sys.executable, "-c", FATAL]) as target,
+        pyattach(target.pid, "--clock", clock, "-o", tmp_path / "o.svg") as run,
+    ):
+        run.wait_sampling(target.pid, cpu_s=0, timers=False)
+        target.tell()
+        target.expect("done")
+        target.finish()
+        run.finish(0)
