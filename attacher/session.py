@@ -374,6 +374,9 @@ class Session:
     def _read_ring(self, *, final: bool = False) -> None:
         samples = self.reader.drain(final=final)
         self.shared.set_tail(self.reader.tail)
+        if final:  # ticks come until the target is told to stop: a moment after the end was seen here
+            latest_ns = max((s.clock_ns for s in samples), default=0)
+            self.ended = max(self.ended, min(latest_ns / 1e9, time.monotonic()))
         self.store.add(((s.tid, s.end, s.weight, s.frames) for s in samples), (s.clock_ns for s in samples))
 
     def _arm_by_borrowing(self) -> None:

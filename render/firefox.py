@@ -71,7 +71,7 @@ def _meta(meta: Meta, options: RenderOptions) -> dict[str, Any]:
         "interval": 1e3 / meta.rate_asked_hz if meta.rate_asked_hz else 1,
         "startTime": (meta.started_at_unix_s or 0.0) * 1e3,
         "profilingStartTime": 0,
-        "profilingEndTime": meta.duration_s * 1e3,
+        "profilingEndTime": round(meta.duration_s * 1e3, 3),
         "processType": 0,
         "stackwalk": 1,
         "debug": False,

@@ -117,6 +117,24 @@ def test_a_report_of_what_there_is_so_far(spawn: Spawn, tmp_path: Path, kind: st
     assert Folded(tmp_path / "o.folded").total > 0
 
 
+def test_no_sample_is_later_than_the_end(spawn: Spawn) -> None:
+    """Ticks come until the target is told to stop, however long that takes."""
+    with spawn("split") as target, TargetProcess(target.pid) as process:
+        session = Session(process, Options(rate_hz=99))
+        session.load()
+        session.sample(lambda: cpu_time_s(target.pid) > 0.3, lambda _progress: None)
+        sampled_s, before_s = session.ended - session.started, cpu_time_s(target.pid)
+        wait_for("ticks after the end", lambda: cpu_time_s(target.pid) > before_s + 0.2)
+        session.detach()
+        profile = session.profile()
+        session.close()
+        check_detached(target)
+        target.finish()
+    assert profile.timeline is not None
+    times_s = [time_s for time_s, *_rest in profile.timeline.samples()]
+    assert sampled_s + 0.1 < max(times_s) <= profile.meta.duration_s + 1e-6 < sampled_s + 60
+
+
 def test_the_duration_ends_the_run(spawn: Spawn, files: Files) -> None:
     with spawn("split") as target:
         out = attach(target.pid, "-d", "700ms", *files.arguments).out
