@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import math
 import re
@@ -26,11 +25,11 @@ from .choosing import ThreadChoice
 from .clock import NAMES as CLOCKS
 from .family import attach as attach_family
 from .following import attach
-from .interim import on_request, write_interim
+from .interim import on_request
 from .live_table import LiveTable
 from .naming import add_name_options, name_options
 from .outputs import add_output_options, check_outputs, default_suffix, render_options, write_outputs
-from .session import Options, Outcome
+from .session import Options, Outcome, unheard
 from .stay import HOW_LOADED
 from .verify import Verification
 
@@ -271,7 +270,7 @@ def session_options(arguments: argparse.Namespace) -> Options:
         max_overhead=arguments.max_overhead,
         mode=arguments.mode,
         names=name_options(arguments),
-        say=(lambda _line: None) if arguments.quiet else _say_beside_the_view,
+        say=unheard if arguments.quiet else _say_beside_the_view,
     )
 
 
@@ -330,13 +329,11 @@ def _attach(pid: int, options: Options, stop: StopSignals, view: LiveView | Plai
 
     session = attach_family if options.subprocesses else attach
     command = command_line(pid)
-    write = functools.partial(write_interim, pid, command, options)
     if view is None:
-        look = on_request(stop.report_wanted, write, options.say, lambda _progress: None)
-        return session(pid, options, stop.stopped, look)
+        return session(pid, options, stop.stopped, on_request(stop.report_wanted, pid, command, options))
     with view:
         table = LiveTable(view, pid, command, options)
-        look = on_request(stop.report_wanted, write, options.say, table)
+        look = on_request(stop.report_wanted, pid, command, options, table)
         return session(pid, options, table.stopped(stop.stopped), look)
 
 

@@ -46,7 +46,7 @@ def write_interim(pid: int, command: str, options: Options, progress: Progress) 
         version=__version__,
         truncated_by=store.truncated_by(),
     )
-    threads = {tid: Thread(tid, thread_name(pid, tid)) for tid, _ in weights}
+    threads = {tid: Thread(tid, thread_name(pid, tid)) for tid in {tid for tid, _ in weights}}
     path = interim_name(pid)
     try:
         write_atomically(path, renderer_for(path).render(Profile(meta, threads, weights), RenderOptions()))
@@ -57,15 +57,16 @@ def write_interim(pid: int, command: str, options: Options, progress: Progress) 
 
 def on_request(
     wanted: Callable[[], bool],
-    write: Callable[[Progress], str],
-    say: Callable[[str], None],
-    on_progress: Callable[[Progress], None],
+    pid: int,
+    command: str,
+    options: Options,
+    on_progress: Callable[[Progress], None] = lambda _progress: None,
 ) -> Callable[[Progress], None]:
     """``on_progress``, after a report where one is ``wanted``."""
 
     def look(progress: Progress) -> None:
         if wanted():
-            say(write(progress))
+            options.say(write_interim(pid, command, options, progress))
         on_progress(progress)
 
     return look

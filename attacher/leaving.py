@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ..errors import InjectionFailed
 from ..inject import fault
-from ..inject.borrow import ThreadGaveUp
+from ..inject.borrow import Borrowing, ThreadGaveUp
 from ..inject.layout import Control
 from ..inject.loader import LoadedStub, MappedStub
 from .clock import Clock
@@ -57,20 +57,17 @@ def call_stop(target: TargetProcess, stub: MappedStub) -> None:
 
 def call(target: TargetProcess, stub: MappedStub, entry: str) -> None:
     """Have a thread call a function of the stub.  Raises InjectionFailed and ProcessLookupError."""
-
-    def attempt() -> None:
-        borrowing = stub.prepare_call(entry)
-        with hold_any(target) as held:
-            stub.run(borrowing, held)
-
-    again(attempt)
+    _borrow(target, stub, lambda: stub.prepare_call(entry))
 
 
 def take_out(target: TargetProcess, stub: MappedStub) -> None:
     """Have a thread unmap a stub that was mapped directly, where nobody comes any more.  Raises the same."""
+    _borrow(target, stub, stub.prepare_unload)
 
+
+def _borrow(target: TargetProcess, stub: MappedStub, prepare: Callable[[], Borrowing]) -> None:
     def attempt() -> None:
-        borrowing = stub.prepare_unload()
+        borrowing = prepare()
         with hold_any(target) as held:
             stub.run(borrowing, held)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import functools
 import os
 import signal
 import sys
@@ -26,7 +25,7 @@ from .cli import StopSignals, add_options, session_options
 from .clock import SPARE_SIGNAL, Clock, choose_for_child
 from .heap_options import add_heap_options, heap_options, interim_reports, report_heap
 from .heap_run import heap_stub, profile_heap_of_child
-from .interim import on_request, write_interim
+from .interim import on_request
 from .live_table import LiveTable
 from .outputs import check_outputs, default_suffix, render_options, write_outputs
 from .program import Program, find_program
@@ -159,15 +158,14 @@ def _profiled(
     arguments: argparse.Namespace,
 ) -> Outcome:
     options = session_options(arguments)
-    write = functools.partial(write_interim, child.pid, child.command, options)
     if not (arguments.live and sys.stderr.isatty()):
-        look = on_request(signals.report_wanted, write, options.say, lambda _progress: None)
+        look = on_request(signals.report_wanted, child.pid, child.command, options)
         return profile_child(child, program, stub, clock, options, signals.stopped, look)
     from ..render.live import LiveView  # late: it brings rich with it
 
     with LiveView() as view:
         table = LiveTable(view, child.pid, child.command, options)
-        look = on_request(signals.report_wanted, write, options.say, table)
+        look = on_request(signals.report_wanted, child.pid, child.command, options, table)
         return profile_child(child, program, stub, clock, options, signals.stopped, look)
 
 

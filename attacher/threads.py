@@ -44,8 +44,6 @@ class _Known:
     """Its CPU time up to which they stand for it; before the first one, when it was posted."""
     checked_cpu_s: float = 0.0
     """The same, when it was last found out why it has none."""
-    posted_ns: int = 0
-    """Its CPU time then."""
 
 
 class ThreadTable:
@@ -165,15 +163,19 @@ class ThreadTable:
     def _silent_s(self, slots: ctypes.Array[Slot], known: _Known) -> float:
         """The CPU time of a thread without ticks, where it is more than that: before its timer was made, and
         up to now, where the next tick would stand for it."""
-        slot, late_s = slots[known.slot], 0.0
+        slot, late_s = slots[known.slot], self._armed_late_s(slots[known.slot], known)
         since_s = known.heard_cpu_s if slot.ticks == known.ticks else self._sampled_s(slot, known)
-        if slot.armed_cpu:
-            late_s = (slot.armed_cpu - (known.posted_ns >> 10)) % (1 << 32) * 1024 / 1e9
-            late_s = (
-                late_s if late_s < _MOST_LATE_S else 0.0
-            )  # armed a moment before it was posted, as it were
-            since_s = max(since_s, known.posted_ns / 1e9 + late_s)
+        since_s = max(since_s, known.cpu_at_start_s + late_s)
         return sum(part_s for part_s in (late_s, known.cpu_s - since_s) if part_s > self._silence_s)
+
+    @staticmethod
+    def _armed_late_s(slot: Slot, known: _Known) -> float:
+        """The CPU time between a thread being posted and its timer being made."""
+        if not slot.armed_cpu:
+            return 0.0
+        posted = round(known.cpu_at_start_s * 1e9) >> 10
+        late_s = (int(slot.armed_cpu) - posted) % (1 << 32) * 1024 / 1e9
+        return late_s if late_s < _MOST_LATE_S else 0.0
 
     @staticmethod
     def _sampled_s(slot: Slot, known: _Known) -> float:
@@ -235,13 +237,7 @@ class ThreadTable:
             used_ns = procfs.thread_cpu_ns(self._pid, tid)
             used_s = stat.cpu_s if used_ns is None else used_ns / 1e9
             self._known[tid] = _Known(
-                index,
-                stat.start_time,
-                used_s,
-                used_s,
-                ticks=int(slots[index].ticks),
-                heard_cpu_s=used_s,
-                posted_ns=round(used_s * 1e9),
+                index, stat.start_time, used_s, used_s, ticks=int(slots[index].ticks), heard_cpu_s=used_s
             )
             posted = True
         return posted

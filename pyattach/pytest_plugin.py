@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from .api import Attachment, HeapProfile, Profile, attach, attach_heap
+from .api import Attachment, HeapProfile, Profile, Result, attach, attach_heap
 
 
 @pytest.fixture
@@ -26,14 +26,7 @@ def heap_of(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> Callable[..., AbstractContextManager[Attachment[HeapProfile]]]:
     """``pyattach.attach_heap``, with the picture kept beside the test's other files."""
-
-    @contextlib.contextmanager
-    def of(pid: int, **options: Any) -> Iterator[Attachment[HeapProfile]]:
-        with attach_heap(pid, **options) as session:
-            yield session
-        _keep(session.profile, request, tmp_path, f"heap-{pid}")
-
-    return of
+    return _keeping(attach_heap, "heap", request, tmp_path)
 
 
 @pytest.fixture
@@ -41,12 +34,17 @@ def profile_of(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> Callable[..., AbstractContextManager[Attachment[Profile]]]:
     """``pyattach.attach``, with the picture kept beside the test's other files."""
+    return _keeping(attach, "profile", request, tmp_path)
 
+
+def _keeping(
+    attaching: Callable[..., Attachment[Result]], name: str, request: pytest.FixtureRequest, folder: Path
+) -> Callable[..., AbstractContextManager[Attachment[Result]]]:
     @contextlib.contextmanager
-    def of(pid: int, **options: Any) -> Iterator[Attachment[Profile]]:
-        with attach(pid, **options) as session:
+    def of(pid: int, **options: Any) -> Iterator[Attachment[Result]]:
+        with attaching(pid, **options) as session:
             yield session
-        _keep(session.profile, request, tmp_path, f"profile-{pid}")
+        _keep(session.profile, request, folder, f"{name}-{pid}")
 
     return of
 

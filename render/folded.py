@@ -31,7 +31,13 @@ def thread_name(thread: Thread) -> str:
 
 def render(profile: Profile, options: RenderOptions) -> Iterator[bytes]:
     """One line for each distinct stack, sorted, its ticks at the end."""
-    return encoded(f"{stack} {ticks}\n" for stack, ticks in sorted(folded_stacks(profile, options).items()))
+    return encoded(_lines(profile, options))
+
+
+def _lines(profile: Profile, options: RenderOptions) -> Iterator[str]:
+    lines = folded_stacks(profile, options)
+    for line in sorted(lines):
+        yield f"{line} {lines[line]}\n"
 
 
 def folded_stacks(profile: Profile, options: RenderOptions) -> dict[str, int]:
