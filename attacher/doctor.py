@@ -174,7 +174,7 @@ def _way_in(pid: int, maps: Maps) -> str:
     _, calls = survey(maps, proc_opener(pid), read)
     if calls is None:
         return "the stub is mapped directly (there is no dlopen)"
-    return "dlopen at a moment where that is safe, else the stub is mapped directly"
+    return "dlopen at a moment where that is safe and a processor is free, else the stub is mapped directly"
 
 
 def _allocator(image: ElfImage, maps: Maps) -> str:

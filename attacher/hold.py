@@ -87,6 +87,11 @@ class Candidate:
     blocked: procfs.Blocked | None
 
 
+def processors_are_busy() -> bool:
+    """Whether a thread that is woken now would have to wait for a processor."""
+    return procfs.runnable() > len(os.sched_getaffinity(0))
+
+
 def candidates(target: TargetProcess) -> list[Candidate]:
     """All threads, best first: asleep in a call that goes on by itself, then running, then the rest.
 
@@ -94,7 +99,7 @@ def candidates(target: TargetProcess) -> list[Candidate]:
     processors are busy it would have to wait for one, several times: there a running thread comes first.
     """
     out = []
-    awake = -1 if procfs.runnable() > len(os.sched_getaffinity(0)) else 1
+    awake = -1 if processors_are_busy() else 1
     for tid in target.threads():
         with contextlib.suppress(ProcessLookupError):
             blocked = procfs.read_blocked(target.pid, tid)

@@ -17,7 +17,7 @@ from ..inject.region import RegionPlan
 from . import stale
 from .choosing import ThreadChoice
 from .clock import Clock
-from .hold import hold_any
+from .hold import hold_any, processors_are_busy
 from .places import MAX_DEPTH, SafePlaces, hold_clean
 from .shared import LEASE_NS
 from .target import TargetProcess
@@ -41,7 +41,12 @@ class Loaded:
 
 
 class StubLoader:
-    """Loads by ``way``: "auto" (dlopen where that is shown to be safe, else mapping), "dlopen", "map"."""
+    """Loads by ``way``: "auto" (dlopen where that is shown to be safe and a processor is free, else mapping),
+    "dlopen", "map".
+
+    dlopen is for the main thread alone.  Where that one sleeps and all processors are busy, each of its steps
+    would wait for one, for milliseconds; mapping takes a thread that runs.
+    """
 
     def __init__(
         self,
@@ -75,7 +80,7 @@ class StubLoader:
         pid = self._target.pid
         if self._way == "dlopen" and self._calls is None:
             raise InjectionFailed(f"process {pid} has no dlopen (a static executable?)", "use --loader map")
-        if self._calls is not None and self._way != "map":
+        if self._calls is not None and (self._way == "dlopen" or self._may_dlopen()):
             loaded = self._by_dlopen(PATIENCE_S if self._way == "auto" else FORCED_PATIENCE_S)
             if loaded is not None:
                 return loaded
@@ -87,6 +92,9 @@ class StubLoader:
         loading, threads = self._prepare(by_dlopen=False)
         with hold_any(self._target) as held:
             return Loaded(loading.run(held), threads)
+
+    def _may_dlopen(self) -> bool:
+        return self._way == "auto" and not processors_are_busy()
 
     def _by_dlopen(self, patience_s: float) -> Loaded | None:
         loading, threads = self._prepare(by_dlopen=True)

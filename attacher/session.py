@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from .. import __version__
 from ..errors import ExitCode, InjectionFailed, NoPermission, PyattachError, TargetDied, UsageError
 from ..inject import fault
+from ..inject.cave import NoRoom
 from ..inject.layout import NO_VM_READ, Unwind
 from ..inject.loader import LoadedStub
 from ..inject.region import RegionPlan
@@ -42,7 +43,7 @@ NAMING_S = 0.2
 SWEEP_S = 1.0
 _RING_SECONDS = 4.0
 _WORDS_PER_SAMPLE = 64
-_EXEC_TRIES = 5
+_EXECS_FOR_S = 1.0
 _UNSEEN_S = 0.01
 _SPARE_SLOTS = 4
 _STRAYS_TO_SPEAK_OF = 0.05
@@ -73,7 +74,8 @@ class Options:
 
     ``max_overhead``: sampling's share of CPU time (0.01 is 1%) above which the rate is lowered.
     ``mode``: "cpu" (threads that run) or "wall" (also where they wait, in real time).
-    ``loader``: "auto" (dlopen where that is shown to be safe, else mapping), "dlopen", or "map".
+    ``loader``: "auto" (dlopen where that is shown to be safe and a processor is free, else mapping),
+    "dlopen", or "map".
     ``clock``: "auto", "timer" or "perf" (``attacher.clock``).
     ``names``: how code is named; ``say`` is given lines for the user while that takes long.
     """
@@ -157,8 +159,11 @@ def attach(
 
 @contextlib.contextmanager
 def _loaded(pid: int, options: Options) -> Iterator[Session]:
-    """Check, survey, load.  A target that executes another program just then is looked at again."""
-    for tries_left in reversed(range(_EXEC_TRIES)):
+    """Check, survey, load.  A target that executes another program just then, or has just begun, is looked at
+    again, and so on for ``_EXECS_FOR_S``."""
+    deadline = time.monotonic() + _EXECS_FOR_S
+    while True:
+        again = time.monotonic() < deadline
         with contextlib.ExitStack() as undo:
             target = undo.enter_context(TargetProcess(pid))
             if not options.allow_seccomp:
@@ -172,14 +177,20 @@ def _loaded(pid: int, options: Options) -> Iterator[Session]:
                 undo.callback(session.close)
                 session.load()
             except ProcessLookupError as error:
-                if tries_left and target.alive():  # the thread has ended, not the process
+                if again and target.alive():  # the thread has ended, not the process
                     continue
                 raise TargetDied(f"process {pid} ended while pyattach looked at it") from error
             except NoPermission:
                 raise
             except (InjectionFailed, OSError) as error:
-                if tries_left and not target.memory_is_current():
+                moved = not target.memory_is_current()
+                if again and (moved or isinstance(error, NoRoom)):
                     continue
+                if moved:
+                    raise InjectionFailed(
+                        f"process {pid} executed another program each time that pyattach attached",
+                        "try again",
+                    ) from error
                 if isinstance(error, InjectionFailed):
                     raise
                 raise InjectionFailed(f"process {pid} can't be read: {error}", "try again") from error

@@ -26,6 +26,10 @@ class Cave:
     mapping: Mapping
 
 
+class NoRoom(InjectionFailed):
+    """No mapping has room.  A program that has just begun may not have mapped its libraries yet."""
+
+
 def _zero_tail(target: Target, mapping: Mapping, size: int) -> Cave | None:
     window = min(4096, mapping.end - mapping.start)
     try:
@@ -40,7 +44,7 @@ def _zero_tail(target: Target, mapping: Mapping, size: int) -> Cave | None:
 def find_cave(target: Target, size: int) -> Cave:
     """The first fitting room in the target's maps; libraries before the executable, vdso last.
 
-    Raises InjectionFailed when there is none.
+    Raises NoRoom when there is none.
     """
     candidates = [m for m in target.maps() if m.executable and not m.shared and not m.is_memfd]
     candidates.sort(key=lambda m: (m.path == "[vdso]", not m.is_file, "/libc" not in m.path))
@@ -48,7 +52,7 @@ def find_cave(target: Target, size: int) -> Cave:
         cave = _zero_tail(target, mapping, size) if mapping.path != "[vsyscall]" else None
         if cave:
             return cave
-    raise InjectionFailed(
+    raise NoRoom(
         f"pid {target.pid}: no {size} spare bytes behind the code of any of its {len(candidates)} "
         "executable mappings",
         "this happens with tiny static executables; pyattach can't profile this one",

@@ -1,7 +1,9 @@
 """Storms, longer than the tests can wait: ``make stress``.
 
-Five tables.  cycles: each storm is attached to and detached from many times at random moments, then sampled
-for a while at 1000 Hz; it must stay alive, finish with the right output, and keep nothing of ours.  kills:
+Five tables.  cycles: each storm is attached to and detached from many times at random moments (every tenth
+time once more with dlopen, which is called only where it is safe: if there was no such place in three
+seconds, that is counted), then sampled for a while at 1000 Hz; it must stay alive, finish with the right
+output, and keep nothing of ours.  kills:
 pyattach is killed (-9) at random instants of attaching, sampling and detaching.  faults: the target ends,
 crashes, executes another program, forks or is stopped at every step of a session.  naive: dlopen called
 wherever the main thread is met, as injectors do that look at nothing, beside our dlopen on the same storm, a
@@ -17,6 +19,7 @@ import argparse
 import collections
 import contextlib
 import dataclasses
+import itertools
 import os
 import random
 import re
@@ -39,6 +42,8 @@ from tests.storms import STORMS, NotHere, Verdict  # noqa: E402
 PARTS = ("cycles", "kills", "faults", "naive", "hostile")
 MOVES = ("execs",)
 """Storms that end by themselves, and that may refuse: the program is another one by then."""
+FORCED_EVERY = 10
+NO_PLACE = "at no place where dlopen is safe"
 
 
 @dataclasses.dataclass
@@ -48,6 +53,9 @@ class Result:
     kind: str
     cycles: int = 0
     residues: int = 0
+    by_dlopen: int = 0
+    no_place: int = 0
+    """So often dlopen was asked for, and safe nowhere."""
     samples: int = 0
     incomplete: int = 0
     refused: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
@@ -62,11 +70,13 @@ class Result:
         share = 100 * self.incomplete / self.samples if self.samples else 0.0
         ends = ", ".join(f"{n} {end}" if n > 1 else end for end, n in self.ends.items())
         refusals = "".join(f"; {n} x {what}" for what, n in self.refused.items())
-        counts = f"{self.cycles:>7}{self.residues:>10}{self.samples:>9}{share:>11.2f}%"
-        return f"{self.kind:<10}{counts}  {ends}{refusals}"
+        loads = f"{self.cycles:>7}{self.by_dlopen:>10}{self.no_place:>9}"
+        seen = f"{self.residues:>10}{self.samples:>9}{share:>11.2f}%"
+        return f"{self.kind:<10}{loads}{seen}  {ends}{refusals}"
 
 
-HEAD = f"{'storm':<10}{'cycles':>7}{'residues':>10}{'samples':>9}{'incomplete':>12}  target's end; refusals"
+COUNTS = f"{'cycles':>7}{'by dlopen':>10}{'no place':>9}{'residues':>10}{'samples':>9}{'incomplete':>12}"
+HEAD = f"{'storm':<10}{COUNTS}  target's end; refusals"
 
 
 def alive(pid: int) -> bool:
@@ -82,12 +92,16 @@ def one_attach(pid: int, options: Options, result: Result) -> None:
     except PyattachError as error:
         if result.kind in MOVES and not alive(pid):
             return  # it has come to its end
+        if NO_PLACE in error.what:
+            result.no_place += 1
+            return
         what = re.sub(r"0x[0-9a-f]+", "ADDRESS", error.what.replace(str(pid), "PID"))
         result.refused[what] += 1
         result.cycles += result.kind in MOVES  # it was tried
         return
     result.cycles += 1
     result.residues += bool(outcome.residue)
+    result.by_dlopen += any("by dlopen" in note for note in outcome.profile.meta.notes)
     for line in outcome.residue:
         print(f"  left behind: {line}", *outcome.profile.meta.notes, sep="\n    ")
     result.samples += outcome.profile.meta.samples
@@ -96,11 +110,14 @@ def one_attach(pid: int, options: Options, result: Result) -> None:
 
 def storm(kind: str, cycles: int, seconds: float) -> Result:
     """So many cycles, on one target, or on one after the other where they end by themselves."""
-    result = Result(kind)
+    result, turn = Result(kind), itertools.count(1)
     while result.cycles < cycles:
         with STORMS[kind]() as (pid, verdict):
             while alive(pid) and result.cycles < cycles:
-                one_attach(pid, Options(rate_hz=250, duration_s=random.random() * 0.05), result)
+                options = Options(rate_hz=250, duration_s=random.random() * 0.05)
+                one_attach(pid, options, result)
+                if next(turn) % FORCED_EVERY == 0 and alive(pid):
+                    one_attach(pid, dataclasses.replace(options, loader="dlopen"), result)
             if seconds and kind not in MOVES:
                 one_attach(pid, Options(rate_hz=1000, duration_s=seconds), result)
             result.ends[verdict()] += 1

@@ -6,6 +6,9 @@ import pytest
 from support import build_target
 from test_attach_run import MARK, Spawn, attach, maps_text, timers_text
 
+from pyattach.attacher import procfs
+from pyattach.attacher.session import Options, Session
+from pyattach.attacher.target import TargetProcess
 from pyattach.errors import ExitCode
 from pyattach.inject.locks import LockZones
 
@@ -25,9 +28,28 @@ def program(place: str) -> list[str]:
 def test_dlopen_only_where_no_frame_says_no(spawn: Spawn, place: str) -> None:
     """Words of the stack that only look like frames are no reason, a hundred pages of it none either."""
     with spawn(program(place)) as target:
-        run = attach(target.pid, "-v", "-d", "100ms", "-o", "-", exit_code=ExitCode.NO_SAMPLES)
+        loader = "dlopen" if place in SAFE else "auto"
+        words = ("-v", "--loader", loader, "-d", "100ms", "-o", "-")
+        run = attach(target.pid, *words, exit_code=ExitCode.NO_SAMPLES)
         assert note(run.err).endswith("us")
         assert ("by dlopen" if place in SAFE else "by direct mapping") in note(run.err)
+        assert target.finish() == "done\n"
+
+
+@pytest.mark.parametrize(("running", "by_dlopen"), [(1, True), (10_000, False)])
+def test_dlopen_only_with_a_processor_to_spare(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch, running: int, by_dlopen: bool
+) -> None:
+    """The main thread sleeps; where all processors are busy it would wait for one at each step."""
+    monkeypatch.setattr(procfs, "runnable", lambda: running)
+    with spawn(program("plain")) as target:
+        with TargetProcess(target.pid) as process:
+            session = Session(process, Options(duration_s=0.1))
+            session.load()
+            session.detach()
+            session.close()
+        assert session.stub.by_dlopen == by_dlopen
+        assert MARK not in maps_text(target.pid) and not timers_text(target.pid)
         assert target.finish() == "done\n"
 
 
