@@ -20,6 +20,9 @@ DEADLINE_S = 2.0
 _TRIES = 3
 _NEXT_TICK_S = 0.04
 """A thread that runs has had a tick by then: at 25 Hz and more."""
+DLCLOSE_DEADLINE_S = 10.0
+"""How long a place is looked for where dlclose is safe.  The samples are taken by then and nothing ticks, so
+waiting costs nobody anything; a program that does nothing but allocate is seldom at such a place."""
 OTHERS_S = 0.5
 """How long a moment is looked for at which no other thread may be inside the loader.  After that dlclose
 may have to wait for one: leaving the stub behind would be the worse end."""
@@ -109,7 +112,7 @@ def unload(target: TargetProcess, stub: MappedStub, control: Control, places: Sa
 
 def _dlclose(target: TargetProcess, stub: MappedStub, places: SafePlaces) -> None:
     borrowing = stub.prepare_unload()
-    with hold_clean(target, places, DEADLINE_S, OTHERS_S) as clean:
+    with hold_clean(target, places, DLCLOSE_DEADLINE_S, OTHERS_S) as clean:
         if clean is None:
             raise InjectionFailed("no place was found where dlclose is safe: the stub stays mapped")
         stub.run(borrowing, clean)

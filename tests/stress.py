@@ -1,6 +1,6 @@
 """Storms, longer than the tests can wait: ``make stress``.
 
-Five tables.  cycles: each storm is attached to and detached from many times at random moments (every tenth
+Five tables.  cycles: each storm is attached to and detached from many times at random moments (every 50th
 time once more with dlopen, which is called only where it is safe: if there was no such place in three
 seconds, that is counted), then sampled for a while at 1000 Hz; it must stay alive, finish with the right
 output, and keep nothing of ours.  kills:
@@ -42,7 +42,7 @@ from tests.storms import STORMS, NotHere, Verdict  # noqa: E402
 PARTS = ("cycles", "kills", "faults", "naive", "hostile")
 MOVES = ("execs",)
 """Storms that end by themselves, and that may refuse: the program is another one by then."""
-FORCED_EVERY = 10
+FORCED_EVERY = 50
 NO_PLACE = "at no place where dlopen is safe"
 
 
