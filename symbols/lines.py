@@ -12,12 +12,12 @@ import dataclasses
 import importlib.util
 import json
 import os
-import select
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 from .cache import Cache
 from .elf import ElfImage
@@ -122,31 +122,97 @@ class LineReader:
 
     def read(self, image: ElfImage, vaddrs: Sequence[int]) -> FileLines | None:
         """The lines of addresses before relocation; None, with ``error``, where they can't be had."""
+        try:
+            request = LineRequest(image, vaddrs, self._cache, inlines=self._inlines)
+        except OSError as error:
+            self.error = f"its line numbers can't be read ({error.strerror or error})"
+            return None
+        with request:
+            lines = request.result(max(0.0, self._deadline - time.monotonic()))
+            self.error = request.error
+            return lines
+
+
+class LineRequest:
+    """The lines of addresses (before relocation) of one file, asked for; nothing here waits for the answer
+    but ``result``.  Use with ``with``: the helper does not outlive it.  Raises OSError."""
+
+    def __init__(
+        self, image: ElfImage, vaddrs: Sequence[int], cache: Cache | None, *, inlines: bool = True
+    ) -> None:
+        self._count, self._cache, self._inlines = len(vaddrs), cache, inlines
+        self.error = ""
+        """Why there is no result."""
+        self._key = _cache_key(image) if cache is not None else ""
+        with contextlib.ExitStack() as undo:
+            self._index, self._reply, asked = (
+                undo.enter_context(open(os.memfd_create(name), "r+b"))
+                for name in ("index", "reply", "request")
+            )
+            kept = cache.get(self._key) if cache is not None and self._key else None
+            self._index.write(kept or b"")
+            self._index.flush()
+            self._is_kept = kept is not None
+            self._process = self._start(image, vaddrs, asked)
+            asked.close()
+            undo.callback(self._process.wait)
+            undo.callback(self._process.kill)
+            self._undo = undo.pop_all()
+
+    def _start(self, image: ElfImage, vaddrs: Sequence[int], asked: BinaryIO) -> subprocess.Popen[bytes]:
         base = image.segments[0].vaddr if image.segments else 0
         addresses = [vaddr - base if 0 <= vaddr - base < _ADDRESS_LIMIT else 0 for vaddr in vaddrs]
-        self.error = ""
         try:
             file = image.stream.fileno()
         except OSError:  # unpacked, or from memory
-            self.error = "its line numbers are not in a file"
-            return None
-        key = _cache_key(image)
-        kept = self._cache.get(key) if self._cache is not None and key else None
-        with open(os.memfd_create("index"), "r+b") as index:
-            index.write(kept or b"")
-            index.flush()
-            reply = self._ask(file, index.fileno(), addresses)
-            if reply is not None and kept is None and self._cache is not None and key:
-                index.seek(0)
-                self._cache.put(key, index.read())
-        if reply is None or len(reply) != len(vaddrs):
-            self.error = self.error or "its line numbers can't be read"
-            return None
+            raise OSError("they are not in a file") from None
+        index = self._index.fileno()
+        request = {"fd": file, "index": index, "addresses": addresses}
+        asked.write(json.dumps(request).encode() + b"\n")
+        asked.seek(0)
+        return subprocess.Popen(
+            [sys.executable, "-I", str(Path(__file__).with_name("lines_helper.py"))],
+            stdin=asked,
+            stdout=self._reply,
+            stderr=subprocess.DEVNULL,
+            pass_fds=(file, index),
+            start_new_session=True,  # the user's ^C is not for it
+        )
+
+    def __enter__(self) -> LineRequest:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self._undo.close()
+
+    def done(self) -> bool:
+        """Whether the answer is there, or will never be."""
+        return self._process.poll() is not None
+
+    def result(self, timeout_s: float) -> FileLines | None:
+        """The lines in the order of the addresses; None, with ``error``, where they can't be had."""
+        self.error = "its line numbers can't be read"
         try:
-            return [self._line(found) for found in reply]
-        except (TypeError, ValueError, KeyError, IndexError):
-            self.error = "its line numbers can't be read"
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self.error = "reading its line numbers took too long"
             return None
+        size = os.fstat(self._reply.fileno()).st_size
+        try:
+            self._reply.seek(0)
+            reply = json.loads(self._reply.read(_MOST_REPLY)) if size <= _MOST_REPLY else None
+            if isinstance(reply, dict):
+                self.error = f"its line numbers can't be read ({reply.get('error')})"
+            if not isinstance(reply, list) or len(reply) != self._count:
+                return None
+            lines = [self._line(found) for found in reply]
+        except (TypeError, ValueError, KeyError, IndexError):
+            return None
+        if not self._is_kept and self._cache is not None and self._key:
+            self._index.seek(0)
+            self._cache.put(self._key, self._index.read())
+        self.error = ""
+        return lines
 
     def _line(self, found: list[list[str | int]]) -> Line:
         if not found:
@@ -155,51 +221,6 @@ class LineReader:
         *inlined, whole = calls
         shown = tuple(reversed(inlined)) if self._inlines else ()
         return Line(whole.function, whole.path, whole.line, shown)
-
-    def _ask(self, file: int, index: int, addresses: list[int]) -> list[list[list[str | int]]] | None:
-        request = {"fd": file, "index": index, "addresses": addresses}
-        script = str(Path(__file__).with_name("lines_helper.py"))
-        process = subprocess.Popen(
-            [sys.executable, "-I", script],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            pass_fds=(file, index),
-            start_new_session=True,  # the user's ^C is not for it
-        )
-        try:
-            data = _exchange(process, json.dumps(request).encode() + b"\n", self._deadline)
-            answer = json.loads(data) if data else None
-        except (OSError, ValueError):
-            answer = None
-        finally:
-            process.kill()
-            with contextlib.suppress(OSError):
-                process.communicate()
-        if isinstance(answer, dict):
-            self.error = f"its line numbers can't be read ({answer.get('error')})"
-        elif time.monotonic() > self._deadline:
-            self.error = "reading its line numbers took too long"
-        return answer if isinstance(answer, list) else None
-
-
-def _exchange(process: subprocess.Popen[bytes], request: bytes, deadline: float) -> bytes:
-    """Write, and read up to the line end; b"" where it does not come in time."""
-    assert process.stdin is not None and process.stdout is not None
-    process.stdin.write(request)
-    process.stdin.close()
-    process.stdin = None
-    parts, size = [], 0
-    while size < _MOST_REPLY:
-        left = deadline - time.monotonic()
-        if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
-            return b""
-        part = os.read(process.stdout.fileno(), 1 << 20)
-        if not part:
-            break
-        parts.append(part)
-        size += len(part)
-    return b"".join(parts)
 
 
 def _cache_key(image: ElfImage) -> str:

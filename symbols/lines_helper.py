@@ -16,6 +16,7 @@ import sys
 
 _MEMORY_BYTES = 6 << 30  # of address space, the mapped files included
 _CPU_SECONDS = 120
+_FILE_BYTES = 1 << 30  # of the index, and of the answers
 
 
 def _index_of(request: dict[str, int]):  # type: ignore[no-untyped-def]
@@ -49,6 +50,7 @@ def _answer(request: dict[str, int], addresses: list[int]) -> object:
 def main() -> None:
     """Answer until stdin ends."""
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (_FILE_BYTES, _FILE_BYTES))
     resource.setrlimit(resource.RLIMIT_CPU, (_CPU_SECONDS, _CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for line in sys.stdin.buffer:
