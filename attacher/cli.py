@@ -331,8 +331,7 @@ def _attach(pid: int, options: Options, stop: StopSignals, view: LiveView | Plai
     command = command_line(pid)
     if view is None:
         return session(pid, options, stop.stopped, on_request(stop.report_wanted, pid, command, options))
-    with view:
-        table = LiveTable(view, pid, command, options)
+    with view, LiveTable(view, pid, command, options) as table:
         look = on_request(stop.report_wanted, pid, command, options, table)
         return session(pid, options, table.stopped(stop.stopped), look)
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from ..render.live_header import LiveHeader
 from ..render.live_totals import LiveTotals
 from ..render.plain import PlainView
+from ..symbols.lines_ahead import LinesAhead
 from .interim import thread_name, write_interim
+from .naming import make_cache
 from .samples import SampleStore
 from .session import NAMING_S, Options, Progress
 
@@ -17,11 +19,13 @@ if TYPE_CHECKING:
 
 
 class LiveTable:
-    """Called with the session's progress; ``stopped`` is to be asked between two looks at the target."""
+    """Called with the session's progress; ``stopped`` is to be asked between two looks at the target.  Use
+    with ``with``: what reads lines meanwhile does not outlive it."""
 
     def __init__(self, view: LiveView | PlainView, pid: int, command: str, options: Options) -> None:
         self._view, self._pid, self._command, self._options = view, pid, command, options
-        self._totals = LiveTotals()
+        self._totals = LiveTotals(lines=options.names.lines)
+        self._ahead: LinesAhead | None = None
         self._store: SampleStore | None = None
         self._progress: Progress | None = None
         if not isinstance(view, PlainView):
@@ -35,9 +39,26 @@ class LiveTable:
             progress.store.forget_new()
             progress.store.watch = self._totals.add
             progress.store.naming = self._naming
+            self._read_ahead()
+        if self._ahead is not None:
+            self._totals.tell_anew(self._store.renew_names(self._ahead.look(), NAMING_S))
         progress.store.update_totals(NAMING_S)
         self._progress = progress
         self._view.update(self._header_of(progress), self._totals)
+
+    def __enter__(self) -> LiveTable:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        if self._ahead is not None:
+            self._ahead.close()
+
+    def _read_ahead(self) -> None:
+        """Lines of what is sampled from now on, where they are wanted and somebody sees them."""
+        self.__exit__()
+        names = self._options.names
+        if self._store is not None and names.lines and not isinstance(self._view, PlainView):
+            self._ahead = LinesAhead(self._store.resolver, make_cache(names), inlines=names.inlines)
 
     def stopped(self, should_stop: Callable[[], bool]) -> Callable[[], bool]:
         """``should_stop``, or the key for it; keys do what they do when this is called."""

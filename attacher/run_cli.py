@@ -163,8 +163,7 @@ def _profiled(
         return profile_child(child, program, stub, clock, options, signals.stopped, look)
     from ..render.live import LiveView  # late: it brings rich with it
 
-    with LiveView() as view:
-        table = LiveTable(view, child.pid, child.command, options)
+    with LiveView() as view, LiveTable(view, child.pid, child.command, options) as table:
         look = on_request(signals.report_wanted, child.pid, child.command, options, table)
         return profile_child(child, program, stub, clock, options, signals.stopped, look)
 

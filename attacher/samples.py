@@ -7,7 +7,7 @@ import collections
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from ..inject.layout import End
 from ..render.profile import FunctionTotals, Stack, Timeline
@@ -49,13 +49,14 @@ class SampleStore:
     """
 
     def __init__(self, resolver: Resolver) -> None:
-        self._resolver = resolver
+        self.resolver = resolver
         self._pending: list[tuple[int, int, RawStack, int]] = []
         self._weights: collections.Counter[tuple[int, PlacedStack]] = collections.Counter()
         self._placed: dict[RawStack, PlacedStack] = {}
         self._placed_with: Maps | None = None
         self._waits: dict[int, Place] = {}
         self._resolved: dict[PlacedStack, Stack] = {}
+        self._outdated: dict[PlacedStack, None] = {}
         self._new: list[tuple[int, PlacedStack, int]] = []
         self.watch: Callable[[int, Stack, int], None] | None = None
         """Told of each sample (thread, stack, ticks) once its stack has names."""
@@ -85,7 +86,7 @@ class SampleStore:
 
     def place(self) -> None:
         """Find out what was mapped at the addresses of the samples so far."""
-        resolver = self._resolver
+        resolver = self.resolver
         if self._placed_with is not resolver.maps:
             self._placed.clear()
             self._placed_with = resolver.maps
@@ -103,7 +104,7 @@ class SampleStore:
 
     def function_start(self, address: int) -> int:
         """See ``Resolver.function_start``."""
-        return self._resolver.function_start(address)
+        return self.resolver.function_start(address)
 
     def truncated_by(self) -> tuple[tuple[str, int], ...]:
         """Ticks of incomplete stacks by reason, most first."""
@@ -156,6 +157,20 @@ class SampleStore:
         """Ask the resolver anew: it knows more by now."""
         self._resolved.clear()
 
+    def renew_names(self, places: Collection[Place], budget_s: float) -> list[tuple[Stack, Stack]]:
+        """The resolver knows more of ``places``: the stacks that ``watch`` was told of and that are others
+        now, each with what it is now.  What takes longer than ``budget_s`` is for the next call."""
+        if places:
+            known = frozenset(places)
+            self._outdated |= {placed: None for placed in self._resolved if not known.isdisjoint(placed[0])}
+        end, renewed = time.monotonic() + budget_s, []
+        while self._outdated and time.monotonic() < end:
+            placed, _ = self._outdated.popitem()
+            before = self._resolved.pop(placed, None)
+            if before is not None and (stack := self._stack(placed)) != before:
+                renewed.append((before, stack))
+        return renewed
+
     def timeline(self, begin_ns: int) -> Timeline | None:
         """The samples one by one, from CLOCK_MONOTONIC's ``begin_ns`` on; None where there are too many."""
         self.place()
@@ -167,7 +182,7 @@ class SampleStore:
         return sum(
             weight
             for (_tid, (places, _)), weight in self._weights.items()
-            if not self._resolver.has_name(places[0])
+            if not self.resolver.has_name(places[0])
         )
 
     def _place(self, raw: RawStack, clock_ns: int) -> PlacedStack:
@@ -176,9 +191,9 @@ class SampleStore:
         if is_waiting(leaf):
             places = [self._waits.setdefault(leaf, Place(leaf, None))]
         else:
-            places = [self._resolver.place(InstructionPointer(leaf), clock_ns)]
+            places = [self.resolver.place(InstructionPointer(leaf), clock_ns)]
         for address in callers:
-            place = self._resolver.place(ReturnAddress(address), clock_ns)
+            place = self.resolver.place(ReturnAddress(address), clock_ns)
             if not place.executable:  # a frame pointer that is none leads to data
                 return tuple(places), False
             places.append(place)
@@ -196,12 +211,12 @@ class SampleStore:
         if not complete:
             yield TRUNCATED
         for place in reversed(places[1:]):
-            yield from self._resolver.frames(place)
+            yield from self.resolver.frames(place)
         leaf = places[0]
         if is_waiting(leaf.address):
             yield waiting_frame(leaf.address)
         else:
-            yield from self._resolver.frames(leaf)
+            yield from self.resolver.frames(leaf)
 
 
 class _Times:

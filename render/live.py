@@ -126,6 +126,9 @@ class LiveView:
             self.state.paused = False
         elif wish is Wish.SNAPSHOT and self.snapshot is not None:
             self._note = self.snapshot()
+        elif wish is Wish.LINES:
+            self.state.by_line = self._shown.lines and not self.state.by_line
+            self._note = "" if self._shown.lines else "for lines of the source start with --lines"
 
     def _draw(self) -> None:
         assert self._header is not None

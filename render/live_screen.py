@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from ..symbols.frame import FrameKind
+from ..symbols.frame import Frame, FrameKind
 from .facts import seconds, share
 from .live_header import LiveHeader, figures
 from .live_state import HELP, LiveState
-from .live_totals import LiveTotals
-from .names import cells, crop, printable
+from .live_totals import LiveTotals, row_key
+from .names import cells, crop, crop_front, printable
 from .profile import FunctionRow
 
 _AROUND = 5  # lines that are not rows of the table
 _BAR = 16
+_LEAST_NAME = 8
 _DIM = "bright_black"
 _STYLES = {
     FrameKind.USER: "",
@@ -36,7 +38,7 @@ def build_screen(
     totals: LiveTotals,
     state: LiveState,
     size: tuple[int, int],
-    name_of: Callable[[int], str] = lambda tid: "",
+    thread_name: Callable[[int], str] = lambda tid: "",
 ) -> RenderableType:
     """All of it for a terminal of ``size`` (columns, lines)."""
     width, height = size
@@ -45,10 +47,13 @@ def build_screen(
         return Group(*[*lines[: max(0, height - len(HELP))], *_help(width)][:height])
     tids = totals.tids()
     tid = tids[min(state.thread, len(tids) - 1)] if state.thread is not None and tids else None
-    rows = totals.rows(tid, interval=state.interval, by_total=state.by_total, containing=state.filter)
-    lines.append(_shown(state, totals, tid, name_of, width))
+    by_line = state.by_line
+    rows = totals.rows(
+        tid, interval=state.interval, by_total=state.by_total, containing=state.filter, by_line=by_line
+    )
+    lines.append(_shown(state, totals, tid, thread_name, width))
     window = state.window(rows, max(1, height - _AROUND))
-    trends = totals.trends(tid, by_total=state.by_total) if state.trends else {}
+    trends = totals.trends(tid, by_total=state.by_total, by_line=by_line) if state.trends else {}
     lines += _table(rows, window, state, totals.ticks(tid, interval=state.interval), width, trends)
     return Group(*_fitted(lines, _foot(rows, state, width), height))
 
@@ -105,18 +110,18 @@ def _joined(parts: Sequence[str], width: int, between: str = " · ") -> str:
 
 
 def _shown(
-    state: LiveState, totals: LiveTotals, tid: int | None, name_of: Callable[[int], str], width: int
+    state: LiveState, totals: LiveTotals, tid: int | None, thread_name: Callable[[int], str], width: int
 ) -> Text:
     if state.typing:
         return _line(crop(f"filter: {state.filter}▏", width), "bold")
     thread = "all threads"
     if tid is not None:
         part = share(totals.ticks(tid, interval=False), totals.ticks(None, interval=False))
-        name = crop(printable(name_of(tid)), 20)
+        name = crop(printable(thread_name(tid)), 20)
         at = min(state.thread or 0, len(totals.tids()) - 1) + 1
         thread = f"thread {at} of {len(totals.tids())}: {name} {tid}, {part} of all".replace("  ", " ")
     over = f"the last {state.pace_s:g} s" if state.interval else "since the begin"
-    parts = [thread, over]
+    parts = [thread, over, *(["by line"] if state.by_line else [])]
     if state.filter:
         parts.append(f"with {crop(printable(state.filter), 20)!r}")
     line = Text(no_wrap=True, overflow="crop")
@@ -131,12 +136,14 @@ def _table(
     state: LiveState,
     ticks: int,
     width: int,
-    trends: dict[tuple[str, str], int],
+    trends: dict[tuple[str, str, str], int],
 ) -> Iterator[Text]:
     module = 22 if width >= 100 else 16 if width >= 80 else 11 if width >= 50 else 0
     name = max(8, width - module - (2 if module else 0) - 30)
     marks = [" ↓" if state.by_total is by_total else "" for by_total in (False, True)]
-    head = f"{'function':<{name}}  " + (f"{'module':<{module}}  " if module else "")
+    head = f"{'function, line' if state.by_line else 'function':<{name}}  " + (
+        f"{'module':<{module}}  " if module else ""
+    )
     yield _line(f"{head}{'self' + marks[0]:>8}  {'total' + marks[1]:>8}  {'samples':>8}", "bold")
     if not rows:
         yield _line("no function has that in its name" if state.filter else "no samples yet", _DIM)
@@ -146,14 +153,23 @@ def _table(
         chosen = index == state.selected
         line = Text(style="reverse" if chosen else "", no_wrap=True, overflow="crop")
         style = "" if chosen else _STYLES.get(row.frame.kind, "")
-        line.append(_padded(printable(row.frame.name), name) + "  ", style)
+        line.append(_named(row.frame, name, state.by_line) + "  ", style)
         if module:
             line.append(_padded(printable(row.frame.module), module) + "  ", "" if chosen else _DIM)
-        trend = trends.get((row.frame.name, row.frame.module), 0)
+        trend = trends.get(row_key(row, state.by_line), 0)
         for by_total, part in ((False, row.self_ticks), (True, row.total_ticks)):
             mark, colour = _TRENDS[trend if by_total is state.by_total else 0]
             line.append(f"{share(part, ticks):>8}{mark} ", "" if chosen else colour)
         yield line.append(f"{count:>8,}")
+
+
+def _named(frame: Frame, width: int, by_line: bool) -> str:
+    """The function and, by line, the end of its path: of both there is always something to be seen."""
+    name, place = printable(frame.name), printable(posixpath.basename(frame.line)) if by_line else ""
+    if not place:
+        return _padded(name, width)
+    place = crop_front(place, max(0, width - _LEAST_NAME - 2))
+    return _padded(crop(name, width - cells(place) - 2) + "  " + place, width)
 
 
 def _padded(text: str, width: int) -> str:
@@ -162,11 +178,12 @@ def _padded(text: str, width: int) -> str:
 
 
 def _foot(rows: list[FunctionRow], state: LiveState, width: int) -> Text:
-    """The whole name of the selected function, or the keys."""
+    """The whole name of the selected function, with its place in the source, or the keys."""
     if 0 <= state.selected < len(rows):
         frame = rows[state.selected].frame
         module = f"  [{printable(frame.module)}]" if frame.module else ""
-        return _line(crop(printable(frame.name) + module, width), "bold")
+        where = f"  {printable(frame.line)}" if frame.line else ""
+        return _line(crop(printable(frame.name) + module + where, width), "bold")
     return _line(_joined(_KEYS, width, "   "), _DIM)
 
 

@@ -21,7 +21,7 @@ HELP = (
     ("/ c", "filter by a part of the name; clear it"),
     ("p r", "pause (also space), reset; the files keep all"),
     ("↑ ↓", "select a function; PgUp, PgDn, Home, End"),
-    ("x", "mark what the last interval has more, less of"),
+    ("x l", "mark changes in the last interval; by line"),
     ("+ - w", "refresh faster, slower; write a snapshot now"),
     ("? h", "show or hide this"),
 )
@@ -34,13 +34,14 @@ class Wish(enum.Enum):
     QUIT = enum.auto()
     RESET = enum.auto()
     SNAPSHOT = enum.auto()
+    LINES = enum.auto()
 
 
 @dataclasses.dataclass(slots=True)
 class LiveState:
     """``order`` is an index into ORDERS, ``thread`` one into the threads in order of their ticks, None for
-    all; ``trends``: changes are marked; ``selected`` and ``top`` are rows of the table: the one selected
-    (-1: none), the first shown."""
+    all; ``trends``: changes are marked; ``by_line``: rows are lines, not functions; ``selected`` and ``top``
+    are rows of the table: the one selected (-1: none), the first shown."""
 
     order: int = 2
     thread: int | None = None
@@ -49,6 +50,7 @@ class LiveState:
     paused: bool = False
     help: bool = False
     trends: bool = True
+    by_line: bool = False
     pace: int = 1
     selected: int = -1
     top: int = 0
@@ -138,4 +140,4 @@ class LiveState:
         return range(self.top, min(len(rows), self.top + height))
 
 
-_WISHES = {"q": Wish.QUIT, "r": Wish.RESET, "w": Wish.SNAPSHOT}
+_WISHES = {"q": Wish.QUIT, "r": Wish.RESET, "w": Wish.SNAPSHOT, "l": Wish.LINES}

@@ -38,6 +38,13 @@ def cells(text: str) -> int:
     return len(text) if text.isascii() else len(text) + len(_MAYBE_WIDE.findall(text))
 
 
+def crop_front(text: str, width: int) -> str:
+    """The end of ``text`` in at most ``width`` cells."""
+    if cells(text) <= width:
+        return text
+    return "…" + _fitting(text[::-1], width - 1)[::-1] if width > 0 else ""
+
+
 def crop(name: str, width: int) -> str:
     """``name`` in at most ``width`` cells, the most telling part kept.
 

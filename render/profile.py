@@ -148,9 +148,13 @@ class FunctionRow:
 
 
 class FunctionTotals:
-    """Self and total ticks by function, added to stack by stack (live view and text share it)."""
+    """Self and total ticks by function, added to stack by stack (live view and text share it).
 
-    def __init__(self) -> None:
+    ``by_line``: by function and line of the source.
+    """
+
+    def __init__(self, *, by_line: bool = False) -> None:
+        self._by_line = by_line
         self._number: dict[int, int] = {}  # by identity: hashing a Frame costs more than all else here
         self._of_frame: dict[Frame, int] = {}
         self._seen: list[Frame] = []  # keeps the identities valid
@@ -161,7 +165,7 @@ class FunctionTotals:
         self.ticks = 0
 
     def add(self, stack: Stack, weight: int) -> None:
-        """Count ``weight`` ticks for ``stack``."""
+        """Count ``weight`` ticks for ``stack``; a negative weight takes off what was counted before."""
         self.ticks += weight
         number = self._number
         for key, frame in zip(map(id, stack), stack, strict=True):
@@ -177,10 +181,11 @@ class FunctionTotals:
 
     def _meet(self, frame: Frame) -> None:
         self._seen.append(frame)
-        whole = dataclasses.replace(frame, line="") if frame.line else frame
+        has_line = bool(frame.line) and not self._by_line
+        whole = dataclasses.replace(frame, line="") if has_line else frame
         index = self._of_frame.setdefault(whole, len(self._of_frame))
         self._number[id(frame)] = index
-        if frame.line:
+        if has_line:
             self._with_line[id(frame)] = (index, frame.line)
             self._lines.setdefault(index, {})
         if index == len(self._self):
@@ -191,7 +196,8 @@ class FunctionTotals:
         """The ``limit`` heaviest functions, by self ticks or by total; ties in order of name."""
         key, other = (self._total, self._self) if by_total else (self._self, self._total)
         order = sorted(
-            self._of_frame.items(), key=lambda f: (-key[f[1]], -other[f[1]], f[0].name, f[0].module)
+            (item for item in self._of_frame.items() if self._total[item[1]]),
+            key=lambda f: (-key[f[1]], -other[f[1]], f[0].name, f[0].module, f[0].line),
         )
         return [
             FunctionRow(self._shown(frame, i), self._self[i], self._total[i]) for frame, i in order[:limit]
@@ -199,7 +205,7 @@ class FunctionTotals:
 
     def _shown(self, frame: Frame, index: int) -> Frame:
         """With the line that most of its ticks are at."""
-        lines = self._lines.get(index)
+        lines = {line: ticks for line, ticks in self._lines.get(index, {}).items() if ticks}
         if not lines:
             return frame
         return dataclasses.replace(frame, line=min(lines, key=lambda line: (-lines[line], line)))

@@ -75,7 +75,7 @@ def _read_lines(resolver: Resolver, options: NameOptions, cache: Cache) -> Itera
     reader = LineReader(
         cache if options.cache else None, time.monotonic() + _LINES_S, inlines=options.inlines
     )
-    for file, places in resolver.places_by_file().items():
+    for file, places in resolver.places_by_file(without_lines=True).items():
         image = file.with_lines
         if image is None:
             continue

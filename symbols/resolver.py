@@ -167,10 +167,12 @@ class Resolver:
         files = {place.file: None for place in self._nameless if place.file is not None}
         return [file for file in files if file.stripped]
 
-    def places_by_file(self) -> dict[CodeFile, list[Place]]:
-        """All places in files that were asked for."""
+    def places_by_file(self, *, without_lines: bool = False) -> dict[CodeFile, list[Place]]:
+        """All places in files that were asked for, or those of which no lines were told yet."""
         out: dict[CodeFile, list[Place]] = {}
         for place in self._stacks:
+            if without_lines and place in self._lines:
+                continue
             if place.file is not None and place.vaddr is not None:
                 out.setdefault(place.file, []).append(place)
         return out
@@ -181,6 +183,7 @@ class Resolver:
         for place in [place for place in self._stacks if place.file is file]:
             del self._stacks[place]
             self._nameless.discard(place)
+            self._lines.pop(place, None)
         self._of_symbol.pop(file, None)
 
     def use_lines(self, file: CodeFile, places: list[Place], lines: FileLines) -> None:

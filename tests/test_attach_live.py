@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support import requires
+from support import build_target, requires
 from test_attach_run import COMMAND, ROOT, Folded, Spawn, check_svg, wait_for
 
 MARKER = "what-was-there-before"
@@ -116,7 +116,12 @@ def check_view(rows: list[str], pid: int, columns: int, lines: int) -> None:
 
 
 def start(
-    terminal: Callable[[int, int], Terminal], folder: Path, *words: str, columns: int = 80, lines: int = 24
+    terminal: Callable[[int, int], Terminal],
+    folder: Path,
+    *words: str,
+    columns: int = 80,
+    lines: int = 24,
+    hottest: str = "work_70",
 ) -> Terminal:
     """pyattach in a terminal, once its table is there; the terminal's settings before are in a file."""
     screen = terminal(columns, lines)
@@ -124,7 +129,7 @@ def start(
     screen.line(f"cd {shlex.quote(str(folder))}; stty -a > before; clear")
     command = shlex.join(["env", f"PYTHONPATH={ROOT}", *COMMAND, *words])
     screen.line(f"{command}; echo left-with-$?; stty -a > after; echo all-done")
-    screen.wait_until("samples are shown", lambda rows: any(row.startswith("work_70") for row in rows))
+    screen.wait_until("samples are shown", lambda rows: any(row.startswith(hottest) for row in rows))
     return screen
 
 
@@ -184,6 +189,26 @@ def test_the_keys_of_the_live_view(
     check_svg(tmp_path / "o.svg")
     (snapshot,) = tmp_path.glob("*-snapshot.svg")
     check_svg(snapshot)
+
+
+def test_lines_while_it_is_sampled(
+    spawn: Spawn, terminal: Callable[[int, int], Terminal], tmp_path: Path
+) -> None:
+    """They come after a moment, also for what was sampled before."""
+    with spawn([str(build_target("inlined", "-g"))]) as target:
+        words = (str(target.pid), "--lines", "-o", "o.svg")
+        screen = start(terminal, tmp_path, *words, hottest="innermost (inlined)")
+        screen.type("l", "Down")
+        foot = r"innermost \(inlined\)  \[inlined\]  /.*/inlined\.c:[789]$"
+        rows = screen.wait_until("lines, and where the selected is", lambda rows: re.match(foot, rows[-1]))
+        assert rows[3].startswith("function, line")
+        assert re.match(r"innermost \(inlined\)  inlined\.c:[789] ", rows[4])
+        screen.type("l")
+        screen.wait_until("functions", lambda rows: rows[4].startswith("innermost (inlined)   "))
+        screen.type("q")
+        assert "left-with-0" in ended(screen, tmp_path)
+        target.finish()
+    check_svg(tmp_path / "o.svg")
 
 
 @pytest.mark.parametrize("number", ["TERM", "HUP"])

@@ -116,6 +116,57 @@ def test_it_takes_no_orders_from_the_target() -> None:
     assert not any(c < " " for line in lines for c in line)
 
 
+def test_rows_are_lines_where_that_is_chosen() -> None:
+    of = LiveTotals(lines=True)
+    hot, cold = (dataclasses.replace(QUERY, line=f"/src/pool.cc:{n}") for n in (12, 7))
+    of.add(1, (MAIN, hot), 70)
+    of.add(2, (MAIN, cold), 20)
+    of.add(2, (MAIN, MALLOC), 10)
+    assert [line.split()[0] for line in screen(80, 12, of=of)[4:7]] == ["ns::Pool::query", "malloc", "main"]
+    lines = screen(80, 12, of=of, state=LiveState(by_line=True, selected=1))
+    assert lines[2].endswith("since the begin · by line") and lines[3].startswith("function, line")
+    shown = [line.split() for line in lines[4:8]]
+    assert [row[:2] for row in shown[:2]] == [
+        ["ns::Pool::query", "pool.cc:12"],
+        ["ns::Pool::query", "pool.cc:7"],
+    ]
+    assert [row[-3:] for row in shown[:2]] == [["70.00%", "70.00%", "70"], ["20.00%", "20.00%", "20"]]
+    assert shown[2][0] == "malloc" and shown[3][0] == "main"
+    assert lines[-1] == "ns::Pool<std::string>::query(int) const  [app]  /src/pool.cc:7"
+    whole = screen(80, 12, of=of, state=LiveState(selected=0))
+    assert whole[-1].endswith("[app]  /src/pool.cc:12"), "the one with most samples"
+    rows = of.rows(None, interval=False, by_total=False, containing="CC:7", by_line=True)
+    assert [row.frame for row in rows] == [cold]
+    narrow = screen(44, 12, of=of, state=LiveState(by_line=True))
+    assert narrow[4].startswith("…query  …:12 ")
+
+
+def test_stacks_of_which_more_is_known_are_told_anew() -> None:
+    """What was counted for them goes with them, by thread and in the interval."""
+    stacks = [(MAIN, QUERY), (MAIN, MALLOC)]
+    known = (dataclasses.replace(MAIN, line="a.c:1"), dataclasses.replace(QUERY, line="b.cc:2"))
+    of, wanted = LiveTotals(lines=True), LiveTotals(lines=True)
+    for each, first in ((of, stacks[0]), (wanted, known)):
+        for turn in range(2):
+            each.add(1, first, 30 + turn)
+            each.add(2, first, 5)
+            each.add(1, stacks[1], 7)
+            each.turn()
+        each.add(1, first, 3)
+    of.tell_anew([(stacks[0], known), ((MAIN,), (QUERY,))])
+    of.turn(), wanted.turn()
+    for tid in (None, 1, 2):
+        for interval in (False, True):
+            assert of.ticks(tid, interval=interval) == wanted.ticks(tid, interval=interval)
+            for by_total in (False, True):
+                for by_line in (False, True):
+                    rows, same = (
+                        each.rows(tid, interval=interval, by_total=by_total, by_line=by_line)
+                        for each in (of, wanted)
+                    )
+                    assert rows == same
+
+
 def test_the_mode_is_shown_where_it_is_not_cpu_time() -> None:
     wall = dataclasses.replace(HEADER, mode="wall")
     assert screen(80, 24, header=wall)[1].startswith("wall · 99 Hz asked, 98.3 reached · ")
@@ -225,13 +276,13 @@ def test_help_names_every_key() -> None:
     small = screen(60, 12, state=pressed("?"))
     assert small == [lines[0], *lines[2:]]  # all of them, nothing cut
     keys = {key for words, _ in HELP for key in words.split()}
-    assert keys == set("q1234sSit<>/cpr↑↓x+-w?h")
+    assert keys == set("q1234sSit<>/cpr↑↓xl+-w?h")
     state = pressed("h")
     assert state.press("q", 1) is Wish.QUIT and not state.help
 
 
 @given(
-    st.lists(st.sampled_from([*"q1234sSit<>/cp rh?+-wX", "up", "down", "end", "enter", "escape"])),
+    st.lists(st.sampled_from([*"q1234sSit<>/cp rh?+-wlX", "up", "down", "end", "enter", "escape"])),
     st.integers(0, 3),
 )
 def test_any_keys_leave_a_screen(keys: list[str], threads: int) -> None:
@@ -293,6 +344,17 @@ def test_pause_freezes_the_table_and_not_the_sampling(driven: Driven) -> None:
     assert "58.92%" in driven.drawn()
     driven.press(" ")
     assert "50.00%" in driven.drawn()  # main's, and now with what came meanwhile
+
+
+def test_lines_are_shown_where_they_are_read(driven: Driven) -> None:
+    driven.press("l")
+    assert "start with --lines" in driven.drawn() and not driven.view.state.by_line
+    driven.now_s = 1
+    driven.view.update(HEADER, LiveTotals(lines=True))
+    driven.press("p", "l")
+    assert "by line" in driven.drawn()
+    driven.press("l")
+    assert "by line" not in driven.drawn()
 
 
 def test_reset_forgets_what_was_shown(driven: Driven) -> None:

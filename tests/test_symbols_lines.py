@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import random
 import re
+import signal
 import subprocess
 import time
+import types
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import SOURCES, build_target, requires
-from test_attach_run import Folded, Spawn, attach
+from test_attach_run import Folded, Spawn, attach, wait_for
 
 from pyattach.attacher import cli
 from pyattach.errors import ExitCode
-from pyattach.symbols import lines
+from pyattach.symbols import lines, lines_ahead
+from pyattach.symbols.address import InstructionPointer
 from pyattach.symbols.cache import Cache
 from pyattach.symbols.elf import ElfImage
 from pyattach.symbols.lines import LineReader, missing_parts
+from pyattach.symbols.lines_ahead import LinesAhead
+from pyattach.symbols.maps import Maps
+from pyattach.symbols.place import Place
+from pyattach.symbols.resolver import Resolver, proc_opener
 
 Chain = list[tuple[str, str, int]]
 """Function, file name, line; innermost first."""
@@ -179,6 +190,68 @@ def test_in_all_that_is_written(spawn: Spawn, tmp_path: Path) -> None:
     assert not any("(inlined)" in ";".join(stack) for stack in plain)
     assert re.search(r"innermost \(inlined\).*inlined\.c:[89]\b", by_line.read_text())
     assert "inlined.c:" in text.read_text()
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> Iterator[tuple[Resolver, Place]]:
+    """A resolver that was asked for a place in a loaded file with lines."""
+    path = build(tmp_path, "gcc", "-shared", "-fPIC", "-Dmain=other")
+    library = ctypes.CDLL(str(path))
+    address = ctypes.cast(library.other, ctypes.c_void_p).value
+    assert address is not None
+    with Resolver(Maps.parse(Path("/proc/self/maps").read_bytes()), proc_opener(os.getpid())) as resolver:
+        place = resolver.place(InstructionPointer(address))
+        assert [frame.line for frame in resolver.frames(place)] == [""]
+        yield resolver, place
+
+
+def test_lines_are_read_while_nobody_waits(asked: tuple[Resolver, Place]) -> None:
+    resolver, place = asked
+    now_s = 100.0
+    ahead = LinesAhead(resolver, None, clock=lambda: now_s)
+    assert ahead.look() == []  # it has begun
+    told: list[Place] = []
+    wait_for("lines", lambda: told.extend(ahead.look()) or told)
+    assert told == [place]
+    assert re.search(r"/inlined\.c:\d+$", resolver.frames(place)[0].line)
+    now_s += 3600
+    assert ahead.look() == [] == ahead.look()  # nothing is asked for twice
+    ahead.close()
+
+
+def test_the_reader_of_lines_does_not_outlive_it(
+    asked: tuple[Resolver, Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[subprocess.Popen[bytes]] = []
+
+    def popen(*words: Any, **options: Any) -> subprocess.Popen[bytes]:
+        begun.append(subprocess.Popen(["sleep", "600"], **options))
+        return begun[-1]
+
+    monkeypatch.setattr(lines, "subprocess", types.SimpleNamespace(Popen=popen, DEVNULL=subprocess.DEVNULL))
+    ahead = LinesAhead(asked[0], None)
+    assert ahead.look() == []
+    assert len(begun) == 1 and begun[0].poll() is None
+    ahead.close()
+    assert begun[0].returncode == -signal.SIGKILL
+
+
+def test_a_file_whose_lines_cannot_be_read_is_asked_once(
+    asked: tuple[Resolver, Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s, count = 0.0, 0
+
+    def fails(*_words: Any, **_options: Any) -> None:
+        nonlocal count
+        count += 1
+        raise OSError
+
+    monkeypatch.setattr(lines_ahead, "LineRequest", fails)
+    ahead = LinesAhead(asked[0], None, clock=lambda: now_s)
+    for _ in range(5):
+        assert ahead.look() == []
+        now_s += 100
+    assert count == 1
 
 
 def test_without_the_package_it_is_said(
