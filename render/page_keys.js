@@ -142,12 +142,24 @@ async function copy(stack) {
   }
 }
 
+// A view narrowed down to some children: their hashes, or with a "-" those of the others if these are fewer.
+function onlyText() {
+  if (!view.only) return "";
+  const others = kidsOf(view.node).filter((kid) => !view.only.includes(kid)), few = others.length < view.only.length;
+  return (few ? "-" : "") + (few ? others : view.only).map(hashOf).join(".");
+}
+function onlyFrom(text) {
+  const listed = new Set(text.replace("-", "").split(".")), without = text.startsWith("-");
+  const only = text ? kidsOf(view.node).filter((kid) => listed.has(hashOf(kid)) !== without) : [];
+  return only.some((kid) => kid.frame !== REST) ? only : null;
+}
+
 // The address.
 let restoring = false;
 function keepState() {
   if (restoring) return;
   const state = [["v", (view.root.reverse === picture.reverse ? "" : "r") + (upward === !picture.inverted ? "" : "i") + (splitByThread === picture.threads ? "" : "t")],
-    ["z", hashesOf(view.node).join(".")], ["s", input.value], ["case", find("case").classList.contains("on") ? "1" : ""],
+    ["z", hashesOf(view.node).join(".")], ["o", onlyText()], ["s", input.value], ["case", find("case").classList.contains("on") ? "1" : ""],
     ["x", removals.map(({ key }) => key).join("~")], ["f", tableOpen() ? (chosenFrame === null ? "-" : hashes[chosenFrame]) : ""],
     ["sort", sortBy === "self" ? "" : sortBy]];
   const text = new URLSearchParams(state.filter(([, value]) => value)).toString();
@@ -169,7 +181,10 @@ function restoreState() {
   chosenFrame = chosen && chosen !== "-" && hashes.includes(chosen) ? hashes.indexOf(chosen) : null;
   const reversed = flags.includes("r") !== picture.reverse;
   view = { root: null };
-  again(reversed, (state.get("z") ?? "").split(".").filter(Boolean));
+  const path = (state.get("z") ?? "").split(".").filter(Boolean);
+  again(reversed, path);
+  const only = view.node.depth === path.length ? onlyFrom(state.get("o") ?? "") : null;
+  if (only) look({ ...view, only });
   if (!!chosen !== tableOpen()) toggleTable();
   restoring = false;
 }

@@ -155,12 +155,13 @@ function kidsOf(v) {
 }
 
 const pathOf = (v) => { const path = []; for (let at = v; at; at = at.parent) path.unshift(at); return path; };
-const hashesOf = (v) => pathOf(v).slice(1).map((at) => (at.frame === REST ? "0" : hashes[at.frame]));
+const hashOf = (v) => (v.frame === REST ? "0" : hashes[v.frame]);
+const hashesOf = (v) => pathOf(v).slice(1).map(hashOf);
 
 function follow(root, path) { // as far down as the hashes lead
   let v = root;
   for (const part of path) {
-    const next = kidsOf(v).find((kid) => (kid.frame === REST ? "0" : hashes[kid.frame]) === part);
+    const next = kidsOf(v).find((kid) => hashOf(kid) === part);
     if (!next) break;
     v = next;
   }

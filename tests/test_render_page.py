@@ -302,7 +302,7 @@ def test_an_address_of_another_profile_leads_as_far_as_it_goes(
     other = Page.of(browser, tmp_path / "b.svg", profile({"main parse x": 5, "main": 5}))
     other.open(fragment)
     assert other.samples() == {"all": 10, "main": 10, "parse": 5, "x": 5}
-    other.open("#z=%00.zz&x=~~r.&v=ir&s=%5B&f=nothing&sort=x")
+    other.open("#z=%00.zz&o=-zz&x=~~r.&v=ir&s=%5B&f=nothing&sort=x")
     assert other.text("matched") == "not a regular expression"
     assert other.errors() == []
 
@@ -395,9 +395,36 @@ def test_a_block_of_smaller_frames_opens(browser: webdriver.Chrome, tmp_path: Pa
     assert len(page.frames()) == 503  # all, main, as many as are drawn at once, and the block of the others
     page.click("(2,100 smaller)")
     assert "(1,600 smaller)" in page.frames()
+    seen = page.samples()
+    page.open(page.run("return location.hash"))
+    assert page.samples() == seen, "the address keeps it"
     page.escape()
     assert list(page.frames()) == ["all", "main", "hot", "(2,600 smaller)"]
     assert page.errors() == []
+
+
+def test_the_address_keeps_a_view_of_smaller_frames(browser: webdriver.Chrome, tmp_path: Path) -> None:
+    """By the frames in it or, where those are fewer, by those that are not: another profile may have more."""
+    small = {f"main f{n}": 1 for n in range(20)}
+    page = Page.of(browser, tmp_path / "a.svg", profile({"main hot": 90_000, **small}))
+    page.click("(20 smaller)")
+    seen, fragment = page.samples(), page.run("return location.hash")
+    assert seen["f7"] == 1 and "hot" not in seen and len(fragment) < 30
+    page.open(fragment)
+    assert page.samples() == seen
+    other = Page.of(browser, tmp_path / "b.svg", profile({"main hot": 90_000, **small, "main new": 2}))
+    other.open(fragment)
+    assert other.samples()["new"] == 2
+    hot = {f"main hot{n}": 10_000 for n in range(9)}
+    page = Page.of(browser, tmp_path / "c.svg", profile({**hot, "main f1": 1, "main f2": 1}))
+    page.click("(2 smaller)")
+    seen = page.samples()
+    page.open(page.run("return location.hash"))
+    assert page.samples() == seen and {"f1", "f2"} < set(seen) and "hot1" not in seen
+    page.keys("i")
+    assert page.samples() == seen
+    page.escape()
+    assert "o=" not in page.run("return location.hash") and page.errors() == []
 
 
 def test_a_stack_deeper_than_the_page_is_folded(browser: webdriver.Chrome, tmp_path: Path) -> None:
