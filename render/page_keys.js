@@ -29,6 +29,7 @@ function showMatched() {
       (anchor.part ? " of this view" : "");
   }
   find("matched").textContent = text;
+  find("matched").title = text;
 }
 function step(by) {
   if (!found.length) return;
