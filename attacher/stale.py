@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from ..errors import InjectionFailed, PyattachError
 from ..inject.arch import x86_64 as arch
-from ..inject.borrow import MEMFD_PREFIX
+from ..inject.borrow import MEMFD_PREFIX, bootstraps_in
 from ..inject.image import boot_code, heap_image, stub_image
 from ..inject.layout import BOOT_DATA_SIZE, MAGIC, VERSION, Control
 from ..inject.loader import MappedStub
@@ -31,7 +31,6 @@ from .shared import LEASE_NS
 from .target import TargetProcess
 
 _NAME = re.compile(rf"/memfd:({MEMFD_PREFIX.decode()}[0-9a-f]{{16}}) \(deleted\)")
-_WINDOW = 4096
 _LEASE_S = LEASE_NS / 1e9 + 0.1
 _INSIDE_S = 2.0
 _LOOK_S = 0.01
@@ -68,7 +67,7 @@ def clear(target: TargetProcess) -> list[str]:
     What a living pyattach has there is left alone.  Raises ProcessLookupError when the target is gone.
     """
     notes = []
-    if caves := [at for at in _caves(target) if _restore(target, at)]:
+    if caves := [at for at in bootstraps_in(target) if _restore(target, at)]:
         notes.append(f"{len(caves)} bootstraps of a pyattach that was killed were taken out")
     for stub in stubs_in(target.maps()):
         try:
@@ -84,25 +83,6 @@ def clear(target: TargetProcess) -> list[str]:
 # The bootstrap.
 
 
-def _caves(target: TargetProcess) -> list[int]:
-    """Where the bootstrap's data blocks begin, wherever its code lies behind that of a mapping."""
-    code, out = boot_code(), []
-    for mapping in target.maps():
-        if not mapping.executable or mapping.shared or mapping.is_memfd or mapping.path == "[vsyscall]":
-            continue
-        start = max(mapping.start, mapping.end - _WINDOW)
-        try:
-            tail = target.read(start, mapping.end - start)
-        except ProcessLookupError:
-            raise
-        except OSError:
-            continue
-        at = tail.find(code)
-        if at >= BOOT_DATA_SIZE:
-            out.append(start + at - BOOT_DATA_SIZE)
-    return out
-
-
 def _restore(target: TargetProcess, at: int) -> bool:
     """Put the zeros back unless somebody may still come there; whether it was done.
 
@@ -110,12 +90,13 @@ def _restore(target: TargetProcess, at: int) -> bool:
     a thread that nobody traces and that is seen outside, with the mail page gone, has been there.
     """
     size = BOOT_DATA_SIZE + len(boot_code())
-    mail = arch.boot_mail(target.read(at, BOOT_DATA_SIZE))
+    block = target.read(at, BOOT_DATA_SIZE)
+    mail, sp = arch.boot_mail(block), arch.boot_sp(block)
     tids = target.threads()
     if any(procfs.read_status(target.pid, tid).get("TracerPid", "0") != "0" for tid in tids):
         return False
     for _ in range(2):
-        if target.wait_outside(tids, [(at, at + size)], _INSIDE_S) or target.maps().find(mail):
+        if target.wait_outside(tids, [(at, at + size)], _INSIDE_S, sp) or target.maps().find(mail):
             return False
     target.write(at, b"\0" * size)
     return True

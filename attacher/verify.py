@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..inject.borrow import MEMFD_PREFIX
+from ..inject.borrow import MEMFD_PREFIX, bootstraps_in
 from ..inject.layout import TICK_TAG
 from . import procfs
 from .target import TargetProcess
@@ -20,7 +20,8 @@ _TIMER_VALUE = re.compile(r"^signal: (\d+)/([0-9a-f]+)$", re.MULTILINE)
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
     """The target at one moment.  ``mappings``: by start, (end, permissions, path); ``fds``: by number,
-    what they are; signal masks as in /proc/PID/status; ``timers``: ours among its POSIX timers."""
+    what they are; signal masks as in /proc/PID/status; ``timers``: ours among its POSIX timers;
+    ``bootstraps``: where our first instructions are behind its code."""
 
     mappings: dict[int, tuple[int, str, str]]
     fds: dict[int, str]
@@ -29,6 +30,7 @@ class Snapshot:
     timers: int
     tracer: int
     stopped_threads: tuple[int, ...]
+    bootstraps: tuple[int, ...] = ()
 
     def as_json(self) -> dict[str, object]:
         """For ``json.dumps``: mappings by their addresses, masks in hexadecimal."""
@@ -40,6 +42,7 @@ class Snapshot:
             "timers": self.timers,
             "tracer": self.tracer,
             "stopped_threads": list(self.stopped_threads),
+            "bootstraps": [f"{address:x}" for address in self.bootstraps],
         }
 
 
@@ -111,6 +114,7 @@ def snapshot(target: TargetProcess) -> Snapshot:
         timers=_our_timers(pid),
         tracer=int(status.get("TracerPid", "0")),
         stopped_threads=tuple(stopped),
+        bootstraps=tuple(bootstraps_in(target)),
     )
 
 
@@ -148,6 +152,10 @@ def remains(before: Snapshot, after: Snapshot, signals: Sequence[int]) -> list[s
         f"mapping {start:x}-{end:x} {permissions} of {path}"
         for start, (end, permissions, path) in sorted(after.mappings.items())
         if _MARK in path and before.mappings.get(start, (0, "", ""))[2] != path
+    ]
+    out += [
+        f"the bootstrap's code at {address:x}"
+        for address in sorted(set(after.bootstraps) - set(before.bootstraps))
     ]
     out += _changed_protections(before, after)
     out += [

@@ -50,6 +50,7 @@ LOOK_FOR_MAIL_S = 0.01
 AREA_SIZE = MAIL_SIZE + BOOT_SIZE + LOADER_SIZE
 MEMFD_PREFIX = b"pyattach-"
 
+_WINDOW = 4096
 _MFD_CLOEXEC, _MFD_EXEC = 1, 0x10
 _PR_SET_TIMERSLACK = 29
 
@@ -121,8 +122,32 @@ class ThreadGaveUp(InjectionFailed):
     """The borrowed thread has gone home without having run the command: it may be tried again."""
 
 
+class _NoSign(InjectionFailed):
+    """Nothing was seen of the borrowed thread."""
+
+
 class ThreadUnderWay(InjectionFailed):
     """The borrowed thread may still run the command, whenever it gets to it: it must not be tried again."""
+
+
+def bootstraps_in(target: Target) -> list[int]:
+    """Where data blocks of bootstraps begin, wherever the code behind them lies behind that of a mapping.
+    Raises ProcessLookupError."""
+    code, out = boot_code(), []
+    for mapping in target.maps():
+        if not mapping.executable or mapping.shared or mapping.is_memfd or mapping.path == "[vsyscall]":
+            continue
+        start = max(mapping.start, mapping.end - _WINDOW)
+        try:
+            tail = target.read(start, mapping.end - start)
+        except ProcessLookupError:
+            raise
+        except OSError:
+            continue
+        at = tail.find(code)
+        if at >= BOOT_DATA_SIZE:
+            out.append(start + at - BOOT_DATA_SIZE)
+    return out
 
 
 class Borrowing:
@@ -146,6 +171,7 @@ class Borrowing:
         self.args.fault = fault.in_loader()
         self.boot_offset = len(front)
         self._nonce = random_bits(63) | 1
+        self._tidied = False
         self._front = front
         self._pieces = [(offset, data) for offset, data in behind if data]
         boot_code(), loader_code()  # read from disk before anything waits for them
@@ -184,35 +210,49 @@ class Borrowing:
             held.release(arch.entry_registers(held.registers, self._cave.address + BOOT_DATA_SIZE))
             fault.reach("released", self.target.pid)
             return self._serve(held)
+        except _NoSign as error:
+            self._tidy(held, before)
+            raise self._gave_up() from error  # it was there, and has gone home before it was seen
         finally:
-            self._tidy(held.tid, before)
+            self._tidy(held, before)
 
-    def _tidy(self, tid: int, before: bytes) -> None:
+    def _tidy(self, held: HeldThread, before: bytes) -> None:
         """Put the cave's bytes back, but only once the thread has left them for good."""
-        if not self._has_left(tid, len(before)):
+        if self._tidied:
+            return
+        self._tidied = True
+        if not self._has_left(held, len(before)):
             raise ThreadUnderWay(
-                f"thread {tid} has not left the bootstrap within {DEADLINE_S:.0f} s",
-                "is the target stopped (SIGSTOP), or starved of processor time? the code is left in place, "
-                "so the thread gets through; attaching anew removes what remains then",
+                f"thread {held.tid} has not left the bootstrap within {DEADLINE_S:.0f} s",
+                "is the target stopped (SIGSTOP), starved of processor time, or long in a signal's handler? "
+                "the code is left in place, so the thread gets through; attaching anew removes it then",
             )
         fault.reach("left", self.target.pid)
         with contextlib.suppress(OSError):  # the target is gone
             self.target.write(self._cave.address, before)
         fault.reach("restored", self.target.pid)
 
-    def _has_left(self, tid: int, size: int) -> bool:
+    def _has_left(self, held: HeldThread, size: int) -> bool:
         """Wait until the thread has gone home.
 
         From the cave it calls the loader, which calls the C library's, and comes back: outside of the cave is
         not enough.  As long as it may come back the mail page is mapped, but that is not mapped yet when the
         thread begins, either.  So: outside, then no mail page, then outside still.
+
+        Where signals are let in, at the first and the last instructions, a handler may be called, and takes
+        as long as it takes.
         """
         code = (self._cave.address, self._cave.address + size)
         deadline = time.monotonic() + DEADLINE_S
-        while (left_s := deadline - time.monotonic()) > 0:
-            if self.target.wait_outside([tid], [code], left_s):
+
+        def outside() -> bool:
+            left_s = deadline - time.monotonic()
+            return not self.target.wait_outside([held.tid], [code], left_s, held.registers["rsp"])
+
+        while time.monotonic() < deadline:
+            if not outside():
                 return False
-            if self._mail_is_gone() and not self.target.wait_outside([tid], [code], left_s):
+            if self._mail_is_gone() and outside():
                 return True
             time.sleep(POLL_S)
         return False
@@ -256,7 +296,7 @@ class Borrowing:
                         "raise its limit of open files, or see whether vm.memfd_noexec forbids it",
                     )
                 return number, int.from_bytes(mail[16:24], "little")
-        raise InjectionFailed(
+        raise _NoSign(
             f"pid {self.target.pid}: the borrowed thread gave no sign within {DEADLINE_S:.0f} s",
             "is the target stopped or starved of processor time?",
         )

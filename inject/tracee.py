@@ -60,6 +60,15 @@ class Target(Protocol):
         descriptor here.  FileNotFoundError where it is not that."""
         ...
 
-    def wait_outside(self, tids: Iterable[int], ranges: list[tuple[int, int]], deadline_s: float) -> set[int]:
-        """Wait until each thread was seen outside all address ``ranges``; returns those that weren't."""
+    def wait_outside(
+        self,
+        tids: Iterable[int],
+        ranges: list[tuple[int, int]],
+        deadline_s: float,
+        sp: int | None = None,
+    ) -> set[int]:
+        """Wait until each thread was seen outside all address ``ranges``; returns those that weren't.
+
+        ``sp``: the stack pointer there; a thread in a signal's handler that was called there isn't outside.
+        """
         ...

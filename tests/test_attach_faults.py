@@ -19,6 +19,7 @@ from pyattach.attacher import shared, stale
 from pyattach.attacher.target import TargetProcess
 from pyattach.errors import ExitCode, UsageError
 from pyattach.inject import fault
+from pyattach.inject.borrow import bootstraps_in
 from pyattach.inject.image import boot_code
 from pyattach.inject.layout import Control, Slot
 
@@ -34,7 +35,7 @@ def check_nothing_held(pid: int) -> None:
 def caves(pid: int) -> int:
     """How often the bootstrap's code lies in the target's memory."""
     with TargetProcess(pid) as target:
-        return len(stale._caves(target))
+        return len(bootstraps_in(target))
 
 
 def check_clean(pid: int) -> None:
@@ -200,7 +201,7 @@ def test_a_bootstrap_in_use_is_left_alone(spawn: Spawn) -> None:
             process = TargetProcess.__new__(TargetProcess)
             process.pid, process.start_time = target.pid, 0
             process._memory = os.open(f"/proc/{target.pid}/mem", os.O_RDWR)
-            (at,) = stale._caves(process)
+            (at,) = bootstraps_in(process)
             assert not stale._restore(process, at)
             assert process.read(at + 256, len(boot_code())) == boot_code()
             os.close(process._memory)
@@ -211,7 +212,18 @@ def test_a_bootstrap_in_use_is_left_alone(spawn: Spawn) -> None:
         target.finish()
 
 
-@pytest.mark.parametrize("step", ["load.mailed", "load.filled", "stop.mailed", "unload.filled"])
+@pytest.mark.parametrize(
+    "step",
+    [
+        "load.released",
+        "load.mailed",
+        "load.filled",
+        "stop.released",
+        "stop.mailed",
+        "unload.released",
+        "unload.filled",
+    ],
+)
 def test_a_pyattach_that_comes_too_late(spawn: Spawn, step: str) -> None:
     """Held up for longer than the thread waits: that has gone home, and the same is done once more."""
     with spawn("threads", 1, 1) as target:

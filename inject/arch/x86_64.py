@@ -90,6 +90,12 @@ def boot_data(resume: Registers, signal_mask: int, settings: bytes, processor: i
     return head + settings + processor.to_bytes(8, "little")
 
 
+def boot_sp(block: bytes) -> int:
+    """The stack pointer of the thread while it is in the bootstrap's code, from a data block that is found
+    (``D_RSP``)."""
+    return int.from_bytes(block[8 * _SAVED.index("rsp") :][:8], "little")
+
+
 def boot_mail(block: bytes) -> int:
     """The mail page's address, from a data block that is found (``D_MAIL``)."""
     return int.from_bytes(block[8 * (len(_SAVED) + 2) :][:8], "little")
