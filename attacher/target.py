@@ -192,7 +192,7 @@ class TargetProcess:
         if not stack:
             return True
         parts = [stack]
-        if sp > now + len(stack):
+        if sp > now + len(stack) and (mapping := self.maps().find(now)) and sp <= mapping.end:
             parts.append(self._from(sp - _SIGNAL_FRAME, _SIGNAL_FRAME))
         wanted = sp.to_bytes(8, "little")
         for part in parts:
