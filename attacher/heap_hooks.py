@@ -270,7 +270,7 @@ def wait_until_left(target: TargetProcess, stub: MappedStub, guarded: Callable[[
         if time.monotonic() > deadline:
             return False
         target.pause(0.001)
-    return not target.wait_outside(target.threads(), stub.text_ranges, _INSIDE_S)
+    return not target.wait_outside(target.threads(), stub.text_ranges, _INSIDE_S, handlers=True)
 
 
 def patch_table(region: object, offset: int) -> ctypes.Array[Patch]:

@@ -90,13 +90,12 @@ def _restore(target: TargetProcess, at: int) -> bool:
     a thread that nobody traces and that is seen outside, with the mail page gone, has been there.
     """
     size = BOOT_DATA_SIZE + len(boot_code())
-    block = target.read(at, BOOT_DATA_SIZE)
-    mail, sp = arch.boot_mail(block), arch.boot_sp(block)
+    mail = arch.boot_mail(target.read(at, BOOT_DATA_SIZE))
     tids = target.threads()
     if any(procfs.read_status(target.pid, tid).get("TracerPid", "0") != "0" for tid in tids):
         return False
     for _ in range(2):
-        if target.wait_outside(tids, [(at, at + size)], _INSIDE_S, sp) or target.maps().find(mail):
+        if target.wait_outside(tids, [(at, at + size)], _INSIDE_S, handlers=True) or target.maps().find(mail):
             return False
     target.write(at, b"\0" * size)
     return True

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable
 
 from ..errors import NoSuchTarget
+from ..inject.arch import x86_64 as arch
 from ..symbols.maps import Maps
 from . import procfs
 from .permission import no_permission
@@ -17,9 +18,7 @@ from .refusals import check
 
 _LOOK_S = 0.02
 _HANDLERS_STACK = 1 << 20
-_SIGNAL_FRAME = 1 << 15
-"""So many bytes of a handler's stack are looked at for where it was called; and so many of the stack that it
-was called on, more than a signal's frame with all of a processor's registers."""
+"""So many bytes of a handler's stack are looked at for where it was called."""
 _PASSING_S, _PASSING_LOOK_S = 0.5, 0.001
 
 Range = tuple[int, int]
@@ -141,7 +140,7 @@ class TargetProcess:
         return os.open(f"/proc/{self.pid}/fd/{number}", os.O_RDWR | os.O_CLOEXEC)
 
     def wait_outside(
-        self, tids: Iterable[int], ranges: list[Range], deadline_s: float, sp: int | None = None
+        self, tids: Iterable[int], ranges: list[Range], deadline_s: float, *, handlers: bool = False
     ) -> set[int]:
         """Wait until each thread was seen outside all ``ranges``; returns those that were not.
 
@@ -149,8 +148,8 @@ class TargetProcess:
         stopped for as long as it takes to read its instruction pointer.  Both are proofs; a thread
         that has used CPU time meanwhile may still loop inside.
 
-        ``sp`` is the stack pointer there, where it is always the same one.  A signal's handler that was
-        called there returns there: its thread is not outside.
+        ``handlers``: signals may be handled there, and a handler that was called there returns there: its
+        thread is not outside.
         """
         left = set(tids)
         looked_from = time.monotonic()
@@ -158,17 +157,19 @@ class TargetProcess:
             let_go_of_late_stops()
             for tid in sorted(left):
                 use_ptrace = time.monotonic() - looked_from > _LOOK_S
-                if self._seen_outside(tid, ranges, sp, use_ptrace):
+                if self._seen_outside(tid, ranges, handlers, use_ptrace):
                     left.discard(tid)
             if left:
                 time.sleep(0.0005)
         return left
 
-    def _seen_outside(self, tid: int, ranges: list[Range], sp: int | None, use_ptrace: bool) -> bool:
+    def _seen_outside(self, tid: int, ranges: list[Range], handlers: bool, use_ptrace: bool) -> bool:
         try:
             blocked = procfs.read_blocked(self.pid, tid)
             if blocked is not None:
-                return _outside(blocked.ip, ranges) and not self._in_a_handler(blocked.sp, ranges, sp)
+                return _outside(blocked.ip, ranges) and not (
+                    handlers and self._in_a_handler(blocked.sp, ranges)
+                )
             if not use_ptrace or any_stops_late():
                 return False
             with Tracee(tid) as tracee:
@@ -176,32 +177,17 @@ class TargetProcess:
                 if stop is None:
                     return False
                 registers = tracee.registers()
-                return _outside(registers["rip"], ranges) and not self._in_a_handler(
-                    registers["rsp"], ranges, sp
+                return _outside(registers["rip"], ranges) and not (
+                    handlers and self._in_a_handler(registers["rsp"], ranges)
                 )
         except (ProcessLookupError, FileNotFoundError):
             return True
 
-    def _in_a_handler(self, now: int, ranges: list[Range], sp: int | None) -> bool:
-        """Whether a thread whose stack pointer is ``now`` may be in a handler that was called in ``ranges``,
-        with the stack pointer ``sp``: then the kernel has put both, and what it takes to go on, on its stack
-        (struct sigcontext has rsp and rip side by side).  A frame that was left behind looks the same."""
-        if sp is None:
-            return False
-        stack = self._from(now, _HANDLERS_STACK)
-        if not stack:
-            return True
-        parts = [stack]
-        if sp > now + len(stack) and (mapping := self.maps().find(now)) and sp <= mapping.end:
-            parts.append(self._from(sp - _SIGNAL_FRAME, _SIGNAL_FRAME))
-        wanted = sp.to_bytes(8, "little")
-        for part in parts:
-            at = part.find(wanted)
-            while at >= 0:
-                if not _outside(int.from_bytes(part[at + 8 : at + 16], "little"), ranges):
-                    return True
-                at = part.find(wanted, at + 1)
-        return False
+    def _in_a_handler(self, sp: int, ranges: list[Range]) -> bool:
+        """Whether a thread with this stack pointer may be in a handler that was called in ``ranges``: then
+        the kernel's frame for it is on its stack.  One left behind in unused words looks the same."""
+        stack = self._from(sp, _HANDLERS_STACK)
+        return not stack or any(arch.handler_called_in(stack, low, high) for low, high in ranges)
 
 
 def _outside(address: int, ranges: list[Range]) -> bool:

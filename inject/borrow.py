@@ -221,7 +221,7 @@ class Borrowing:
         if self._tidied:
             return
         self._tidied = True
-        if not self._has_left(held, len(before)):
+        if not self._has_left(held.tid, len(before)):
             raise ThreadUnderWay(
                 f"thread {held.tid} has not left the bootstrap within {DEADLINE_S:.0f} s",
                 "is the target stopped (SIGSTOP), starved of processor time, or long in a signal's handler? "
@@ -232,7 +232,7 @@ class Borrowing:
             self.target.write(self._cave.address, before)
         fault.reach("restored", self.target.pid)
 
-    def _has_left(self, held: HeldThread, size: int) -> bool:
+    def _has_left(self, tid: int, size: int) -> bool:
         """Wait until the thread has gone home.
 
         From the cave it calls the loader, which calls the C library's, and comes back: outside of the cave is
@@ -247,7 +247,7 @@ class Borrowing:
 
         def outside() -> bool:
             left_s = deadline - time.monotonic()
-            return not self.target.wait_outside([held.tid], [code], left_s, held.registers["rsp"])
+            return not self.target.wait_outside([tid], [code], left_s, handlers=True)
 
         while time.monotonic() < deadline:
             if not outside():

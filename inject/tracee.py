@@ -65,10 +65,11 @@ class Target(Protocol):
         tids: Iterable[int],
         ranges: list[tuple[int, int]],
         deadline_s: float,
-        sp: int | None = None,
+        *,
+        handlers: bool = False,
     ) -> set[int]:
         """Wait until each thread was seen outside all address ``ranges``; returns those that weren't.
 
-        ``sp``: the stack pointer there; a thread in a signal's handler that was called there isn't outside.
+        ``handlers``: a thread in a signal's handler that was called there isn't outside.
         """
         ...

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 
 from pyattach.inject.arch import x86_64 as arch
@@ -109,3 +111,28 @@ def test_the_memfds_name_has_its_limits() -> None:
     assert settings(b"n" * room).endswith(b"n\0")
     with pytest.raises(ValueError, match="too long"):
         settings(b"n" * (room + 1))
+
+
+LOW, HIGH = 0x7F12_34FF_F000, 0x7F12_3500_1000  # the upper bytes of its addresses are not all the same
+
+
+@pytest.mark.parametrize("ip", [LOW, LOW + 0xFFF, LOW + 0x1000, HIGH - 1])
+@pytest.mark.parametrize("before", [0, 8, 4001])
+def test_a_frame_of_a_signal_is_found(ip: int, before: int) -> None:
+    frame = struct.pack("<4Q", ip, 0x246, 0x002B_0000_0000_0033, 1)
+    assert arch.handler_called_in(b"\1" * before + frame + b"\1" * 64, LOW, HIGH)
+    assert arch.handler_called_in(b"\1" * before + frame[:24], LOW, HIGH)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (LOW - 1, 0x246, 0x33), (HIGH, 0x246, 0x33), (LOW, 0x244, 0x33), (LOW, LOW, 0x33), (LOW, 0x246, 0x2B),
+        (LOW, 0x246), (LOW,),
+    ],
+)  # fmt: skip
+def test_what_is_no_frame_of_a_signal(words: tuple[int, ...]) -> None:
+    """Elsewhere, a return address, or cut."""
+    stack = struct.pack(f"<{len(words)}Q", *words)
+    assert not arch.handler_called_in(stack, LOW, HIGH)
+    assert not arch.handler_called_in(b"", LOW, HIGH)

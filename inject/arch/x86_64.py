@@ -90,12 +90,25 @@ def boot_data(resume: Registers, signal_mask: int, settings: bytes, processor: i
     return head + settings + processor.to_bytes(8, "little")
 
 
-def boot_sp(block: bytes) -> int:
-    """The stack pointer of the thread while it is in the bootstrap's code, from a data block that is found
-    (``D_RSP``)."""
-    return int.from_bytes(block[8 * _SAVED.index("rsp") :][:8], "little")
-
-
 def boot_mail(block: bytes) -> int:
     """The mail page's address, from a data block that is found (``D_MAIL``)."""
     return int.from_bytes(block[8 * (len(_SAVED) + 2) :][:8], "little")
+
+
+_USER_CS = 0x33  # arch/x86/include/asm/segment.h
+
+
+def handler_called_in(stack: bytes, low: int, high: int) -> bool:
+    """Whether ``stack`` holds a frame that the kernel has made for a signal's handler that was called from
+    ``low`` up to ``high``.  Flags and code segment follow the instruction pointer there (struct sigcontext),
+    which tells it from a return address."""
+    for block in sorted({low >> 24, (high - 1) >> 24}):
+        upper = block.to_bytes(5, "little")
+        at = stack.find(upper, 3)
+        while at >= 0:
+            words = stack[at - 3 : at + 21]
+            ip, flags, segments = (int.from_bytes(words[i : i + 8], "little") for i in (0, 8, 16))
+            if low <= ip < high and flags & 2 and flags >> 22 == 0 and segments & 0xFFFF == _USER_CS:
+                return True
+            at = stack.find(upper, at + 1)
+    return False
