@@ -175,6 +175,9 @@ STORMS: dict[str, Callable[[], Storm]] = {
     "execs": _execs,
     "threads": lambda: _storm("threads"),
     "signals": lambda: _storm("signals"),
+    "handlers": lambda: _program(
+        [str(build_target("handlers")), "asleep", "1", "shared", "2000"], lambda out: out == "done 0\n"
+    ),
     "mixed": lambda: _storm("mixed"),
     "cpu": lambda: _program([str(build_target("threads")), "2", "0"], lambda out: out == "eintr 0\ndone\n"),
     "blocked": lambda: _program(
