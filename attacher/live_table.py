@@ -24,7 +24,7 @@ class LiveTable:
 
     def __init__(self, view: LiveView | PlainView, pid: int, command: str, options: Options) -> None:
         self._view, self._pid, self._command, self._options = view, pid, command, options
-        self._totals = LiveTotals(lines=options.names.lines)
+        self._totals = LiveTotals(lines=options.names.lines and not isinstance(view, PlainView))
         self._ahead: LinesAhead | None = None
         self._store: SampleStore | None = None
         self._progress: Progress | None = None
@@ -57,7 +57,7 @@ class LiveTable:
         """Lines of what is sampled from now on, where they are wanted and somebody sees them."""
         self.__exit__()
         names = self._options.names
-        if self._store is not None and names.lines and not isinstance(self._view, PlainView):
+        if self._store is not None and self._totals.lines:
             self._ahead = LinesAhead(self._store.resolver, make_cache(names), inlines=names.inlines)
 
     def stopped(self, should_stop: Callable[[], bool]) -> Callable[[], bool]:
