@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ..errors import ExitCode, PyattachError, UsageError
 from ..render.compare import diff_svg
-from ..render.profile import Profile
+from ..render.profile import Profile, uncollected
 from ..render.reading import read_profile
 from .outputs import (
     add_output_options,
@@ -95,9 +95,10 @@ def _read(path: str) -> Profile:
 def main(command: str, argv: Sequence[str]) -> int:
     """``pyattach report`` or ``pyattach diff``; returns the exit code."""
     try:
-        if command == "diff":
-            return int(diff(diff_parser().parse_args(argv)))
-        return int(report(report_parser().parse_args(argv)))
+        with uncollected():  # from the first stack read to the last byte written
+            if command == "diff":
+                return int(diff(diff_parser().parse_args(argv)))
+            return int(report(report_parser().parse_args(argv)))
     except PyattachError as error:
         print(f"pyattach: {error}", file=sys.stderr)  # noqa: T201
         return int(error.exit_code)

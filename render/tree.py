@@ -208,7 +208,8 @@ class _Names:
         tids.sort(key=lambda tid: (labels[tid], tid))
         first = [ROOT, *(Frame(labels[tid], "", FrameKind.MARK) for tid in tids), EMPTY]
         number = {identity: len(first) + i for i, identity in enumerate(identities)}
-        lines = hottest_lines((stack, ticks) for (_, stack), ticks in profile.weights.items())
+        has_lines = any(frame.line for frame in objects.values())
+        lines = hottest_lines((s, ticks) for (_, s), ticks in profile.weights.items()) if has_lines else {}
         functions = [with_line(frame, lines) for frame in identities.values()]
         self.frames, self.bases = first + functions, 1 + len(tids)
         numbers = {key: number[frame.name, frame.module] for key, frame in objects.items()}
