@@ -44,6 +44,10 @@ wait for a processor."""
 POLL_S = 0.00002
 """Between two looks.  Sleeping at once: the thread often wakes on our own processor and needs it."""
 
+AT_WORK_S = 0.0001
+"""Between two looks while the thread has all that it needs of us.  It is not held for longer if we come late,
+but where it runs on our own processor each look stops it."""
+
 LOOK_FOR_MAIL_S = 0.01
 """After this long it is worth a look whether the thread gave up waiting (its mmap waits for our reads)."""
 
@@ -110,12 +114,15 @@ def _pick_gap(target: Target, size: int) -> int:
     raise InjectionFailed(f"pid {target.pid}: found no free addresses for the boot area")
 
 
-def _looks() -> Iterator[float]:
+def _looks(pause_s: float) -> Iterator[float]:
     """The seconds passed, once for each look at what the thread has done, until DEADLINE_S is over."""
     start = time.monotonic()
-    while (passed := time.monotonic() - start) < DEADLINE_S:
+    while True:
+        time.sleep(pause_s)  # first: the thread has only just been let go of
+        passed = time.monotonic() - start
         yield passed
-        time.sleep(POLL_S)
+        if passed > DEADLINE_S:
+            return
 
 
 class ThreadGaveUp(InjectionFailed):
@@ -250,11 +257,11 @@ class Borrowing:
             return not self.target.wait_outside([tid], [code], left_s, handlers=True)
 
         while time.monotonic() < deadline:
+            time.sleep(POLL_S)
             if not outside():
                 return False
             if self._mail_is_gone() and outside():
                 return True
-            time.sleep(POLL_S)
         return False
 
     def _bootstrap(self, held: HeldThread) -> bytes:
@@ -281,7 +288,7 @@ class Borrowing:
         return Borrowed(args, memfd, args.left_ns - offset - held.stopped_at_ns, offset)
 
     def _wait_for_mail(self) -> tuple[int, int]:
-        for _ in _looks():
+        for _ in _looks(POLL_S):
             try:
                 mail = self.target.read(self._mail, 24)
             except ProcessLookupError:
@@ -345,7 +352,7 @@ class Borrowing:
 
     def _wait_for_done(self, memfd: int) -> BootArgs:
         done_at = self.boot_offset + BootArgs.done.offset
-        for passed_s in _looks():
+        for passed_s in _looks(AT_WORK_S):
             gone = passed_s > LOOK_FOR_MAIL_S and self._mail_is_gone()
             if os.pread(memfd, 4, done_at) == b"\1\0\0\0":
                 return BootArgs.from_buffer_copy(os.pread(memfd, ctypes.sizeof(BootArgs), self.boot_offset))
