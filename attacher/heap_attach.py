@@ -64,6 +64,7 @@ def attach_heap(
         try:
             attached.hook_new_modules(first=True)
             attached.session.record(should_stop, look)
+            attached.session.look_for_leaks()
         finally:
             residue += attached.leave()
         if target.alive() and target.memory_is_current():

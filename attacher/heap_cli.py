@@ -19,7 +19,7 @@ from .cli import (
     show_verified,
 )
 from .heap_attach import attach_heap
-from .heap_options import add_heap_options, interim_reports, report_heap
+from .heap_options import add_heap_options, heap_options, interim_reports, report_heap
 from .heap_session import HeapOptions
 from .outputs import check_outputs
 
@@ -69,12 +69,13 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
     pid = chosen_pid(arguments)
     outputs = arguments.output or [default_output(pid)]
     check_outputs(outputs)
-    options = HeapOptions(
-        duration_s=arguments.duration,
-        max_depth=max(1, min(arguments.heap_depth, 1024)),
-        sample_bytes=arguments.heap_sample,
-        unwind=Unwind[arguments.unwind.upper()],
-        allow_seccomp=arguments.allow_seccomp,
+    options = heap_options(
+        arguments,
+        HeapOptions(
+            duration_s=arguments.duration,
+            unwind=Unwind[arguments.unwind.upper()],
+            allow_seccomp=arguments.allow_seccomp,
+        ),
     )
     with StopSignals() as stop:
         look = interim_reports(pid, stop.report_wanted, arguments, say)

@@ -19,19 +19,15 @@ from ..inject.loader import MappedStub
 from ..symbols.maps import Maps
 from ..symbols.resolver import Resolver
 from . import procfs
-from .hold import stopped
-from .ptrace import Tracee, let_go_of_late_stops
+from .pages import present
+from .registers import registers_asleep, registers_running
 from .target import TargetProcess
 
 _NAMES = frozenset(FUNCTIONS)
-_PAGE = 4096
-_CHUNK = 1 << 22
 _MOST_SCANNED = 4 << 30
 _MOST_THREADS = 256
 _STACK = 1 << 20
-_STOP_S = 1.0
 _INSIDE_S = 5.0
-_PRESENT = 0b11 << 62  # in memory or in swap (Documentation/admin-guide/mm/pagemap.rst)
 
 
 @dataclasses.dataclass
@@ -152,7 +148,7 @@ class Hooks:
                 continue
             if image[0] <= mapping.start < image[1] or mapping.path.startswith("[v"):
                 continue
-            for start, size in self._present(mapping.start, mapping.end):
+            for start, size in present(self._target.pid, mapping.start, mapping.end):
                 scanned += size
                 if scanned > _MOST_SCANNED:
                     return True  # too much to be looked at
@@ -160,21 +156,6 @@ class Hooks:
                     if _holds(self._target.read(start, size), wanted):
                         return True
         return False
-
-    def _present(self, start: int, end: int) -> Iterator[tuple[int, int]]:
-        with open(f"/proc/{self._target.pid}/pagemap", "rb", buffering=0) as file:
-            for low in range(start, end, _CHUNK):
-                pages = (min(end, low + _CHUNK) - low) // _PAGE
-                entries = array.array("Q", os.pread(file.fileno(), pages * 8, low // _PAGE * 8))
-                run = 0
-                for i, entry in enumerate(entries):
-                    if entry & _PRESENT:
-                        run += 1
-                    elif run:
-                        yield low + (i - run) * _PAGE, run * _PAGE
-                        run = 0
-                if run:
-                    yield low + (len(entries) - run) * _PAGE, run * _PAGE
 
     def _doubtful_code(self, maps: Maps) -> list[tuple[int, int]]:
         """Code of modules that may keep a function's address in a register: not only called by the PLT."""
@@ -191,7 +172,7 @@ class Hooks:
     ) -> bool:
         blocked = procfs.read_blocked(self._target.pid, tid)
         if blocked is None:
-            registers = _registers(tid)
+            registers = registers_running(tid)
             return registers is None or bool(wanted & set(registers.values()))
         mapping = maps.find(blocked.sp)
         if mapping is None:
@@ -200,39 +181,8 @@ class Hooks:
         words.frombytes(self._target.read(blocked.sp & ~7, min(mapping.end - (blocked.sp & ~7), _STACK)))
         if not any(low <= word < high for word in words for low, high in doubtful):
             return False
-        registers = _registers_asleep(self._target, tid) if blocked.syscall in arch.GOES_ON else None
+        registers = registers_asleep(self._target, tid) if blocked.syscall in arch.GOES_ON else None
         return registers is None or bool(wanted & set(registers.values()))
-
-
-def _registers(tid: int) -> dict[str, int] | None:
-    """Of a thread that runs, stopped for that moment; None where it did not stop."""
-    deadline = time.monotonic() + _STOP_S
-    while time.monotonic() < deadline:
-        if not let_go_of_late_stops():
-            with Tracee(tid) as tracee:
-                if tracee.interrupt(_STOP_S / 2) is not None:
-                    return tracee.registers()
-        time.sleep(0.001)
-    return None
-
-
-def _registers_asleep(target: TargetProcess, tid: int) -> dict[str, int] | None:
-    """Of a thread in a system call that goes on after a stop; None where it could not be stopped.
-
-    Should a stop end it with EINTR after all (epoll_wait), it is begun anew."""
-    deadline = time.monotonic() + _STOP_S
-    while time.monotonic() < deadline:
-        let_go_of_late_stops()
-        with stopped(target, tid) as held:
-            if held is not None:
-                registers = held.registers
-                ended = arch.signed(registers["rax"]) == -arch.EINTR  # else the kernel begins it anew
-                before = target.read(registers["rip"] - 2, 2)
-                resumed = arch.resume_registers(registers, before, held.signal_pending)
-                held.release(resumed if ended else None)
-                return registers
-        time.sleep(0.001)
-    return None
 
 
 def _holds(data: bytes, wanted: set[int]) -> bool:

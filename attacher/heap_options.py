@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import re
 from collections.abc import Callable, Sequence
 
-from ..errors import PyattachError
+from ..errors import PyattachError, UsageError
 from ..render.names import printable
-from .heap_profile import KINDS, UNITS
+from .heap_profile import KINDS, LEAKED, UNITS
 from .heap_report import report_lines, write_heap_outputs
 from .heap_session import HeapOptions, HeapOutcome, HeapSession
 from .interim import interim_name
-from .session import Options
 
 _DEPTH = 64
 _POWERS = {"": 0, "K": 10, "M": 20, "G": 30}
@@ -31,7 +31,11 @@ def add_heap_options(p: argparse.ArgumentParser, kind: str, unit: str) -> None:
     """What is recorded and drawn; ``kind`` and ``unit`` are the options' names."""
     p.add_argument(
         kind, dest="heap_kind", choices=list(KINDS), default="peak",
-        help="drawn: all that was allocated, live at the end, live at the peak (default), temporary",
+        help="drawn: all that was allocated, live at the end, live at the peak (default), temporary, leaked",
+    )  # fmt: skip
+    p.add_argument(
+        "--leaks", action=argparse.BooleanOptionalAction, default=None,
+        help="at the end, tell lost blocks from those that are still in use",
     )  # fmt: skip
     p.add_argument(
         unit, dest="heap_unit", choices=UNITS, default="bytes", help="in bytes (default) or in blocks"
@@ -46,14 +50,23 @@ def add_heap_options(p: argparse.ArgumentParser, kind: str, unit: str) -> None:
     )  # fmt: skip
 
 
-def heap_options(arguments: argparse.Namespace, options: Options) -> HeapOptions:
-    """What a heap session needs of the command line."""
-    return HeapOptions(
-        duration_s=options.duration_s,
+def heap_options(arguments: argparse.Namespace, options: HeapOptions) -> HeapOptions:
+    """``options``, with what the command line says of the heap.  Raises UsageError."""
+    leaks = arguments.leaks
+    if arguments.heap_sample and (leaks or arguments.heap_kind == LEAKED):
+        raise UsageError(
+            "leaks can't be told where allocations are sampled: what leads to a block may not be known",
+            "leave out --heap-sample",
+        )
+    if leaks is None:
+        leaks = options.leaks or arguments.heap_kind == LEAKED
+    elif not leaks and arguments.heap_kind == LEAKED:
+        raise UsageError("leaked blocks can't be drawn with --no-leaks", "leave one of the two out")
+    return dataclasses.replace(
+        options,
         max_depth=max(1, min(arguments.heap_depth, 1024)),
         sample_bytes=arguments.heap_sample,
-        unwind=options.unwind,
-        allow_seccomp=options.allow_seccomp,
+        leaks=leaks,
     )
 
 

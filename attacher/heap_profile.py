@@ -13,15 +13,19 @@ from ..render.profile import Meta, Profile, Stack
 from ..symbols.address import ReturnAddress
 from ..symbols.frame import TRUNCATED, Frame, FrameKind
 from ..symbols.resolver import Resolver
+from .heap_leaks import Leaks
 from .heap_tables import HeapTables, SiteCounts
+
+LEAKED = "leaked"
 
 KINDS: dict[str, tuple[str, Callable[[SiteCounts], int]]] = {
     "allocated": ("allocated, freed or not", lambda counts: counts.allocs),
     "live": ("allocated and not freed", lambda counts: max(0, counts.live)),
     "peak": ("live when the live bytes were highest", lambda counts: max(0, counts.at_peak)),
     "temporary": ("freed before their thread allocated anything else", lambda counts: counts.temporary),
+    LEAKED: ("not freed, and nothing in the program leads to them any more", lambda counts: counts.leaked),
 }
-"""What is asked: in words, and blocks of a site."""
+"""What is asked: in words, and blocks of a site.  LEAKED is known only where it was looked for."""
 
 UNITS = ("bytes", "blocks")
 
@@ -47,15 +51,21 @@ class Sums:
 
 
 class HeapResult:
-    """All sites with their counts and stacks.  ``sample_bytes``: as in the plan.
+    """All sites with their counts and stacks.  ``sample_bytes``: as in the plan; ``leaks``: where they were
+    looked for.
 
     Nodes whose frames have the same names are one place.  Places are numbered; 0 is the place of no frames.
     """
 
-    def __init__(self, tables: HeapTables, resolver: Resolver, sample_bytes: int) -> None:
+    def __init__(
+        self, tables: HeapTables, resolver: Resolver, sample_bytes: int, leaks: Leaks | None = None
+    ) -> None:
         tables.update()
         self.tables, self._resolver, self._sample_bytes = tables, resolver, sample_bytes
         self.counts = tables.counts()
+        self.leaks = leaks
+        for site, blocks in leaks.blocks.items() if leaks else ():
+            self.counts.setdefault(site, SiteCounts()).leaked = blocks
         self._callers: list[tuple[int, Frame]] = [(0, _UNRECORDED)]
         self._place_of = self._places()
         self._sums = self._sum()
@@ -103,6 +113,11 @@ class HeapResult:
                 sums.blocks[kind] += blocks
                 sums.size[kind] += blocks * size
         return out
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What can be asked of it."""
+        return tuple(kind for kind in KINDS if kind != LEAKED or self.leaks is not None)
 
     def places(self, kind: str) -> list[tuple[int, float, float]]:
         """Number, bytes and blocks of each place that has any, most bytes first."""

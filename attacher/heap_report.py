@@ -54,8 +54,12 @@ def report_lines(outcome: HeapOutcome, top: int = 20) -> Iterator[str]:
     yield from (f"{label:<{margin}}  {value}" for label, value in rows)
     if outcome.result is None:
         return
-    for kind, (words, _) in KINDS.items():
-        yield from ("", f"{kind}: {words}", f"{'bytes':>16} {'':>7} {'blocks':>12}  site, and its callers")
+    for kind in outcome.result.kinds:
+        yield from (
+            "",
+            f"{kind}: {KINDS[kind][0]}",
+            f"{'bytes':>16} {'':>7} {'blocks':>12}  site, and its callers",
+        )
         yield from _sites(outcome, kind, top)
 
 

@@ -7,15 +7,15 @@ import time
 from collections.abc import Callable
 
 from .. import __version__
-from ..inject.heap_layout import FUNCTIONS
-from ..inject.heap_region import cache_lines
+from ..inject.heap_layout import FUNCTIONS, HEAP_WAITS, AtExit, Heap
+from ..inject.heap_region import HeapPlan, cache_lines
 from ..inject.image import heap_preload_image
 from ..inject.layout import State
 from ..inject.preload import PreloadedStub
 from ..render.profile import Meta
 from ..symbols.elf import ElfImage
 from .child import ChildProcess
-from .heap_session import LEASE_NS, HeapOptions, HeapOutcome, HeapSession, code_bytes, heap_plan
+from .heap_session import LEASE_NS, TARGET_ENDED, HeapOptions, HeapOutcome, HeapSession, code_bytes, heap_plan
 from .program import Program
 from .run import why_not_reached
 from .session import Options
@@ -26,11 +26,15 @@ _OWN_MALLOC = "the program defines {} itself: calls of its own function are not 
 
 def heap_stub(options: HeapOptions) -> PreloadedStub:
     """The file the program is started with.  Raises OSError."""
-    plan = heap_plan(options)
+    plan = _plan(options)
     stub = PreloadedStub.create(plan, heap_preload_image())
     heap = bytes(plan.heap())
     stub.region[plan.heap_offset : plan.heap_offset + len(heap)] = heap
     return stub
+
+
+def _plan(options: HeapOptions) -> HeapPlan:
+    return heap_plan(options, heap_flags=HEAP_WAITS if options.leaks else 0)
 
 
 def profile_heap_of_child(
@@ -63,12 +67,14 @@ def profile_heap_of_child(
         return HeapOutcome(meta, None, not child.alive(), warning=why_not)
     with contextlib.ExitStack() as undo:
         stub.is_there = lambda: not child.replaced
-        session = HeapSession(child, options, heap_plan(options))
+        session = HeapSession(child, options, _plan(options))
         undo.callback(session.close)
         _let_it_begin(session, stub)
         warning = _own_allocator(session)
         session.notes += [warning] if warning else []
-        session.record(lambda: should_stop() or child.replaced, lambda: on_look(session))
+        at_exit = _AtExit(session)
+        session.record(lambda: should_stop() or child.replaced, lambda: on_look(session), at_exit.look)
+        at_exit.finish()
         session.shared.stop()
         if child.replaced:
             warning = (
@@ -76,6 +82,33 @@ def profile_heap_of_child(
             )
             session.notes.append(warning)
         return session.outcome(warning=warning)
+
+
+class _AtExit:
+    """A program that calls exit() waits there until leaks have been looked for."""
+
+    def __init__(self, session: HeapSession) -> None:
+        self._session = session
+        self._head = Heap.from_buffer(session.stub.region, session.plan.heap_offset)
+        self._waited = False
+
+    def look(self) -> None:
+        """Look for leaks if the program waits for that."""
+        if self._head.at_exit == AtExit.WAITS:
+            self._waited = True
+            try:
+                self._session.look_for_leaks()
+            finally:
+                self._head.at_exit = AtExit.GOES_ON
+
+    def finish(self) -> None:
+        """The recording is over: look at a program that goes on, or say why that could not be."""
+        session = self._session
+        if session.options.leaks and not self._waited:
+            session.look_for_leaks()
+            if session.leaks is None and session.ended_by == TARGET_ENDED:
+                session.notes.append("leaks were not looked for: the program did not end by exit()")
+        del self._head
 
 
 def _let_it_begin(session: HeapSession, stub: PreloadedStub) -> None:

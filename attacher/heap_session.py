@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from .. import __version__
+from ..errors import PyattachError
 from ..inject.heap_layout import FIRST_ITEM
 from ..inject.heap_region import HeapPlan
 from ..inject.layout import NO_VM_READ, Unwind
@@ -17,7 +19,8 @@ from ..symbols.address import ReturnAddress
 from ..symbols.maps import Maps
 from ..symbols.resolver import Resolver
 from . import procfs
-from .heap_profile import KINDS, Amount, HeapResult
+from .heap_leaks import Leaks, find_leaks
+from .heap_profile import Amount, HeapResult
 from .heap_tables import HeapTables
 from .interim import ENDED_BY
 from .modules import ModuleTable
@@ -29,17 +32,22 @@ from .verify import Verification
 LEASE_NS = 10_000_000_000
 """Recording costs no more than it did with pyattach: it may be held up for longer than ticks may go on."""
 
+TARGET_ENDED = "the target ended"
+
 _LOOK_S = 0.05
+_PAUSES = 8
 _TICKS = 64  # words of a ring that nothing is written to
 
 
 @dataclasses.dataclass(frozen=True)
 class HeapOptions:
-    """``sample_bytes``: mean bytes between two recorded allocations, 0: all.  The rest as in Options."""
+    """``sample_bytes``: mean bytes between two recorded allocations, 0: all.  ``leaks``: look at the end
+    which blocks are lost.  The rest as in Options."""
 
     duration_s: float | None = None
     max_depth: int = 64
     sample_bytes: int = 0
+    leaks: bool = False
     unwind: Unwind = Unwind.AUTO
     allow_seccomp: bool = False
 
@@ -85,6 +93,7 @@ class HeapSession:
         self.target, self.options, self.plan = target, options, plan
         self.resolver = resolver or make_resolver(target)
         self.modules = ModuleTable(target, self.resolver, plan)
+        self.leaks: Leaks | None = None
         self.notes: list[str] = []
         self.rows: list[tuple[str, str]] = []
         self.ended_by = ""
@@ -100,8 +109,14 @@ class HeapSession:
         self.tables = HeapTables(stub.memfd, stub.region_offset, self.plan)
         self.started = time.monotonic()
 
-    def record(self, should_stop: Callable[[], bool], on_look: Callable[[], None] = lambda: None) -> None:
-        """Until the target ends, the time is over or ``should_stop``."""
+    def record(
+        self,
+        should_stop: Callable[[], bool],
+        on_look: Callable[[], None] = lambda: None,
+        on_pause: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Until the target ends, the time is over or ``should_stop``.  ``on_look`` is called some times a
+        second, ``on_pause`` more often."""
         while not self.ended_by:
             if self.shared.renew_lease(LEASE_NS):
                 self.notes.append("pyattach was held up for so long that the recording ended early")
@@ -110,13 +125,15 @@ class HeapSession:
             on_look()
             elapsed_s = time.monotonic() - self.started
             if not self.target.alive() or not self.target.memory_is_current():
-                self.ended_by = "the target ended"
+                self.ended_by = TARGET_ENDED
             elif should_stop():
                 self.ended_by = "stopped by the user"
             elif self.options.duration_s is not None and elapsed_s >= self.options.duration_s:
                 self.ended_by = "duration reached"
             else:
-                self.target.pause(_LOOK_S)
+                for _ in range(_PAUSES):
+                    on_pause()
+                    self.target.pause(_LOOK_S / _PAUSES)
 
     def _look_at_memory(self) -> None:
         found = re.fullmatch(r"(\d+) kB", procfs.read_status(self.target.pid).get("VmHWM", ""))
@@ -142,25 +159,45 @@ class HeapSession:
             self.resolver.resolve_first(ReturnAddress(address))
         self._named = len(nodes) // 2
 
-    def interim(self, write: Callable[[HeapOutcome], None]) -> None:
-        """Hand what there is so far to ``write``, which may take longer than the lease lasts."""
-        written = threading.Event()
+    def look_for_leaks(self) -> None:
+        """Which live blocks nothing leads to, if that was asked for and the target is there still."""
+        if not self.options.leaks or not self.target.alive() or not self.target.memory_is_current():
+            return
+        with self._kept_alive():
+            try:
+                self.leaks = find_leaks(self.target, self.tables)
+            except (OSError, PyattachError) as error:
+                self.notes.append(f"leaks were not looked for: {error}")
+                return
+        took = f"{size_text(self.leaks.bytes_read)} looked through in {self.leaks.took_s:.2f} s"
+        self.rows.append(("leaks looked for", took))
+        self.notes += self.leaks.notes
+
+    @contextlib.contextmanager
+    def _kept_alive(self) -> Iterator[None]:
+        """Renew the lease from another thread while this one is busy for longer than it lasts."""
+        done = threading.Event()
 
         def renew() -> None:
-            while not written.wait(LEASE_NS / 10e9):
+            while not done.wait(LEASE_NS / 10e9):
                 self.shared.renew_lease(LEASE_NS)
 
         helper = threading.Thread(target=renew, daemon=True)
         helper.start()
         try:
-            write(self.outcome())
+            yield
         finally:
-            written.set()
+            done.set()
             helper.join()
+
+    def interim(self, write: Callable[[HeapOutcome], None]) -> None:
+        """Hand what there is so far to ``write``, which may take longer than the lease lasts."""
+        with self._kept_alive():
+            write(self.outcome())
 
     def outcome(self, residue: tuple[str, ...] = (), warning: str = "") -> HeapOutcome:
         """What was recorded."""
-        result = HeapResult(self.tables, self.resolver, self.options.sample_bytes)
+        result = HeapResult(self.tables, self.resolver, self.options.sample_bytes, self.leaks)
         ended = not self.target.alive()
         meta = Meta(
             command=self.target.command,
@@ -177,7 +214,7 @@ class HeapSession:
         return HeapOutcome(meta, result, ended, residue, warning)
 
     def _facts(self, result: HeapResult) -> list[tuple[str, str]]:
-        rows = [(kind, amount_text(result.amount(kind))) for kind in KINDS]
+        rows = [(kind, amount_text(result.amount(kind))) for kind in result.kinds]
         if self.options.sample_bytes:
             rows.append(("recorded", f"one allocation in {size_text(self.options.sample_bytes)}, on average"))
         memory = self.tables.memory()

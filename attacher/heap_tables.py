@@ -32,8 +32,10 @@ from ..inject.heap_layout import (
 )
 from ..inject.heap_region import HeapPlan
 from ..inject.region import PAGE
+from ..inject.scan import Blocks as SortedBlocks
 
 _CHUNK = 1 << 20
+_MOST_LEAVES = 64  # of one place; eight hold all blocks there can be
 _COUNTS = struct.Struct("<IIQQQq")
 """``struct pa_heap_counts``."""
 
@@ -41,12 +43,13 @@ _COUNTS = struct.Struct("<IIQQQq")
 @dataclasses.dataclass
 class SiteCounts:
     """Blocks of one size from one stack, over all threads; ``at_peak``: live when the process's live bytes
-    were highest."""
+    were highest; ``leaked``: live, and nothing leads to them, where that was looked for."""
 
     allocs: int = 0
     frees: int = 0
     temporary: int = 0
     at_peak: int = 0
+    leaked: int = 0
 
     @property
     def live(self) -> int:
@@ -150,6 +153,20 @@ class HeapTables:
                 seen.add(leaf)
                 yield from self._leaf(leaf, place << LEAF_SHIFT)
                 leaf = follow[leaf]
+
+    def live(self, *, glibc: bool = False) -> SortedBlocks:
+        """All live blocks, in the order of their addresses; ``glibc``: as long as glibc's malloc makes
+        them."""
+        out = SortedBlocks()
+        follow = array.array("I")
+        follow.frombytes(self._read(self._heap.next_offset, 4 * self._heap.leaf_count))
+        for place, leaf in self._directory():
+            leaves: dict[int, bytes] = {}
+            while leaf and leaf < self._heap.leaf_count and leaf not in leaves and len(leaves) < _MOST_LEAVES:
+                leaves[leaf] = self._read(self._heap.leaves_offset + leaf * LEAF_WORDS * 4, LEAF_WORDS * 4)
+                leaf = follow[leaf]
+            out.add_leaves(place, list(leaves.values()), self.sites, glibc=glibc)
+        return out
 
     def _directory(self) -> Iterator[tuple[int, int]]:
         for at, data in self._written(self._heap.directory_offset, 4 * DIRECTORY):

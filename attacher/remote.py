@@ -71,7 +71,7 @@ def _heap(request: Request, started: Callable[[], None], should_stop: Callable[[
         (kind, unit): Profile(outcome.meta, {}, {})
         if outcome.result is None
         else outcome.result.profile(outcome.meta, kind, unit)
-        for kind in KINDS
+        for kind in (outcome.result.kinds if outcome.result else KINDS)
         for unit in UNITS
     }
     return Answer(profiles, outcome.residue)

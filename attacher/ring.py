@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import struct
+import time
 from collections.abc import Callable
 
 from ..inject.layout import Control, RecordHead
@@ -15,7 +16,9 @@ _HEAD_WORDS = 1 + ctypes.sizeof(RecordHead) // 8
 assert _HEAD.size == ctypes.sizeof(RecordHead)
 
 STUCK_READS = 20
-"""After this many reads that found the same record uncommitted, it is given up: its writer is dead."""
+STUCK_S = 1.0
+"""After this many reads and so many seconds that found the same record uncommitted, it is given up: its
+writer is dead.  One that waits for a processor comes back."""
 
 _POSITION_MASK = (1 << 48) - 1
 
@@ -41,13 +44,16 @@ class RingReader:
     fit is skipped word by word and counted in ``lost_words``.
     """
 
-    def __init__(self, plan: RegionPlan, read: Callable[[int, int], bytes]) -> None:
-        self._plan = plan
+    def __init__(
+        self, plan: RegionPlan, read: Callable[[int, int], bytes], patience_s: float = STUCK_S
+    ) -> None:
+        self._plan, self._patience_s = plan, patience_s
         self.read = read
         self.tail = 0
         self.lost_words = 0
         self.finished = False
         self._stuck = 0
+        self._stuck_since = 0.0
 
     def drain(self, *, final: bool = False) -> list[RawSample]:
         """All records that are committed now.  ``final``: nobody writes any more, so an uncommitted
@@ -102,7 +108,9 @@ class RingReader:
         """An uncommitted record at the front, read after read, will never be committed."""
         if at == 0:
             self._stuck += 1
-        return self._stuck > STUCK_READS
+            if self._stuck == 1:
+                self._stuck_since = time.monotonic()
+        return self._stuck > STUCK_READS and time.monotonic() - self._stuck_since >= self._patience_s
 
     @staticmethod
     def _length(word: int, position: int, room: int) -> int:

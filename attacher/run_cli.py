@@ -25,6 +25,7 @@ from .cli import StopSignals, add_options, session_options
 from .clock import SPARE_SIGNAL, Clock, choose_for_child
 from .heap_options import add_heap_options, heap_options, interim_reports, report_heap
 from .heap_run import heap_stub, profile_heap_of_child
+from .heap_session import HeapOptions
 from .interim import on_request
 from .live_table import LiveTable
 from .outputs import check_outputs, default_suffix, render_options, write_outputs
@@ -117,7 +118,7 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
     clock = choose_for_child(options.clock, options.rate_hz, jitter=options.jitter)
     with contextlib.ExitStack() as undo:
         stub = (
-            heap_stub(heap_options(arguments, options))
+            heap_stub(_heap_options(arguments, options))
             if arguments.heap
             else PreloadedStub.create(plan_region(options, 1, clock, SPARE_SIGNAL))
         )
@@ -129,7 +130,7 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
         signals.adopt(child)
         try:
             if arguments.heap:
-                chosen = heap_options(arguments, options)
+                chosen = _heap_options(arguments, options)
                 look = interim_reports(child.pid, signals.report_wanted, arguments, say)
                 heap = profile_heap_of_child(child, program, stub, chosen, signals.stopped, look)
                 report_heap(heap, outputs, arguments, say)
@@ -141,6 +142,17 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
             say(str(error))
             failed = int(error.exit_code)
         return child.wait() or failed
+
+
+def _heap_options(arguments: argparse.Namespace, options: Options) -> HeapOptions:
+    """Leaks are looked for at the program's end, unless that is not wanted, or allocations are sampled."""
+    chosen = HeapOptions(
+        duration_s=options.duration_s,
+        unwind=options.unwind,
+        allow_seccomp=options.allow_seccomp,
+        leaks=not arguments.heap_sample,
+    )
+    return heap_options(arguments, chosen)
 
 
 def _with_inherited_filter(options: Options) -> Options:

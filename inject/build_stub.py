@@ -53,7 +53,9 @@ SHARED_OBJECT = shlex.split("""
 PRELOADED = shlex.split("-DEXPORT=HIDDEN -Wl,-init=pa_preload -Wl,-z,initfirst")
 
 # The allocator's functions are there to be found in place of the C library's.
-PRELOADED_HEAP = shlex.split("-DPA_HEAP_PRELOADED -DEXPORT=HIDDEN -Wl,-init=heap_begin -Wl,-z,initfirst")
+PRELOADED_HEAP = shlex.split(
+    "-DPA_HEAP_PRELOADED -DEXPORT=HIDDEN -Wl,-init=heap_begin -Wl,-fini=heap_end -Wl,-z,initfirst"
+)
 
 # A jump table would be data with addresses in it, which nobody relocates in a flat binary; unwind
 # tables would have no headers to be found by.
@@ -119,7 +121,7 @@ def _commands(compiler: list[str], linker: str, source_dir: Path, scratch: Path)
     yield [*compiler, *FREESTANDING, "-I.", *heap, *SHARED_OBJECT, "-o", str(scratch / "_heap.so")]
     preloaded = [*heap, "preload/preload.c", *SHARED_OBJECT, *PRELOADED_HEAP]
     yield [*compiler, *FREESTANDING, "-I.", *preloaded, "-o", str(scratch / "_heap_preload.so")]
-    outside = [*UNWINDER, "outside/outside.c", "outside/delivery.c"]
+    outside = [*UNWINDER, *sorted(f"outside/{path.name}" for path in (source_dir / "outside").glob("*.c"))]
     yield [*compiler, *FREESTANDING, "-I.", *outside, *SHARED_OBJECT, "-o", str(scratch / "_unwind.so")]
     for source, artifact in (("boot/boot.S", "_boot.bin"), ("boot/loader.c", "_loader.bin")):
         compiled = str(scratch / artifact) + ".o"

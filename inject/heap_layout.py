@@ -22,6 +22,7 @@ FIRST_LEVEL = 10
 LEVELS = 16
 FOLD_BYTES = 65536
 HEAP_ATTACHED = 1
+HEAP_WAITS = 2
 FILTER = 32768
 REAL = 11
 PATCHES = 65536
@@ -98,7 +99,7 @@ class Heap(ctypes.Structure):
         ("leaves_used", _u32),
         ("threads_used", _u32),
         ("expired", _u32),
-        ("pad1", _u32),
+        ("at_exit", _u32),
         ("without_thread", _u64),
         ("without_block", _u64),
         ("pad2", _u64 * 3),
@@ -124,6 +125,14 @@ class PatchState(enum.IntEnum):
     REFUSED = 2
     UNDONE = 3
     LEFT = 4
+
+
+class AtExit(enum.IntEnum):
+    """``enum pa_at_exit``."""
+
+    NOT_YET = 0
+    WAITS = 1
+    GOES_ON = 2
 
 
 class Counts(ctypes.Structure):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def test_the_command(tmp_path: Path) -> None:
     live = {line.rpartition(" ")[0].rpartition(";")[2]: int(line.split()[-1]) for line in folded.open()}
     assert live == {"by_malloc": 505 * 101, "by_calloc": 1009 * 103}
     report = text.read_text()
-    assert "live        154,932 bytes in 1,514 blocks" in report
+    assert re.search(r"(?m)^live +154,932 bytes in 1,514 blocks$", report)
     assert "50,904 100.00%          504  by_malloc < main" not in report  # none of them is temporary
     assert f"{103_927:,}  67.08%        1,009  by_calloc < main" in report
     assert "bytes allocated and not freed" in svg.read_text()

@@ -95,7 +95,7 @@ class Ring:
         self.plan = plan_of(words)
         self.words = [0] * words
         self.head = self.tail = start
-        self.reader = RingReader(self.plan, self.read)
+        self.reader = RingReader(self.plan, self.read, patience_s=0)
         self.reader.tail = start
         self.read_sizes: list[int] = []
 
@@ -179,6 +179,18 @@ def test_a_writer_that_died_is_given_up_after_a_while() -> None:
         assert ring.reader.tail == hole
     assert ring.reader.drain() == [behind]
     assert (ring.reader.tail, ring.reader.lost_words) == (ring.head, HEAD_WORDS + 2)
+
+
+def test_a_writer_that_waits_for_a_processor_is_waited_for() -> None:
+    """However often it is looked at meanwhile."""
+    ring = Ring()
+    ring.reader = RingReader(ring.plan, ring.read)
+    hole = ring.reserve((2, 3))
+    ring.write((4,))
+    for _ in range(5 * STUCK_READS):
+        assert ring.reader.drain() == []
+    ring.fill(hole, (2, 3))
+    assert len(ring.reader.drain()) == 2
 
 
 def test_patience_begins_anew_behind_what_was_read() -> None:

@@ -80,6 +80,9 @@ static inline int is_syscall(u64 address)
 	return *(const u8 *)address == 0x0f && *(const u8 *)(address + 1) == 0x05;
 }
 
+/* Makes a function put the registers that its caller expects back on its stack. */
+#define SAVE_CALLEES_REGISTERS() __asm__ volatile("" ::: "rbx", "r12", "r13", "r14", "r15", "memory")
+
 #define USER_SPACE_END 0x800000000000UL
 
 /* The kernel wants a restorer on x86_64 (SA_RESTORER): rt_sigreturn. */

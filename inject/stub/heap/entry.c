@@ -80,6 +80,31 @@ EXPORT i64 pa_stop(void)
 	return 0;
 }
 
+#ifdef PA_HEAP_PRELOADED
+#define LOOK_NS 1000000
+
+void heap_end(void) HIDDEN;
+
+/* Called by exit(), when the program's own functions for that have been: what it still leads to, it leads to now.
+ * Registers may lead to blocks as well: they are put on the stack, which is looked at even where they can't be. */
+void heap_end(void)
+{
+	const volatile u32 *mine = __atomic_load_n(&ph.mine, __ATOMIC_ACQUIRE);
+	struct timespec pause = {0, LOOK_NS};
+	u32 not_yet = PA_EXIT_NOT_YET;
+	SAVE_CALLEES_REGISTERS();
+	if (!mine || !*mine || !(ph.heap->flags & PA_HEAP_WAITS))
+		return;
+	if (!__atomic_compare_exchange_n(&ph.heap->at_exit, &not_yet, PA_EXIT_WAITS, 0, __ATOMIC_ACQ_REL,
+					 __ATOMIC_ACQUIRE))
+		return;
+	while (__atomic_load_n(&ph.heap->at_exit, __ATOMIC_ACQUIRE) == PA_EXIT_WAITS &&
+	       __atomic_load_n(&ph.control->state, __ATOMIC_RELAXED) == PA_STATE_RUN &&
+	       clock_ns() < __atomic_load_n(&ph.control->lease_until_ns, __ATOMIC_RELAXED))
+		sys2(SYS_nanosleep, &pause, 0);
+}
+#endif
+
 /* No thread is inside of a hook.  One that comes still, by an address taken meanwhile, is passed on: for that the
  * image may stay without the memory. */
 EXPORT i64 pa_leave(void)

@@ -87,7 +87,7 @@ struct pa_heap {
 	u32 leaves_used;
 	u32 threads_used;
 	u32 expired;
-	u32 pad1;
+	u32 at_exit; /* enum pa_at_exit */
 	/* Events not recorded, by reason. */
 	u64 without_thread, without_block;
 	u64 pad2[3];
@@ -98,6 +98,13 @@ struct pa_heap {
 	u32 peak_seq;
 	u32 pad3;
 	u64 pad4[5];
+};
+#define PA_HEAP_WAITS 2 /* at exit(), for pyattach to look at the heap as it is then */
+
+enum pa_at_exit {
+	PA_EXIT_NOT_YET = 0,
+	PA_EXIT_WAITS = 1,
+	PA_EXIT_GOES_ON = 2, /* written by pyattach */
 };
 #define PA_HEAP_ATTACHED 1 /* blocks may be older than this, or freed unseen: what an address had before is replaced */
 

@@ -9,7 +9,6 @@
 #include "sys.h"
 
 #define EXPORT __attribute__((visibility("default")))
-#define SYS_pread64 17
 #define PAGE 4096UL
 #define WINDOW_PAGES 64
 #define READ_PAGES 4
