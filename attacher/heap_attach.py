@@ -51,6 +51,8 @@ def attach_heap(
         before = snapshot(target)
         undo.callback(attached.close)
         try:
+            if options.before:
+                attached.session.look_at_what_is_there()
             attached.begin()
         except ProcessLookupError as error:
             raise TargetDied(f"process {pid} ended while pyattach attached") from error

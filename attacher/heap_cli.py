@@ -51,6 +51,9 @@ def parser() -> argparse.ArgumentParser:
         help=".svg, .folded or .txt by its ending; - for the text on stdout; may be repeated",
     )  # fmt: skip
     add_heap_options(p, "--kind", "--unit")
+    p.add_argument(
+        "--no-before", dest="before", action="store_false", help="don't look at what was allocated before"
+    )
     p.add_argument("--unwind", choices=("auto", "fp", "cfi"), default="auto", help="how stacks are walked")
     p.add_argument("--allow-seccomp", action="store_true", help="attach to targets with a seccomp filter too")
     add_verify_option(p)
@@ -75,6 +78,7 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
             duration_s=arguments.duration,
             unwind=Unwind[arguments.unwind.upper()],
             allow_seccomp=arguments.allow_seccomp,
+            before=True,
         ),
     )
     with StopSignals() as stop:

@@ -15,7 +15,7 @@ import re
 import struct
 from collections.abc import Callable, Iterable, Iterator
 
-from ..inject.scan import CHUNK, ChunkWalk
+from ..inject.scan import CHUNK, FREE, ChunkWalk
 from ..symbols.maps import Maps
 from .pages import PAGE
 from .target import TargetProcess
@@ -210,11 +210,13 @@ class GlibcHeap:
                     if blocks is not None:
                         caches.add(address)
                         found |= blocks
+                    if len(found) > _MOST_CACHED:
+                        return found, caches
         for arena in self.arenas:
             if arena.bins - arena.address >= 24 + 8 * _FAST_BINS:
                 first = arena.bins - 16 - 8 * _FAST_BINS
                 for i, head in enumerate(self._words(first, 8 * _FAST_BINS)):
-                    found.update(self._list(head + 16 if head else 0, 32 + 16 * i))
+                    found.update(self._list(head, 32 + 16 * i, header=16))
         return found, caches
 
     def _cache(self, address: int, size: int) -> set[int] | None:
@@ -239,20 +241,22 @@ class GlibcHeap:
         first = any(stretch.start + 16 == address for stretch in self.stretches)
         return found if found or first else None
 
-    def _list(self, block: int, chunk_size: int) -> Iterator[int]:
+    def _list(self, first: int, chunk_size: int, header: int = 0) -> Iterator[int]:
         """Blocks of one size, each with the next one's address in its first word: as it is, or since glibc
-        2.32 mixed with its own place."""
-        for _ in range(_MOST_CACHED):
-            if not block or block % 16 or self._word(block - 8) & ~15 != chunk_size:
-                return
+        2.32 mixed with its own place.  ``header``: so far before the block the addresses lead (fast bins:
+        16)."""
+        seen: set[int] = set()
+        block = first + header if first else 0
+        while len(seen) < _MOST_CACHED and block not in seen and self._is_block(block, chunk_size):
+            seen.add(block)
             yield block
             word = self._word(block)
             mixed = word ^ (block >> 12)
-            fast = self._is_block(mixed, chunk_size)
-            block = mixed if fast or not self._is_block(word, chunk_size) else word
+            if not mixed or not word:
+                return
+            block = mixed + header if self._is_block(mixed + header, chunk_size) else word + header
 
     def _is_block(self, block: int, chunk_size: int) -> bool:
-        """Also for the chunk's own address, as fast bins have it."""
         return bool(block) and block % 16 == 0 and self._word(block - 8) & ~15 == chunk_size
 
     def _chunks(self, only: int = 0) -> Iterator[tuple[int, ...]]:
@@ -288,10 +292,8 @@ class GlibcHeap:
         """Memory in arenas that is no block in use, and arenas themselves, sorted: begin and end of each
         part. Where chunks are not understood, nothing is said."""
         cached, caches = self.cached()
-        out = []
-        for address, size, in_use, *_ in self._chunks():
-            if not in_use or address in cached or address in caches:
-                out.append((address, address + size))
+        out = [(address, address + size) for address, size, *_ in self._chunks(only=FREE)]
+        out += [(address, address + (self._word(address - 8) & ~15) - 8) for address in cached | caches]
         for arena in self.arenas:
             # Its own words lead to headers, of which the first is a part of the block before.
             out.append((arena.address, arena.bins + _NEXT + 8))

@@ -13,6 +13,7 @@ import array
 import collections
 import contextlib
 import dataclasses
+import itertools
 import time
 from collections.abc import Iterator
 
@@ -107,11 +108,8 @@ class _Look:
                     reach.memory(start, start + size)
         reached = reach.finish()
         self.bytes_read = reach.bytes_read
-        return {
-            address: site
-            for address, site, there in zip(blocks.begins, blocks.sites, reached, strict=True)
-            if not there
-        }
+        lost = reached.translate(bytes([1, 0]) + bytes(254))
+        return dict(itertools.compress(zip(blocks.begins, blocks.sites, strict=True), lost))
 
     def _judge(self, heap: GlibcHeap, free: list[tuple[int, int]], block: int) -> None:
         if not free or not heap.holds(block):

@@ -31,7 +31,8 @@ def add_heap_options(p: argparse.ArgumentParser, kind: str, unit: str) -> None:
     """What is recorded and drawn; ``kind`` and ``unit`` are the options' names."""
     p.add_argument(
         kind, dest="heap_kind", choices=list(KINDS), default="peak",
-        help="drawn: all that was allocated, live at the end, live at the peak (default), temporary, leaked",
+        help="drawn: all that was allocated, live at the end, live at the peak (default), temporary, leaked, "
+        "or what was there before the attach",
     )  # fmt: skip
     p.add_argument(
         "--leaks", action=argparse.BooleanOptionalAction, default=None,
@@ -67,6 +68,7 @@ def heap_options(arguments: argparse.Namespace, options: HeapOptions) -> HeapOpt
         max_depth=max(1, min(arguments.heap_depth, 1024)),
         sample_bytes=arguments.heap_sample,
         leaks=leaks,
+        before=options.before and arguments.before,
     )
 
 

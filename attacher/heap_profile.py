@@ -13,10 +13,11 @@ from ..render.profile import Meta, Profile, Stack
 from ..symbols.address import ReturnAddress
 from ..symbols.frame import TRUNCATED, Frame, FrameKind
 from ..symbols.resolver import Resolver
+from .heap_before import OldHeap
 from .heap_leaks import Leaks
 from .heap_tables import HeapTables, SiteCounts
 
-LEAKED = "leaked"
+LEAKED, BEFORE = "leaked", "before"
 
 KINDS: dict[str, tuple[str, Callable[[SiteCounts], int]]] = {
     "allocated": ("allocated, freed or not", lambda counts: counts.allocs),
@@ -24,8 +25,10 @@ KINDS: dict[str, tuple[str, Callable[[SiteCounts], int]]] = {
     "peak": ("live when the live bytes were highest", lambda counts: max(0, counts.at_peak)),
     "temporary": ("freed before their thread allocated anything else", lambda counts: counts.temporary),
     LEAKED: ("not freed, and nothing in the program leads to them any more", lambda counts: counts.leaked),
+    BEFORE: ("already there at the attach, by type and size", lambda _counts: 0),
 }
-"""What is asked: in words, and blocks of a site.  LEAKED is known only where it was looked for."""
+"""What is asked: in words, and blocks of a site.  LEAKED and BEFORE are known only where that was looked
+for; what was there BEFORE has no site."""
 
 UNITS = ("bytes", "blocks")
 
@@ -52,18 +55,23 @@ class Sums:
 
 class HeapResult:
     """All sites with their counts and stacks.  ``sample_bytes``: as in the plan; ``leaks``: where they were
-    looked for.
+    looked for; ``before``: what lay there at the attach.
 
     Nodes whose frames have the same names are one place.  Places are numbered; 0 is the place of no frames.
     """
 
     def __init__(
-        self, tables: HeapTables, resolver: Resolver, sample_bytes: int, leaks: Leaks | None = None
+        self,
+        tables: HeapTables,
+        resolver: Resolver,
+        sample_bytes: int,
+        leaks: Leaks | None = None,
+        before: OldHeap | None = None,
     ) -> None:
         tables.update()
         self.tables, self._resolver, self._sample_bytes = tables, resolver, sample_bytes
         self.counts = tables.counts()
-        self.leaks = leaks
+        self.leaks, self.before = leaks, before
         for site, blocks in leaks.blocks.items() if leaks else ():
             self.counts.setdefault(site, SiteCounts()).leaked = blocks
         self._callers: list[tuple[int, Frame]] = [(0, _UNRECORDED)]
@@ -117,7 +125,8 @@ class HeapResult:
     @property
     def kinds(self) -> tuple[str, ...]:
         """What can be asked of it."""
-        return tuple(kind for kind in KINDS if kind != LEAKED or self.leaks is not None)
+        unknown = {LEAKED: self.leaks is None, BEFORE: self.before is None}
+        return tuple(kind for kind in KINDS if not unknown.get(kind))
 
     def places(self, kind: str) -> list[tuple[int, float, float]]:
         """Number, bytes and blocks of each place that has any, most bytes first."""
@@ -140,6 +149,8 @@ class HeapResult:
 
     def amount(self, kind: str) -> Amount:
         """All of that kind."""
+        if kind == BEFORE:
+            return Amount(self.before.size, self.before.blocks) if self.before else Amount()
         total = [0.0] * 4
         for site, counts in self.counts.items():
             size, _ = self.tables.site(site)
@@ -151,6 +162,9 @@ class HeapResult:
 
     def weights(self, kind: str, unit: str) -> dict[tuple[int, Stack], int]:
         """By (0, stack), root first: threads are not told apart."""
+        if kind == BEFORE:
+            rows = self.before.stacks() if self.before else ()
+            return {(0, stack): size if unit == "bytes" else blocks for stack, blocks, size in rows}
         chosen = ((place, size if unit == "bytes" else blocks) for place, size, blocks in self.places(kind))
         return {(0, self.frames(place)): round(weight) for place, weight in chosen if round(weight)}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ..errors import PyattachError
 from ..render.facts import facts, share
@@ -11,7 +11,7 @@ from ..render.formats import renderer_for
 from ..render.names import printable, shortened
 from ..render.profile import Profile, Stack
 from ..render.renderer import RenderOptions, encoded
-from .heap_profile import KINDS
+from .heap_profile import BEFORE, KINDS, HeapResult
 from .heap_session import HeapOutcome
 from .outputs import write
 
@@ -55,24 +55,42 @@ def report_lines(outcome: HeapOutcome, top: int = 20) -> Iterator[str]:
     if outcome.result is None:
         return
     for kind in outcome.result.kinds:
-        yield from (
-            "",
-            f"{kind}: {KINDS[kind][0]}",
-            f"{'bytes':>16} {'':>7} {'blocks':>12}  site, and its callers",
+        what = (
+            "type, then size; no stack: allocated before attach"
+            if kind == BEFORE
+            else "site, and its callers"
         )
-        yield from _sites(outcome, kind, top)
+        yield from ("", f"{kind}: {KINDS[kind][0]}", f"{'bytes':>16} {'':>7} {'blocks':>12}  {what}")
+        yield from _before(outcome.result, top) if kind == BEFORE else _sites(outcome.result, kind, top)
 
 
-def _sites(outcome: HeapOutcome, kind: str, top: int) -> Iterator[str]:
-    assert outcome.result is not None
-    order = outcome.result.places(kind)
+def _sites(result: HeapResult, kind: str, top: int) -> Iterator[str]:
+    order = result.places(kind)
     total = sum(size for _, size, _ in order)
-    for place, size, blocks in order[:top]:
-        named = _named(outcome.result.frames(place, 1 + _CALLERS))
-        yield f"{size:>16,.0f} {share(size, total):>7} {blocks:>12,.0f}  {named}"
+    rows = [(_named(result.frames(place, 1 + _CALLERS)), blocks, size) for place, size, blocks in order[:top]]
+    yield from _rows(rows, total)
     if len(order) > top:
         rest = sum(size for _, size, _ in order[top:])
         yield f"{rest:>16,.0f} {share(rest, total):>7} {'':>12}  {len(order) - top:,} other sites"
+
+
+def _before(result: HeapResult, top: int) -> Iterator[str]:
+    """Types, then sizes."""
+    old = result.before
+    assert old is not None
+    types = [(printable(kind) or "[no type known]", blocks, size) for kind, blocks, size in old.by_type()]
+    yield from _rows(types[:top], old.size)
+    if len(types) > top:
+        rest = sum(size for _, _, size in types[top:])
+        yield f"{rest:>16,.0f} {share(rest, old.size):>7} {'':>12}  {len(types) - top:,} other types"
+    yield ""
+    yield from _rows([(f"up to {upto:,} bytes", n, size) for upto, n, size in old.by_size()], old.size)
+
+
+def _rows(rows: Iterable[tuple[str, float, float]], total: float) -> Iterator[str]:
+    """What it is, blocks, bytes."""
+    for what, blocks, size in rows:
+        yield f"{size:>16,.0f} {share(size, total):>7} {blocks:>12,.0f}  {what}"
 
 
 def _named(stack: Stack) -> str:

@@ -19,6 +19,7 @@ from ..symbols.address import ReturnAddress
 from ..symbols.maps import Maps
 from ..symbols.resolver import Resolver
 from . import procfs
+from .heap_before import OldHeap, read_old_heap
 from .heap_leaks import Leaks, find_leaks
 from .heap_profile import Amount, HeapResult
 from .heap_tables import HeapTables
@@ -42,12 +43,13 @@ _TICKS = 64  # words of a ring that nothing is written to
 @dataclasses.dataclass(frozen=True)
 class HeapOptions:
     """``sample_bytes``: mean bytes between two recorded allocations, 0: all.  ``leaks``: look at the end
-    which blocks are lost.  The rest as in Options."""
+    which blocks are lost; ``before``: look at the begin what is there already.  The rest as in Options."""
 
     duration_s: float | None = None
     max_depth: int = 64
     sample_bytes: int = 0
     leaks: bool = False
+    before: bool = False
     unwind: Unwind = Unwind.AUTO
     allow_seccomp: bool = False
 
@@ -94,6 +96,7 @@ class HeapSession:
         self.resolver = resolver or make_resolver(target)
         self.modules = ModuleTable(target, self.resolver, plan)
         self.leaks: Leaks | None = None
+        self.before: OldHeap | None = None
         self.notes: list[str] = []
         self.rows: list[tuple[str, str]] = []
         self.ended_by = ""
@@ -159,6 +162,17 @@ class HeapSession:
             self.resolver.resolve_first(ReturnAddress(address))
         self._named = len(nodes) // 2
 
+    def look_at_what_is_there(self) -> None:
+        """The heap as it is before anything is recorded."""
+        try:
+            self.before = read_old_heap(self.target, self.resolver.maps, self.resolver)
+        except ProcessLookupError:
+            raise
+        except OSError as error:
+            self.notes.append(f"what was allocated before the attach is not shown: {error}")
+            return
+        self.notes += self.before.notes
+
     def look_for_leaks(self) -> None:
         """Which live blocks nothing leads to, if that was asked for and the target is there still."""
         if not self.options.leaks or not self.target.alive() or not self.target.memory_is_current():
@@ -197,7 +211,7 @@ class HeapSession:
 
     def outcome(self, residue: tuple[str, ...] = (), warning: str = "") -> HeapOutcome:
         """What was recorded."""
-        result = HeapResult(self.tables, self.resolver, self.options.sample_bytes, self.leaks)
+        result = HeapResult(self.tables, self.resolver, self.options.sample_bytes, self.leaks, self.before)
         ended = not self.target.alive()
         meta = Meta(
             command=self.target.command,

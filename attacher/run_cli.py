@@ -65,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument("--heap", action="store_true", help="where memory is allocated, instead of CPU time")
     add_heap_options(p, "--heap-kind", "--heap-unit")
+    p.set_defaults(before=False)
     p.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="the program to start")
     return p
 

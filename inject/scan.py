@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from .heap_layout import LEAF_SHIFT, LEAF_WORDS
 from .outside import library
 
+FREE = 1
 CHUNK = struct.Struct("<9Q")
 """``struct pa_chunk``: a block of glibc's malloc: its address, its bytes, whether it is in use, its first six
 words."""
@@ -57,7 +58,8 @@ class _Marks(ctypes.Structure):
 
 class ChunkWalk:
     """The chunks from the header at ``at`` to the one at ``end``, batch by batch, as the bytes of a
-    ``struct pa_chunk`` each (CHUNK); with ``only`` those whose block has just so many bytes.  ``at`` is
+    ``struct pa_chunk`` each (CHUNK); all, or those that are free (FREE), or those whose block has just so
+    many bytes.  ``at`` is
     afterwards where the walk ended: ``end``, or where there is nothing that could be a chunk."""
 
     def __init__(self, memory_fd: int, at: int, end: int, only: int = 0) -> None:

@@ -23,8 +23,9 @@ static const u64 *window_at(i32 memory, struct pa_window *w, u64 at, u64 bytes)
 	return w->bytes + (at - w->base) / 8;
 }
 
-/* The chunks from the header at `at` to the one at `end`, at most `room` of them; with `only` those whose block has
- * just so many bytes.  Returns how many; *next is where to go on: `end`, or where no chunk can be. */
+/* The chunks from the header at `at` to the one at `end`, at most `room` of them: all, or as `only` says those that
+ * are free (1), or those whose block has just so many bytes.  Returns how many; *next is where to go on: `end`, or
+ * where no chunk can be. */
 EXPORT u64 pa_chunks(i32 memory, struct pa_window *w, u64 at, u64 end, u64 only, struct pa_chunk *out, u64 room,
 		     u64 *next)
 {
@@ -38,7 +39,7 @@ EXPORT u64 pa_chunks(i32 memory, struct pa_window *w, u64 at, u64 end, u64 only,
 		size = header[1] & ~15UL;
 		if (size < LEAST_CHUNK || size > left || header[1] & 8)
 			break;
-		if (only && size - 8 != only) {
+		if (only > 1 && size - 8 != only) {
 			at += size;
 			continue;
 		}
@@ -55,7 +56,7 @@ EXPORT u64 pa_chunks(i32 memory, struct pa_window *w, u64 at, u64 end, u64 only,
 		if (!header)
 			break;
 		out[count].in_use = header[1] & PREVIOUS_IN_USE;
-		count++;
+		count += only != 1 || !out[count].in_use;
 		at += size;
 	}
 	*next = at;
