@@ -98,7 +98,7 @@ class TargetProcess:
         """Exactly ``size`` bytes of the target's memory.  Raises ProcessLookupError or OSError."""
         try:
             data = os.pread(self._memory, size, address)
-        except OSError as error:
+        except (OSError, OverflowError) as error:  # the other: of no address there can be
             raise self._fail(address) from error
         if len(data) != size:
             raise self._fail(address)

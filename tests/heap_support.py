@@ -11,6 +11,9 @@ from pyattach.attacher.heap_profile import HeapResult
 from pyattach.attacher.heap_run import heap_stub, profile_heap_of_child
 from pyattach.attacher.heap_session import HeapOptions, HeapOutcome
 from pyattach.attacher.program import find_program
+from pyattach.attacher.target import TargetProcess
+from pyattach.inject.got import loaded_modules, slots
+from pyattach.inject.heap_layout import FUNCTIONS as HOOKED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,3 +87,15 @@ def record(*words: object, names: set[str], options: HeapOptions | None = None) 
         return Recorded(status, outcome, sites_of(result, names), blocks_of(result), kinds)
     finally:
         stub.close()
+
+
+def words(pid: int) -> dict[int, tuple[int, str]]:
+    """All slots of the allocator's functions: what they hold, and the protection of their pages."""
+    with TargetProcess(pid) as target:
+        maps = target.maps()
+        return {
+            slot.address: (slot.value, mapping.permissions)
+            for module in loaded_modules(maps, target.read)
+            for slot in slots(module, frozenset(HOOKED), target.read)
+            if (mapping := maps.find(slot.address)) is not None
+        }

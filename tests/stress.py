@@ -1,14 +1,14 @@
 """Storms, longer than the tests can wait: ``make stress``.
 
-Five tables.  cycles: each storm is attached to and detached from many times at random moments (every 50th
+Six tables.  cycles: each storm is attached to and detached from many times at random moments (every 50th
 time once more with dlopen, which is called only where it is safe: if there was no such place in three
 seconds, that is counted), then sampled for a while at 1000 Hz; it must stay alive, finish with the right
-output, and keep nothing of ours.  kills:
-pyattach is killed (-9) at random instants of attaching, sampling and detaching.  faults: the target ends,
-crashes, executes another program, forks or is stopped at every step of a session.  naive: dlopen called
-wherever the main thread is met, as injectors do that look at nothing, beside our dlopen on the same storm, a
-new target each time.  hostile: every property of input that nobody vouches for (shared memory, maps, ELF
-files, recordings, profiles), with many random cases.
+output, and keep nothing of ours.  heap: the same with the heap profiler, and no word that leads to the
+allocator may have changed.  kills: pyattach is killed (-9) at random instants of attaching, sampling and
+detaching.  faults: the target ends, crashes, executes another program, forks or is stopped at every step of
+a session.  naive: dlopen called wherever the main thread is met, as injectors do that look at nothing,
+beside our dlopen on the same storm, a new target each time.  hostile: every property of input that nobody
+vouches for (shared memory, maps, ELF files, recordings, profiles), with many random cases.
 
 The exit code is 1 when anything went wrong outside of "naive".
 """
@@ -38,8 +38,9 @@ from pyattach.attacher.places import SafePlaces  # noqa: E402
 from pyattach.attacher.session import Options, attach  # noqa: E402
 from pyattach.errors import PyattachError  # noqa: E402
 from tests.storms import STORMS, NotHere, Verdict  # noqa: E402
+from tests.stress_heap import heap_cycles  # noqa: E402
 
-PARTS = ("cycles", "kills", "faults", "naive", "hostile")
+PARTS = ("cycles", "heap", "kills", "faults", "naive", "hostile")
 MOVES = ("execs",)
 """Storms that end by themselves, and that may refuse: the program is another one by then."""
 FORCED_EVERY = 50
@@ -280,7 +281,9 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=125, help="kills in each of four storms")
     parser.add_argument("--naive", type=int, default=30, help="targets for each way of calling dlopen")
     parser.add_argument("--cases", type=int, default=10_000, help="random cases of each property of input")
-    parser.add_argument("kinds", nargs="*", metavar="STORM", help=f"for cycles: of {', '.join(STORMS)}")
+    parser.add_argument(
+        "kinds", nargs="*", metavar="STORM", help=f"for cycles and heap: of {', '.join(STORMS)}"
+    )
     arguments = parser.parse_args()
     if unknown := set(arguments.kinds) - set(STORMS):
         parser.error(f"no such storm: {', '.join(unknown)}")
@@ -288,6 +291,8 @@ def main() -> int:
     bad = False
     if "cycles" in arguments.part:
         bad = cycles(arguments.kinds or list(STORMS), arguments.cycles, arguments.seconds) or bad
+    if "heap" in arguments.part:
+        bad = heap_cycles(arguments.kinds or list(STORMS), arguments.cycles, alive) or bad
     if "kills" in arguments.part:
         bad = (
             kills([k for k in ("malloc", "threads", "blocked", "python") if k in STORMS], arguments.kills)

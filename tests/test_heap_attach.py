@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
-from heap_support import Books, Site, blocks_of, sites_of
+from heap_support import Books, Site, blocks_of, sites_of, words
 from support import Target, build_target, requires, skip_unless_ci
 from support import spawn as start
 from test_attach_run import MARK, maps_text, pyattach
@@ -17,27 +17,12 @@ from test_heap_exact import FUNCTIONS
 
 from pyattach.attacher.heap_attach import attach_heap
 from pyattach.attacher.heap_session import HeapOptions, HeapOutcome
-from pyattach.attacher.target import TargetProcess
 from pyattach.errors import AlreadyTraced
 from pyattach.inject.borrow import ThreadGaveUp
-from pyattach.inject.got import loaded_modules, slots
-from pyattach.inject.heap_layout import FUNCTIONS as HOOKED
 from pyattach.inject.loader import Loading, MappedStub
 
 Script = Callable[[Target], Generator[bool, None, None]]
 pytestmark = pytest.mark.usefixtures("may_trace")
-
-
-def words(pid: int) -> dict[int, tuple[int, str]]:
-    """All slots of the allocator's functions: what they hold, and the protection of their pages."""
-    with TargetProcess(pid) as target:
-        maps = target.maps()
-        return {
-            slot.address: (slot.value, mapping.permissions)
-            for module in loaded_modules(maps, target.read)
-            for slot in slots(module, frozenset(HOOKED), target.read)
-            if (mapping := maps.find(slot.address)) is not None
-        }
 
 
 def attached(target: Target, script: Script, options: HeapOptions | None = None) -> HeapOutcome:
