@@ -243,10 +243,15 @@ def default_output(pid: int, wanted: str | None = None) -> str:
     return f"{pid}-{time.strftime('%Y%m%dT%H%M%S')}{default_suffix(wanted)}"
 
 
+def on_a_terminal() -> bool:
+    """Whether there is somebody to see a live view."""
+    return sys.stderr.isatty() and sys.stdout.isatty() and in_foreground(sys.stdout.fileno())
+
+
 def _view(arguments: argparse.Namespace) -> LiveView | PlainView | None:
     if arguments.no_live or arguments.quiet:
         return None
-    if not (sys.stderr.isatty() and sys.stdout.isatty() and in_foreground(sys.stdout.fileno())):
+    if not on_a_terminal():
         return PlainView(sys.stderr)
     from ..render.live import LiveView  # late: it brings rich with it
 

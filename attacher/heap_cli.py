@@ -5,22 +5,25 @@ from __future__ import annotations
 import argparse
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from ..errors import ExitCode, PyattachError
 from ..inject.layout import Unwind
+from ..render.terminal_keys import TerminalKeys
 from .cli import (
     StopSignals,
     add_verify_option,
     chosen_pid,
     default_output,
     duration_s,
+    on_a_terminal,
     show_verified,
 )
 from .heap_attach import attach_heap
+from .heap_live import HeapLive
 from .heap_options import add_heap_options, heap_options, interim_reports, report_heap
-from .heap_session import HeapOptions
+from .heap_session import HeapOptions, HeapOutcome, HeapSession
 from .outputs import check_outputs
 
 _DESCRIPTION = "See where a running process allocates memory, and what it does not free, from now on."
@@ -58,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--allow-seccomp", action="store_true", help="attach to targets with a seccomp filter too")
     add_verify_option(p)
     p.add_argument("-v", "--verbose", action="store_true", help="tell more, and tracebacks of errors")
+    p.add_argument("--no-live", action="store_true", help="no live table")
     p.add_argument("-q", "--quiet", action="store_true", help="errors only")
     return p
 
@@ -82,8 +86,7 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
         ),
     )
     with StopSignals() as stop:
-        look = interim_reports(pid, stop.report_wanted, arguments, say)
-        outcome = attach_heap(pid, options, stop.stopped, look)
+        outcome = _attach(pid, options, stop, arguments, say)
         if stop.count < 2:
             report_heap(outcome, outputs, arguments, say)
     show_verified(outcome.verified, outcome.residue, pid, outputs, arguments, err)
@@ -92,6 +95,45 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
     if not outcome.target_ended:
         say("detached: mappings, open files and redirected words are as before")
     return int(ExitCode.OK)
+
+
+def _attach(
+    pid: int,
+    options: HeapOptions,
+    stop: StopSignals,
+    arguments: argparse.Namespace,
+    say: Callable[[str], None],
+) -> HeapOutcome:
+    """With the live view, where there is a terminal for it."""
+    if arguments.no_live or arguments.quiet or not on_a_terminal():
+        look = interim_reports(pid, stop.report_wanted, arguments, say)
+        return attach_heap(pid, options, stop.stopped, look)
+    from ..render.heap_view import PACE_S, HeapView
+
+    said: list[str] = []
+    keys: list[str] = []
+
+    def wanted() -> bool:
+        asked = stop.report_wanted() or bool(keys)
+        keys.clear()
+        return asked
+
+    def snapshot() -> str:
+        keys.append("w")
+        return "writing what there is so far"
+
+    with HeapView(keys=TerminalKeys(), snapshot=snapshot) as view:
+        live = HeapLive(view, PACE_S)
+        write = interim_reports(pid, wanted, arguments, said.append)
+
+        def look(session: HeapSession) -> None:
+            write(session)
+            live(session)
+
+        outcome = attach_heap(pid, options, live.stopped(stop.stopped), look)
+    for line in said:
+        say(line)
+    return outcome
 
 
 def main(argv: Sequence[str]) -> int:

@@ -282,3 +282,24 @@ def test_in_the_background_it_prints_lines(
         screen.line(f"cd {shlex.quote(str(tmp_path))}; set -m; {command} & wait; echo all-done")
         screen.wait_until("it has ended", lambda rows: "all-done" in rows)
         assert "wrote o.svg" in "\n".join(screen.run("capture-pane", "-p", "-S", "-", "-J").splitlines())
+
+
+def test_the_live_view_of_a_heap(
+    spawn: Spawn, terminal: Callable[[int, int], Terminal], tmp_path: Path
+) -> None:
+    text = tmp_path / "o.txt"
+    with spawn("heap_cycles") as target:
+        screen = terminal(100, 20)
+        screen.wait_until("the shell is there", lambda rows: rows and rows[0].startswith("$"))
+        command = shlex.join([*COMMAND, "heap", str(target.pid), "-o", str(text)])
+        screen.line(f"cd {shlex.quote(str(ROOT))}; clear; {command}; echo left-with-$?")
+        rows = screen.wait_until("sites are shown", lambda rows: any("storm" in row for row in rows[4:]))
+        assert f"pid {target.pid}  heap" in rows[0] and "RSS" in rows[1] and rows[3].startswith("site, and")
+        assert screen.state("alternate_on") == "1"
+        screen.type("3")
+        screen.wait_until("it is sorted by what is allocated", lambda rows: "allocated/s↓" in rows[3])
+        screen.type("q")
+        screen.wait_until("it has ended", lambda rows: any(row.startswith("left-with-") for row in rows))
+        assert screen.state("alternate_on") == "0" and screen.state("cursor_flag") == "1"
+        target.finish()
+    assert "storm < " in text.read_text()
