@@ -62,11 +62,6 @@ static struct pa_heap_counts *find_site(struct pa_heap_thread *t, u64 size, u32 
 	return counts;
 }
 
-static u16 *filter_at(u64 address)
-{
-	return (u16 *)heap_at(ph.heap->filter_offset) + ((address >> 4) * HASH >> 49);
-}
-
 /* -ln(u) of a random u in (0, 1], in 1/65536: an exponential distribution of mean 1.  The logarithm to base 2 comes
  * from its integer part, and for the rest by squaring (Knuth, The Art of Computer Programming 1.2.2, exercise 25). */
 static u64 exponential(u64 *random)
@@ -132,7 +127,7 @@ void account_alloc(struct pa_heap_thread *t, u64 address, u64 size, const u64 *f
 	struct pa_heap *h = ph.heap;
 	struct pa_heap_counts *counts;
 	t->calls++;
-	thread_look_at_lease(t);
+	thread_event(t);
 	if (h->sample_bytes && !is_sampled(t, size))
 		return;
 	counts = find_site(t, size, stack_node(t, frame[1], (u64)(frame + 2), frame[0]));
@@ -158,7 +153,7 @@ u32 account_free(struct pa_heap_thread *t, u64 address, int by_free)
 	struct pa_heap *h = ph.heap;
 	int is_last = t->last == address;
 	u32 site;
-	thread_look_at_lease(t);
+	thread_event(t);
 	if (is_last)
 		t->last = 0;
 	if (h->sample_bytes && !__atomic_load_n(filter_at(address), __ATOMIC_RELAXED))

@@ -73,14 +73,37 @@ static inline struct pa_heap_counts *counts_at(u32 words)
 }
 
 /* thread.c */
-struct pa_heap_thread *thread_find(u64 tp) HIDDEN;
+#define THREAD_HASH(tp) ((u32)(((tp) >> 6) * HASH >> 40))
+struct pa_heap_thread *thread_find_slowly(u64 tp) HIDDEN;
 struct pa_heap_counts *thread_counts(struct pa_heap_thread *t, u32 site) HIDDEN;
 void thread_look_at_lease(struct pa_heap_thread *t) HIDDEN;
+
+/* The thread's tables, made when there are none; 0: there is no room. */
+static inline struct pa_heap_thread *thread_find(u64 tp)
+{
+	struct pa_heap_thread *t = heap_at(ph.heap->threads_offset);
+	t += THREAD_HASH(tp) & (ph.heap->thread_count - 1);
+	if (LIKELY(__atomic_load_n(&t->tp, __ATOMIC_RELAXED) == tp) && LIKELY(t->map_at))
+		return t;
+	return thread_find_slowly(tp);
+}
+
+/* To be called for each event: every so often it is looked whether pyattach is there still. */
+#define LEASE_EVENTS 4096
+static inline void thread_event(struct pa_heap_thread *t)
+{
+	if (UNLIKELY(++t->events >= LEASE_EVENTS))
+		thread_look_at_lease(t);
+}
 
 /* stack.c: the node of the stack whose innermost frame goes on at ip, with this sp and fp. */
 u32 stack_node(struct pa_heap_thread *t, u64 ip, u64 sp, u64 fp) HIDDEN;
 
 /* account.c */
+static inline u16 *filter_at(u64 address)
+{
+	return (u16 *)heap_at(ph.heap->filter_offset) + ((address >> 4) * HASH >> 49);
+}
 void account_alloc(struct pa_heap_thread *t, u64 address, u64 size, const u64 *frame) HIDDEN;
 /* The site of the block, which is gone then; 0: not known. */
 u32 account_free(struct pa_heap_thread *t, u64 address, int by_free) HIDDEN;

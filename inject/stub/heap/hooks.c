@@ -115,12 +115,29 @@ static void *no_memory(void)
 	return 0;
 }
 
+/* Where allocations are sampled, whether this one is not: known before it is made, and all that is to be done. */
+static inline int passes(struct pa_heap_thread *t, u64 size)
+{
+	if (!ph.heap->sample_bytes || t->until <= size)
+		return 0;
+	t->until -= size;
+	t->last = 0; /* something else is allocated */
+	t->calls++;
+	thread_event(t);
+	return 1;
+}
+
 /* An allocation by `call`, recorded with the size asked for. */
 #define ALLOCATION(call, size)                                                                        \
 	struct pa_heap_thread *t = enter(FRAME);                                                      \
 	void *block;                                                                                  \
 	if (UNLIKELY(!t))                                                                             \
 		return ph.real.call;                                                                  \
+	if (passes(t, size)) {                                                                        \
+		block = ph.real.call;                                                                 \
+		leave(t);                                                                             \
+		return block;                                                                         \
+	}                                                                                             \
 	block = ph.real.call;                                                                         \
 	if (LIKELY(block))                                                                            \
 		account_alloc(t, (u64)block, size, FRAME);                                            \
@@ -234,11 +251,23 @@ HOOKED void *HOOK(reallocarray)(void *block, u64 count, u64 size)
 	return fresh;
 }
 
+/* Where allocations are sampled, most frees are of blocks that were not: nothing is to be done, nor is the thread's
+ * table needed.  The allocator's own calls of free come to the same. */
+static inline int is_unrecorded(const void *block)
+{
+	const volatile u32 *mine = __atomic_load_n(&ph.mine, __ATOMIC_ACQUIRE);
+	return mine && ph.heap->sample_bytes && !__atomic_load_n(filter_at((u64)block), __ATOMIC_RELAXED);
+}
+
 HOOKED void HOOK(free)(void *block)
 {
 	struct pa_heap_thread *t;
 	if (UNLIKELY(in_arena(block)) || (UNLIKELY(!ph.real.free) && without_allocator()))
 		return;
+	if (is_unrecorded(block)) {
+		ph.real.free(block);
+		return;
+	}
 	/* glibc and others will look there: let that and our own look be waited for together. */
 	__builtin_prefetch((const u8 *)block - 16);
 	t = block ? enter(FRAME) : 0;

@@ -5,7 +5,6 @@
  */
 #include "heap.h"
 
-#define LEASE_EVENTS 4096
 #define FIRST_MAP_BITS 10
 
 static u64 pool_take(u64 pages)
@@ -41,11 +40,11 @@ static int thread_begin(struct pa_heap_thread *t)
 	return 1;
 }
 
-struct pa_heap_thread *thread_find(u64 tp)
+struct pa_heap_thread *thread_find_slowly(u64 tp)
 {
 	struct pa_heap *h = ph.heap;
 	struct pa_heap_thread *threads = heap_at(h->threads_offset);
-	u32 mask = h->thread_count - 1, i = (u32)((tp >> 6) * HASH >> 40);
+	u32 mask = h->thread_count - 1, i = THREAD_HASH(tp);
 	for (u32 probes = 0; probes <= mask && probes < 64; probes++, i++) {
 		struct pa_heap_thread *t = &threads[i & mask];
 		u64 there = __atomic_load_n(&t->tp, __ATOMIC_RELAXED);
@@ -132,8 +131,6 @@ struct pa_heap_counts *thread_counts(struct pa_heap_thread *t, u32 site)
 /* Without pyattach nobody reads this: go quiet. */
 void thread_look_at_lease(struct pa_heap_thread *t)
 {
-	if (LIKELY(++t->events < LEASE_EVENTS))
-		return;
 	t->events = 0;
 	if (clock_ns() > __atomic_load_n(&ph.control->lease_until_ns, __ATOMIC_RELAXED)) {
 		ph.heap->expired = 1;
