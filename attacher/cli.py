@@ -45,6 +45,7 @@ examples:
   pyattach -p 1234 -d 30 -o out.svg  thirty seconds
   pyattach 1234 -o out.folded -o -   folded stacks into a file, a summary on stdout
   pyattach run -o out.svg -- make    start a program, sample all of it (pyattach run --help)
+  pyattach heap 1234                 who allocates memory, what is not freed (pyattach heap --help)
   pyattach report 1234.svg -o x.pb.gz   another format; pyattach diff a.svg b.svg
   pyattach doctor 1234               would it work? nothing is touched
   kill -USR1 $(pgrep pyattach)       a picture of what there is so far; it goes on

@@ -29,11 +29,12 @@ from .outputs import check_outputs
 _DESCRIPTION = "See where a running process allocates memory, and what it does not free, from now on."
 _EPILOG = """\
 Calls of malloc and its kin are redirected in every module, and put back at the end.  Every call is counted;
---heap-sample records a share of them.  Blocks from before are not known.
+--heap-sample records a share of them.  Blocks from before have no stack; what they are is listed.
 
 examples:
   pyattach heap 1234                        until Ctrl-C; then 1234-TIME.svg, by bytes at the peak
   pyattach heap 1234 -d 30 --kind live -o live.svg -o -
+  pyattach heap 1234 --leaks --kind leaked  what is lost, told apart from what is still in use
   kill -USR1 $(pgrep pyattach)              a picture and the sites so far; it goes on
 """
 

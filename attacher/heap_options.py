@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from ..errors import PyattachError, UsageError
 from ..render.names import printable
-from .heap_profile import KINDS, LEAKED, UNITS
+from .heap_profile import BEFORE, KINDS, LEAKED, UNITS
 from .heap_report import report_lines, write_heap_outputs
 from .heap_session import HeapOptions, HeapOutcome, HeapSession
 from .interim import interim_name
@@ -63,12 +63,18 @@ def heap_options(arguments: argparse.Namespace, options: HeapOptions) -> HeapOpt
         leaks = options.leaks or arguments.heap_kind == LEAKED
     elif not leaks and arguments.heap_kind == LEAKED:
         raise UsageError("leaked blocks can't be drawn with --no-leaks", "leave one of the two out")
+    before = options.before and arguments.before
+    if arguments.heap_kind == BEFORE and not before:
+        raise UsageError(
+            "what was there before is known only where a running process is attached to",
+            "pyattach heap PID, without --no-before",
+        )
     return dataclasses.replace(
         options,
         max_depth=max(1, min(arguments.heap_depth, 1024)),
         sample_bytes=arguments.heap_sample,
         leaks=leaks,
-        before=options.before and arguments.before,
+        before=before,
     )
 
 

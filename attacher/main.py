@@ -33,6 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from . import report_cli
 
         return report_cli.main(words[0], words[1:])
+    if words[:1] == ["completion"]:
+        from . import completion_cli
+
+        return completion_cli.main(words[1:])
     from . import cli
 
     return cli.main(words)

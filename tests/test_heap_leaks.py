@@ -110,3 +110,9 @@ def test_what_can_not_be_is_refused(words: list[str]) -> None:
     with pyattach("run", "--heap", *words, "--", "true") as run:
         run.finish(2)
     assert "leak" in run.err
+
+
+def test_before_a_start_there_is_nothing() -> None:
+    with pyattach("run", "--heap", "--heap-kind", "before", "--", "true") as run:
+        run.finish(2)
+    assert "pyattach heap PID" in run.err

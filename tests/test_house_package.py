@@ -19,7 +19,8 @@ PARTS = ("attacher", "inject", "render", "symbols")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Built from a copy of the sources: neither uses nor leaves anything in the checkout."""
     source = tmp_path_factory.mktemp("source")
-    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "LICENSE", "README.md"):
+    (source / "docs").mkdir()
+    for name in ("pyproject.toml", "setup.py", "MANIFEST.in", "LICENSE", "README.md", "docs/pyattach.1"):
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, source / name)
     built = shutil.ignore_patterns("__pycache__", "*.so", "*.bin", *PARTS)
@@ -39,7 +40,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_only_pyattach_lands_in_site_packages(wheel: Path) -> None:
     top = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
-    assert {name for name in top if not name.endswith(".dist-info")} == {"pyattach"}
+    assert {name for name in top if not name.endswith((".dist-info", ".data"))} == {"pyattach"}
+
+
+def test_the_manual_is_inside(wheel: Path) -> None:
+    data = [name for name in zipfile.ZipFile(wheel).namelist() if ".data/" in name]
+    assert [name.partition(".data/")[2] for name in data] == ["data/share/man/man1/pyattach.1"]
 
 
 def test_every_part_is_inside(wheel: Path) -> None:
