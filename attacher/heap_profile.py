@@ -5,11 +5,11 @@ from __future__ import annotations
 import array
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ..inject.heap_layout import FIRST_ITEM, NO_STACK
 from ..inject.layout import End
-from ..render.profile import Meta, Profile, Stack
+from ..render.profile import Column, Meta, Profile, Stack
 from ..symbols.address import ReturnAddress
 from ..symbols.frame import TRUNCATED, Frame, FrameKind
 from ..symbols.resolver import Resolver
@@ -32,6 +32,9 @@ for; what was there BEFORE has no site."""
 
 UNITS = ("bytes", "blocks")
 
+_PPROF = {"allocated": "alloc", "live": "inuse", "peak": "peak", LEAKED: "leaked"}
+"""What pprof calls it; the first two are known to all that read its files."""
+
 _UNRECORDED = Frame("[stack not recorded: no room]", "", FrameKind.UNKNOWN)
 
 
@@ -51,6 +54,11 @@ class Sums:
 
     size: dict[str, float]
     blocks: dict[str, float]
+
+
+def _column(kind: str, unit: str, weights: Mapping[tuple[int, Stack], int]) -> Column:
+    space = unit == "bytes"
+    return Column(f"{_PPROF[kind]}_{'space' if space else 'objects'}", "bytes" if space else "count", weights)
 
 
 class HeapResult:
@@ -198,5 +206,9 @@ class HeapResult:
     def profile(self, meta: Meta, kind: str, unit: str) -> Profile:
         """For the renderers."""
         weights = self.weights(kind, unit)
+        others = [(k, u) for k in self.kinds if k in _PPROF for u in UNITS if (k, u) != (kind, unit)]
+        columns = (
+            [_column(k, u, self.weights(k, u)) for k, u in [(kind, unit), *others]] if kind in _PPROF else []
+        )
         meta = dataclasses.replace(meta, mode="heap", kind=f"{unit} {KINDS[kind][0]}", unit=unit)
-        return Profile(meta, {}, weights)
+        return Profile(meta, {}, weights, columns=tuple(columns))

@@ -24,6 +24,9 @@ _HEAP = {"bytes": ("space", "bytes"), "blocks": ("objects", "count")}
 """Of a profile of the heap: the name of its values and their unit, by ``Meta.unit``."""
 
 
+_OF_HEAP = ("_space", "_objects")
+
+
 def render(profile: Profile, options: RenderOptions) -> Iterator[bytes]:
     """For ``go tool pprof``: samples and time by stack, threads as labels."""
     yield gzip.compress(b"".join(_message(profile)), 6, mtime=0)
@@ -49,17 +52,19 @@ def _message(profile: Profile) -> Iterator[bytes]:
     period_ns = round(1e9 / meta.rate_asked_hz) if meta.rate_asked_hz else 0
     counted, in_units = _HEAP.get(meta.unit, ("samples", "count")) if mode == "heap" else ("samples", "count")
     kinds = [(counted, in_units)] + ([(mode, "nanoseconds")] if period_ns else [])
+    if profile.columns:
+        kinds = [(column.name, column.unit) for column in profile.columns]
+        counted, period_ns = kinds[0][0], 0
     for kind, unit in kinds:
         yield chunk(1, number(1, texts[kind]) + number(2, texts[unit]))
     functions: dict[Frame, int] = {}
     numbers: dict[int, int] = {}  # by identity: hashing a Frame costs more than all else here
     labels = {tid: b"".join(_labels(tid, thread, texts)) for tid, thread in _threads(profile).items()}
-    for (tid, stack), ticks in profile.weights.items():
+    for (tid, stack), values in _values(profile, period_ns):
         frames = stack or (EMPTY,)
         for frame in frames:
             if id(frame) not in numbers:
                 numbers[id(frame)] = functions.setdefault(frame, len(functions) + 1)
-        values = [ticks, ticks * period_ns] if period_ns else [ticks]
         where = packed(1, [numbers[id(frame)] for frame in reversed(frames)])
         yield chunk(2, where + packed(2, values) + labels[tid])
     rest = [piece for frame, index in functions.items() for piece in _function(frame, index, texts, modules)]
@@ -78,8 +83,19 @@ def _message(profile: Profile) -> Iterator[bytes]:
         yield chunk(6, text.encode("utf-8", "replace"))
 
 
+def _values(profile: Profile, period_ns: int) -> Iterator[tuple[tuple[int, Stack], list[int]]]:
+    """By thread and stack, for each of the types."""
+    if not profile.columns:
+        for key, ticks in profile.weights.items():
+            yield key, [ticks, ticks * period_ns] if period_ns else [ticks]
+        return
+    for key in dict.fromkeys(key for column in profile.columns for key in column.weights):
+        yield key, [column.weights.get(key, 0) for column in profile.columns]
+
+
 def _threads(profile: Profile) -> dict[int, Thread]:
-    return {tid: profile.threads.get(tid, Thread(tid, "")) for tid, _ in profile.weights}
+    stacks = [profile.weights, *(column.weights for column in profile.columns)]
+    return {tid: profile.threads.get(tid, Thread(tid, "")) for of in stacks for tid, _ in of}
 
 
 def _labels(tid: int, thread: Thread, texts: _Table) -> Iterator[bytes]:
@@ -101,8 +117,8 @@ def _function(frame: Frame, index: int, texts: _Table, modules: _Table) -> Itera
 
 
 def read_pprof(data: bytes) -> Profile:
-    """The profile in an (unpacked) pprof file: of its sample types "samples" if there is one, else the
-    default.  Raises MalformedInput."""
+    """The profile in an (unpacked) pprof file: of its sample types the default if that is one of the heap,
+    else what is counted, else the default.  Raises MalformedInput."""
     message = _Message(data)
     column, period = message.chosen()
     weights: dict[tuple[int, Stack], int] = {}
@@ -127,6 +143,7 @@ class _Message:
         parts: dict[int, list[bytes]] = {3: [], 4: [], 5: []}
         self._numbers: dict[int, int] = {}
         self._period_type = b""
+        self._heap = ("", "")
         for field, value in fields(data):
             if isinstance(value, int):
                 self._numbers[field] = value
@@ -195,6 +212,10 @@ class _Message:
         """Which of the values are the samples, and what one is worth, where it is not a count."""
         types = [_numbers_of(kind) for kind in self._types]
         names = [(self._text(kind.get(1, 0)), self._text(kind.get(2, 0))) for kind in types]
+        for index, kind in enumerate(types):
+            if kind.get(1) == self._numbers.get(14, -1) and names[index][0].endswith(_OF_HEAP):
+                self._heap = names[index]
+                return index, 0
         for index, (_, unit) in enumerate(names):
             if unit == "count":
                 return index, 0
@@ -210,7 +231,11 @@ class _Message:
             duration_s=max(0.0, signed(self._numbers.get(10, 0)) / 1e9),
             samples=samples,
         )
-        if unit == "nanoseconds" and period_ns > 0:
+        if self._heap[0]:
+            of_heap = "bytes" if self._heap[1] == "bytes" else "blocks"
+            what = printable(self._heap[0]).replace("_", " ")
+            meta = dataclasses.replace(meta, mode="heap", unit=of_heap, kind=f"{of_heap}: {what}", samples=0)
+        elif unit == "nanoseconds" and period_ns > 0:
             meta = dataclasses.replace(meta, rate_asked_hz=round(1e9 / period_ns, 3))
         return meta
 

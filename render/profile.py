@@ -106,14 +106,25 @@ class Timeline:
 
 
 @dataclasses.dataclass(frozen=True)
+class Column:
+    """A measure of the same stacks: pprof's name for it ("inuse_space"), its unit ("bytes", "count")."""
+
+    name: str
+    unit: str
+    weights: Mapping[tuple[int, Stack], int]
+
+
+@dataclasses.dataclass(frozen=True)
 class Profile:
     """Samples of one session: ``weights[(tid, stack)]`` is the ticks that stack got on that thread.
-    ``timeline``: the same one by one, where that was kept."""
+    ``timeline``: the same one by one, where that was kept.  ``columns``: all that was measured of these
+    stacks, where that is more than one thing, what the weights are first."""
 
     meta: Meta
     threads: Mapping[int, Thread]
     weights: Mapping[tuple[int, Stack], int]
     timeline: Timeline | None = None
+    columns: tuple[Column, ...] = ()
 
     @property
     def total(self) -> int:

@@ -13,6 +13,7 @@ from support import requires, spawn
 from test_attach_run import COMMAND, ROOT
 
 from pyattach.attacher.heap_session import HeapOptions
+from pyattach.render.reading import read_profile
 
 SOURCE = """\
 #include <stdlib.h>
@@ -166,3 +167,25 @@ int main(void)
     assert recorded.outcome.result is not None
     assert len(recorded.outcome.result.tables.threads()) <= 4
     assert sites_of(recorded.outcome.result, {"main"}).keys() <= {"main"}
+
+
+def test_go_tool_pprof_has_all_kinds(tmp_path: Path) -> None:
+    go, file = requires("go"), tmp_path / "o.pb.gz"
+    done = pyattach("run", "--heap", "--heap-kind", "live", "-o", file, "--", compiled(tmp_path))
+    assert done.returncode == 3, done.stderr
+    env = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+
+    def top(*words: str) -> str:
+        command = [go, "tool", "pprof", "-symbolize=none", "-top", *words, str(file)]
+        return subprocess.run(command, capture_output=True, text=True, check=True, env=env).stdout
+
+    assert "Type: inuse_space" in top("-unit=byte") and "of 154932B total" in top("-unit=byte")
+    assert "of 205836B total" in top("-unit=byte", "-sample_index=alloc_space")
+    assert "of 2018 total" in top("-sample_index=alloc_objects")
+    assert "of 1514 total" in top("-sample_index=inuse_objects")
+    assert "Type: peak_space" in top("-sample_index=peak_space")
+    assert pyattach("report", file, "-o", tmp_path / "again.folded").returncode == 0
+    back = read_profile(file)
+    assert (back.meta.mode, back.meta.unit, back.total) == ("heap", "bytes", 154_932)
+    lines = (tmp_path / "again.folded").read_text().splitlines()
+    assert sum(int(line.rpartition(" ")[2]) for line in lines) == 154_932
