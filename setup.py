@@ -64,10 +64,16 @@ class Build(build):
     sub_commands: ClassVar = [*build.sub_commands, ("build_stub", None)]
 
 
+# As auditwheel finds (a test asks it); musl is as good where no library is needed at all.
+PLATFORMS = {"linux_x86_64": "manylinux1_x86_64.manylinux_2_5_x86_64.musllinux_1_1_x86_64"}
+
+
 class BdistWheel(bdist_wheel):
     def get_tag(self) -> tuple[str, str, str]:
-        """``py3-none-<platform>``: the stub never touches Python, so any interpreter will do."""
-        return ("py3", "none", super().get_tag()[2])
+        """``py3-none-<platform>``: the stub never touches Python, so any interpreter will do; nor any
+        library, so any C library will."""
+        platform = super().get_tag()[2]
+        return ("py3", "none", PLATFORMS.get(platform, platform))
 
 
 class MachineCode(Distribution):

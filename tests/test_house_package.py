@@ -62,4 +62,14 @@ def test_the_compiled_stub_is_inside(wheel: Path) -> None:
 
 
 def test_any_python_3_of_this_platform_takes_it(wheel: Path) -> None:
-    assert "-py3-none-linux_" in wheel.name
+    assert "-py3-none-manylinux1_x86_64.manylinux_2_5_x86_64.musllinux_1_1_x86_64" in wheel.name
+
+
+def test_auditwheel_agrees(wheel: Path) -> None:
+    """Needing no library at all is also what makes it right for musl."""
+    command = [sys.executable, "-m", "auditwheel", "show", str(wheel)]
+    said = " ".join(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    assert 'following platform tag: "manylinux_2_5_x86_64"' in said
+    assert (
+        "references no external versioned symbols" in said and "requires no external shared libraries" in said
+    )
