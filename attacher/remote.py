@@ -29,12 +29,13 @@ STARTED = "started"
 @dataclasses.dataclass(frozen=True)
 class Request:
     """What is asked for: ``options`` for a session on process ``pid``; with ``heap`` also all that it
-    allocates, one allocation in ``sample_bytes`` (0: each)."""
+    allocates, one allocation in ``sample_bytes`` (0: each); ``leaks``: lost blocks are told apart."""
 
     pid: int
     options: Options
     heap: bool = False
     sample_bytes: int = 0
+    leaks: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +64,7 @@ def _heap(request: Request, started: Callable[[], None], should_stop: Callable[[
     options = HeapOptions(
         duration_s=request.options.duration_s,
         sample_bytes=request.sample_bytes,
+        leaks=request.leaks,
         unwind=request.options.unwind,
         allow_seccomp=request.options.allow_seccomp,
     )

@@ -106,8 +106,8 @@ class HeapProfile(Profile):
 
     def kind(self, kind: str, unit: str = "bytes") -> Profile:
         """``kind``: "allocated" (freed or not), "live" (allocated and not freed), "peak" (live when most
-        was), "temporary" (freed before the thread allocated anything else); ``unit``: "bytes" or "blocks".
-        Raises UsageError."""
+        was), "temporary" (freed before the thread allocated anything else), "leaked" (with ``leaks``);
+        ``unit``: "bytes" or "blocks".  Raises UsageError."""
         if (kind, unit) not in self._profiles:
             kinds, units = (sorted({key[n] for key in self._profiles}) for n in (0, 1))
             raise UsageError(
@@ -122,9 +122,16 @@ class HeapProfile(Profile):
         return self._sum("allocated", "bytes", module)
 
     def live_bytes(self, module: str | None = None) -> int:
-        """Bytes allocated and not freed since.  What is still in use is not told apart from what has leaked:
-        let the service come to rest before."""
+        """Bytes allocated and not freed since, still in use or not: see ``leaked_bytes``."""
         return self._sum("live", "bytes", module)
+
+    def leaked_bytes(self, module: str | None = None) -> int:
+        """Bytes of blocks that nothing in the process leads to any more; with ``leaks=True`` only.  Raises
+        UsageError without, or where they could not be looked for."""
+        if ("leaked", "bytes") not in self._profiles:
+            notes = [note for note in self.meta.notes if "leak" in note]
+            raise UsageError("leaks were not looked for", "; ".join(notes) or "attach_heap(pid, leaks=True)")
+        return self._sum("leaked", "bytes", module)
 
     def live_blocks(self, module: str | None = None) -> int:
         """The same, in blocks."""
@@ -265,12 +272,18 @@ def attach(
 
 
 def attach_heap(
-    pid: int, *, sample_bytes: int = 0, duration_s: float | None = None, allow_seccomp: bool = False
-) -> Attachment[HeapProfile]:
+    pid: int, *, sample_bytes: int = 0, leaks: bool = False, duration_s: float | None = None,
+    allow_seccomp: bool = False,
+) -> Attachment[HeapProfile]:  # fmt: skip
     """Record what process ``pid`` allocates within a ``with``: every call of malloc and its kin, or one in
-    ``sample_bytes`` on average, from which the rest is estimated.  Otherwise as ``attach``."""
+    ``sample_bytes`` on average, from which the rest is estimated.  ``leaks``: at the end each thread is
+    stopped for a moment, and what nothing leads to any more is told apart.  Otherwise as ``attach``.
+
+    Raises UsageError where both are asked for: what leads to a block would not be known."""
+    if leaks and sample_bytes:
+        raise UsageError("leaks can't be told where allocations are sampled", "leave out sample_bytes")
     options = Options(duration_s=duration_s, allow_seccomp=allow_seccomp)
-    return Attachment(Request(pid, options, heap=True, sample_bytes=sample_bytes), HeapProfile)
+    return Attachment(Request(pid, options, heap=True, sample_bytes=sample_bytes, leaks=leaks), HeapProfile)
 
 
 def read(path: str | Path) -> Profile:

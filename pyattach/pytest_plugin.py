@@ -1,9 +1,9 @@
 """Fixtures for tests of native services; ``pytest_plugins = ["pyattach.pytest_plugin"]`` in a conftest.py.
 
     def test_requests_leave_nothing_behind(server, heap_of):
-        with heap_of(server.pid) as session:
+        with heap_of(server.pid, leaks=True) as session:
             ask(server, times=1000)
-        assert session.profile.live_bytes(module="libfoo") == 0
+        assert session.profile.leaked_bytes(module="libfoo") == 0
 
 Where a test fails its report says where the pictures of what it recorded are.
 """

@@ -73,6 +73,22 @@ def test_what_a_program_allocates() -> None:
     assert heap.kind("allocated", "blocks").total >= 1009
     with pytest.raises(UsageError, match="kind 'leaked'"):
         heap.kind("leaked")
+    with pytest.raises(UsageError, match="not looked for"):
+        heap.leaked_bytes()
+
+
+def test_what_a_program_has_lost() -> None:
+    with pytest.raises(UsageError, match="sampled"):
+        pyattach.attach_heap(1, leaks=True, sample_bytes=1000)
+    with spawn([str(build_target("leaks")), "wait"]) as target:
+        with pyattach.attach_heap(target.pid, leaks=True) as session:
+            target.tell("go")
+            target.expect("done")
+        target.tell("end")
+        target.finish()
+    heap = session.profile
+    assert heap.leaked_bytes("leaks") == heap.kind("leaked").total == 5587
+    assert heap.leaked_bytes("libnone") == 0 < heap.live_bytes()
 
 
 def test_the_callers_work_disturbs_nothing() -> None:
