@@ -113,7 +113,8 @@ def test_a_report_of_what_there_is_so_far(spawn: Spawn, tmp_path: Path, kind: st
     for path in written():
         if path.suffix == ".svg":
             check_svg(path)
-        assert "a snapshot; sampling went on" in path.read_text()
+        # In a picture a line may end anywhere.
+        assert "snapshot; sampling went on" in path.read_text()
     assert Folded(tmp_path / "o.folded").total > 0
 
 

@@ -138,13 +138,19 @@ u32 stray_take(struct pa_control *c)
 	return NO_SLOT;
 }
 
-/* How much CPU time the process uses between two of the kernel's ticks: that much comes at once. */
-static u32 jump_ns(const struct pa_control *c, u64 cpu_ns, u64 clock_ns)
+/* How much CPU time the process uses between two of the kernel's ticks: that much comes at once.  While it has a
+ * timer the process's clock goes on in steps of such a tick (kernel/time/posix-cpu-timers.c, proc_sample_cputime_atomic),
+ * and two of our ticks may come one right behind the other: so it is a mean over some of the kernel's. */
+#define JUMP_TICKS 4
+static void see_jump(struct pa_control *c, u64 cpu_ns, u64 clock_ns)
 {
-	u64 passed_ns = clock_ns - c->stray_last_clock_ns, used_ns = cpu_ns - c->stray_last_ns;
-	u64 now = passed_ns > 1000 ? used_ns / (passed_ns / 1000) * c->tick_ns / 1000 : 0;
-	u64 mean = (3UL * c->stray_jump_ns + now) / 4;
-	return (u32)(mean < c->tick_ns ? c->tick_ns : mean < JUMP_LIMIT_NS ? mean : JUMP_LIMIT_NS);
+	u64 passed_ns = clock_ns - c->stray_last_clock_ns, used_ns = cpu_ns - c->stray_last_ns, mean;
+	if (passed_ns < JUMP_TICKS * c->tick_ns || passed_ns < 1000)
+		return;
+	mean = (3UL * c->stray_jump_ns + used_ns / (passed_ns / 1000) * c->tick_ns / 1000) / 4;
+	c->stray_jump_ns = (u32)(mean < c->tick_ns ? c->tick_ns : mean < JUMP_LIMIT_NS ? mean : JUMP_LIMIT_NS);
+	c->stray_last_ns = cpu_ns;
+	c->stray_last_clock_ns = clock_ns;
 }
 
 void stray_next(struct pa_control *c, u64 cpu_ns, u64 clock_ns, int met)
@@ -152,9 +158,7 @@ void stray_next(struct pa_control *c, u64 cpu_ns, u64 clock_ns, int met)
 	i32 timer = __atomic_load_n(&c->stray_timer_plus_1, __ATOMIC_RELAXED);
 	if (met)
 		c->stray_met_ns = cpu_ns;
-	c->stray_jump_ns = jump_ns(c, cpu_ns, clock_ns);
-	c->stray_last_ns = cpu_ns;
-	c->stray_last_clock_ns = clock_ns;
+	see_jump(c, cpu_ns, clock_ns);
 	c->stray_periods = span_periods(c, cpu_ns);
 	if (timer)
 		set_tick(c, timer - 1, cpu_ns, clock_ns);
