@@ -26,6 +26,7 @@ _LEAST_EMPTY = 64  # bins that must be, of 127
 _NEXT = (_BINS + 2) * 8  # from the bins: binmap, then the next arena
 _MOST_DATA = 1 << 20
 _MOST_ARENAS = 4096
+_MOST_READS = 100_000  # while they are looked for
 _BEFORE_BINS = range(24, 208, 8)  # bytes from an arena's begin to its bins
 _FAST_BINS = 10
 _HEAP_BYTES = 1 << 26  # HEAP_MAX_SIZE: heaps of other arenas begin at its multiples
@@ -328,13 +329,22 @@ def find_arenas(base: int, data: array.array[int], word_at: Callable[[int], int]
         for i in range(len(data))
     ]
     sums = [list(itertools.accumulate(empty[parity::2], initial=0)) for parity in (0, 1)]
+    left = _MOST_READS
+
+    def counted(address: int) -> int:
+        nonlocal left
+        left -= 1
+        return word_at(address)
+
     for i in range(len(data) - _BINS - 3):
         at, parity = i // 2, i % 2
         if sums[parity][at + _BINS // 2] - sums[parity][at] < _LEAST_EMPTY:
             continue
+        if left < 0:
+            break
         bins = base + 8 * i
         for before in _BEFORE_BINS:
-            arenas = _ring(bins - before, before, word_at)
+            arenas = _ring(bins - before, before, counted)
             if arenas:
                 return arenas
     return []

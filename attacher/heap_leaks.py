@@ -17,7 +17,7 @@ import itertools
 import time
 from collections.abc import Iterator
 
-from ..errors import NoPermission
+from ..errors import NoPermission, PyattachError
 from ..inject.arch import x86_64 as arch
 from ..inject.borrow import MEMFD_PREFIX
 from ..inject.scan import Reachability
@@ -30,6 +30,8 @@ from .registers import registers_asleep, registers_running
 from .target import TargetProcess
 
 _MOST_ROUNDS = 6
+_MOST_S = 30.0
+"""So long a program waits for it at its exit, at most about."""
 _BETWEEN_S = 0.02
 _RED_ZONE = 128
 _MOST_TLS = 1 << 20
@@ -49,7 +51,7 @@ class Leaks:
 
 def find_leaks(target: TargetProcess, tables: HeapTables) -> Leaks:
     """Look for them now.  Threads are stopped one at a time, for the moment it takes to read their registers.
-    Raises OSError where the target's memory can't be read."""
+    Raises OSError where the target's memory can't be read, PyattachError where there is too much of it."""
     begin = time.monotonic()
     notes: dict[str, None] = {}
     lost: dict[int, int] = {}
@@ -57,7 +59,7 @@ def find_leaks(target: TargetProcess, tables: HeapTables) -> Leaks:
     for number in range(_MOST_ROUNDS):
         if number:
             target.pause(_BETWEEN_S)
-        look = _Look(target, tables)
+        look = _Look(target, tables, begin + _MOST_S)
         found = look.lost()
         read += look.bytes_read
         notes.update(dict.fromkeys(look.notes))
@@ -81,8 +83,8 @@ class _Thread:
 class _Look:
     """One look at everything."""
 
-    def __init__(self, target: TargetProcess, tables: HeapTables) -> None:
-        self._target, self._tables = target, tables
+    def __init__(self, target: TargetProcess, tables: HeapTables, until: float) -> None:
+        self._target, self._tables, self._until = target, tables, until
         self.notes: list[str] = []
         self.bytes_read = 0
 
@@ -106,10 +108,19 @@ class _Look:
             with contextlib.suppress(OSError):  # it has gone meanwhile
                 for start, size in present(self._target.pid, mapping.start, mapping.end):
                     reach.memory(start, start + size)
-        reached = reach.finish()
+                    self._check_time()
+        while reach.goes_on():
+            self._check_time()
+        reached = reach.reached()
         self.bytes_read = reach.bytes_read
         lost = reached.translate(bytes([1, 0]) + bytes(254))
         return dict(itertools.compress(zip(blocks.begins, blocks.sites, strict=True), lost))
+
+    def _check_time(self) -> None:
+        if time.monotonic() > self._until:
+            raise PyattachError(
+                f"it has so much memory that {_MOST_S:.0f} s are not enough", "see what is live instead"
+            )
 
     def _judge(self, heap: GlibcHeap, free: list[tuple[int, int]], block: int) -> None:
         if not free or not heap.holds(block):

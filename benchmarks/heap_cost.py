@@ -86,7 +86,17 @@ def works(folder: Path, scale: float) -> list[Work]:
 
 
 def tools(folder: Path, memray: str | None) -> list[Tool]:
-    run = (sys.executable, "-m", "pyattach", "run", "-q", "--heap", "-o", str(folder / "report.txt"))
+    run = (
+        sys.executable,
+        "-m",
+        "pyattach",
+        "run",
+        "-q",
+        "--heap",
+        "--no-leaks",
+        "-o",
+        str(folder / "report.txt"),
+    )
     out = [Tool("pyattach", (*run, "--")), Tool("sampled 512K", (*run, "--heap-sample", "512K", "--"))]
     if heaptrack := shutil.which("heaptrack"):
         out.append(Tool("heaptrack", (heaptrack, "--raw", "-o", str(folder / "heaptrack"))))

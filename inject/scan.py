@@ -146,13 +146,14 @@ class Reachability:
         """Roots: all words of [begin, end) but those of blocks and of what is skipped."""
         self._library.pa_mark_roots(ctypes.byref(self._marks), _u64(begin), _u64(end))
 
-    def finish(self) -> bytes:
-        """Go on from the blocks that are reached; 1 for each that is in the end, in the order of the
-        blocks."""
+    def goes_on(self) -> bool:
+        """Look through some more of the blocks that are reached; whether there are more still."""
         look = self._library.pa_mark_blocks
         look.restype = _u64
-        while look(ctypes.byref(self._marks), _u64(_MOST_BYTES)):
-            pass
+        return bool(look(ctypes.byref(self._marks), _u64(_MOST_BYTES)))
+
+    def reached(self) -> bytes:
+        """1 for each block that was reached so far, else 0, in the order of the blocks."""
         return bytes(self._reached)
 
     @property
