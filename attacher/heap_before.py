@@ -93,16 +93,17 @@ def _summed(rows: Iterable[tuple[_Key, int, int]]) -> dict[_Key, tuple[int, int]
     return out
 
 
-def read_old_heap(target: TargetProcess, maps: Maps, resolver: Resolver) -> OldHeap:
-    """What lies in the target's heap now.  Raises OSError where its memory can't be read."""
+NOT_GLIBC = "what was allocated before the attach is not shown: the allocator is not glibc's, or was not used"
+
+
+def read_old_heap(target: TargetProcess, maps: Maps, resolver: Resolver) -> OldHeap | None:
+    """What lies in the target's heap now; None where that is not known (NOT_GLIBC).  Raises OSError where its
+    memory can't be read."""
     begin = time.monotonic()
     out = OldHeap()
     heap = GlibcHeap(target, maps)
     if not heap.arenas:
-        out.notes.append(
-            "what was allocated before the attach is not shown: the allocator is not glibc's, or was not used"
-        )
-        return out
+        return None
     type_of_type = _type_of_type(target, maps, resolver)
     types = TypeReader(target, maps, type_of_type)
     blocks: Iterator[Block] = heap.blocks()

@@ -19,7 +19,7 @@ from ..symbols.address import ReturnAddress
 from ..symbols.maps import Maps
 from ..symbols.resolver import Resolver
 from . import procfs
-from .heap_before import OldHeap, read_old_heap
+from .heap_before import NOT_GLIBC, OldHeap, read_old_heap
 from .heap_leaks import Leaks, find_leaks
 from .heap_profile import Amount, HeapResult
 from .heap_tables import HeapTables
@@ -171,7 +171,7 @@ class HeapSession:
         except OSError as error:
             self.notes.append(f"what was allocated before the attach is not shown: {error}")
             return
-        self.notes += self.before.notes
+        self.notes += self.before.notes if self.before is not None else [NOT_GLIBC]
 
     def look_for_leaks(self) -> None:
         """Which live blocks nothing leads to, if that was asked for and the target is there still."""

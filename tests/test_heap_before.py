@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import Target, build_target, hostile, spawn
+from support import Target, build_target, hostile, skip_unless_ci, spawn
 from test_attach_run import pyattach
 
 from pyattach.attacher.heap_before import OldHeap, read_old_heap
@@ -47,7 +47,7 @@ PYTHONS = sorted(
 )
 
 
-def old_heap(target: Target) -> OldHeap:
+def old_heap(target: Target) -> OldHeap | None:
     with TargetProcess(target.pid) as process:
         maps = process.maps()
         resolver = make_resolver(process)
@@ -86,9 +86,11 @@ def test_all_that_is_in_use_and_nothing_else(tmp_path: Path) -> None:
 
 def test_classes_of_objects() -> None:
     with spawn([str(build_target("heap_before"))]) as target:
-        types = {kind: blocks for kind, blocks, _ in old_heap(target).by_type()}
+        old = old_heap(target)
         target.tell("end")
         target.finish()
+    assert old is not None
+    types = {kind: blocks for kind, blocks, _ in old.by_type()}
     assert types["geometry::Circle"] == 3001
     assert types["geometry::Square<int>"] == 507
 
@@ -100,6 +102,7 @@ def test_types_of_python_objects(python: str, allocator: str) -> None:
         old = old_heap(target)
         target.tell("end")
         target.finish()
+    assert old is not None
     types = {kind: blocks for kind, blocks, _ in old.by_type()}
     assert (types["Plain"], types["Slots"], types["OfMeta"]) == (5003, 3001 + 1000, 1009)
     assert types["bytes"] >= 211 and types["list"] >= 5003
@@ -120,11 +123,19 @@ def test_the_report_and_a_picture(tmp_path: Path) -> None:
     assert any(line.startswith("[no stack: allocated before attach];geometry::Circle;") for line in lines)
 
 
-def test_without_glibcs_malloc_that_is_said() -> None:
+def test_without_glibcs_malloc_it_is_not_said_to_be_nothing(tmp_path: Path) -> None:
     with spawn([str(build_target("quiet", "-static"))]) as target:
-        old = old_heap(target)
+        assert old_heap(target) is None
         target.finish()
-    assert not old.blocks and "is not shown" in old.notes[0]
+    library = next(Path("/usr/lib").glob("*-linux-gnu*/libjemalloc.so.2"), None)
+    if library is None:
+        skip_unless_ci("needs libjemalloc2")
+    with spawn([str(build_target("heap_before"))], env={"LD_PRELOAD": str(library)}) as target:
+        with pyattach("heap", target.pid, "-d", "300ms", "-o", "-") as run:
+            run.finish(0)
+        target.tell("end")
+        target.finish()
+    assert "is not shown: the allocator is not glibc's" in run.out and "before  " not in run.out
 
 
 words = st.lists(st.integers(0, (1 << 64) - 1), max_size=24)
