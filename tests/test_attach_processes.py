@@ -124,10 +124,13 @@ def test_execs_in_a_row_kill_nobody(spawn: Spawn, tmp_path: Path, clock: str) ->
             target.tell()
             target.expect("done")
             run.tell(signal.SIGINT)
-            run.finish(0)
+            run.finish(None)
         assert MARK not in maps_text(target.pid) and not timers_text(target.pid)
         target.finish(0)
-    assert Folded(folded).inclusive()["work_between"] > 0
+    if run.process.returncode:  # it was told to go on while pyattach was at loading, on a busy machine
+        assert "executed another program each time that pyattach attached" in run.err, run.err
+    else:
+        assert Folded(folded).inclusive()["work_between"] > 0
 
 
 def test_forks_in_a_row_hurt_neither_child_nor_parent(spawn: Spawn, tmp_path: Path) -> None:
