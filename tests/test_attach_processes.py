@@ -127,8 +127,9 @@ def test_execs_in_a_row_kill_nobody(spawn: Spawn, tmp_path: Path, clock: str) ->
             run.finish(None)
         assert MARK not in maps_text(target.pid) and not timers_text(target.pid)
         target.finish(0)
-    if run.process.returncode:  # it was told to go on while pyattach was at loading, on a busy machine
-        assert "executed another program each time that pyattach attached" in run.err, run.err
+    if run.process.returncode:  # on a busy machine each program may have ended before pyattach was ready
+        said = ("executed another program each time that pyattach attached", "no samples: the target used no")
+        assert any(part in run.err for part in said), run.err
     else:
         assert Folded(folded).inclusive()["work_between"] > 0
 
