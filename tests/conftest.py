@@ -35,6 +35,10 @@ def pytest_configure(config: pytest.Config) -> None:
     _rebuild_stale_stub()
     # A grandchild whose parent died becomes our child then, and no_process_left finds it.
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    # nohup, and a shell's background jobs, start us with these ignored; tests send them to what they start.
+    for number, handler in ((signal.SIGHUP, signal.SIG_DFL), (signal.SIGINT, signal.default_int_handler)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def pytest_report_header() -> str:
