@@ -31,6 +31,7 @@ _POOL = struct.Struct("<QQQQIIII")
 blocks begin that were never used, the last place for one."""
 
 _POOL_SIZES = (16384, 4096)  # CPython 3.10 on, and before
+_WINDOW = 1 << 22
 _MOST_CLASSES = 32
 _Key = TypeVar("_Key")
 
@@ -154,16 +155,32 @@ class PythonPools:
         for mapping in self._maps:
             if not mapping.writable or mapping.shared or mapping.inode or mapping.path.startswith("["):
                 continue
-            for start, size in present(self._target.pid, mapping.start, mapping.end):
+            yield from self.counts_in(mapping.start, mapping.end)
+
+    def counts_in(self, low: int, high: int) -> Iterator[tuple[str, int, int]]:
+        """The same, of what lies in [low, high)."""
+        for start, data in self._windows(low, high):
+            for pool_size in _POOL_SIZES:
+                for at in range(-start % pool_size, len(data) - pool_size + 1, pool_size):
+                    yield from self._pool(data, at, start + at, pool_size)
+
+    def _windows(self, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """What [start, end) holds: address and bytes.  No pool lies in two of them; pages that were never
+        touched, of a pool that others of are in use, read as zeros."""
+        for low in range(start - start % _WINDOW, end, _WINDOW):
+            first, last = max(start, low), min(end, low + _WINDOW)
+            parts = list(present(self._target.pid, first, last))
+            if not parts:
+                continue
+            data = bytearray(last - first)
+            for at, size in parts:
                 try:
-                    data = self._target.read(start, size)
+                    data[at - first : at - first + size] = self._target.read(at, size)
                 except ProcessLookupError:
                     raise
                 except OSError:
                     continue
-                for pool_size in _POOL_SIZES:
-                    for at in range(-start % pool_size, size - pool_size + 1, pool_size):
-                        yield from self._pool(data, at, start + at, pool_size)
+            yield first, bytes(data)
 
     def _pool(self, data: bytes, at: int, address: int, pool_size: int) -> Iterator[tuple[str, int, int]]:
         """Of the pool at data[at]; nothing where there is none."""

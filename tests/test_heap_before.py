@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from support import Target, build_target, hostile, skip_unless_ci, spawn
 from test_attach_run import pyattach
 
-from pyattach.attacher.heap_before import OldHeap, read_old_heap
+from pyattach.attacher.heap_before import OldHeap, PythonPools, read_old_heap
 from pyattach.attacher.heap_glibc import GlibcHeap, find_arenas
 from pyattach.attacher.heap_types import TypeReader
 from pyattach.attacher.naming import make_resolver
@@ -107,6 +107,36 @@ def test_types_of_python_objects(python: str, allocator: str) -> None:
     assert (types["Plain"], types["Slots"], types["OfMeta"]) == (5003, 3001 + 1000, 1009)
     assert types["bytes"] >= 211 and types["list"] >= 5003
     assert not old.notes
+
+
+POOLS = """\
+import ctypes, mmap, sys
+memory = mmap.mmap(-1, 12 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+memory.madvise(mmap.MADV_NOHUGEPAGE)
+begin = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+pools = [at for at in range(-begin % 16384, (12 << 20) - 16384, 16384)][::3]
+for at in pools:  # a block of 16 bytes in use, in the pool's first page; the other pages are never touched
+    memory[at : at + 48] = b"".join(
+        n.to_bytes(size, "little") for n, size in
+        [(1, 8), (0, 8), (0, 8), (0, 8), (0, 4), (0, 4), (64, 4), (16384 - 16, 4)])
+print("pools", begin, len(pools), flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_pools_of_which_most_was_never_touched() -> None:
+    """They lie across where the memory is read in parts, too."""
+    with spawn([sys.executable, "-c", POOLS], ready=None) as target:
+        begin, count = map(int, target.expect("pools").split()[1:])
+        with TargetProcess(target.pid) as process:
+            mapped = process.maps()
+            pools = PythonPools(process, mapped, TypeReader(process, mapped))
+            mapping = next(m for m in mapped if m.start <= begin < m.end)
+            found = list(pools.counts_in(mapping.start, mapping.end))
+        target.tell("end")
+        target.finish()
+    assert found.count(("", 16, 1)) >= count
+    assert count > 250
 
 
 def test_the_report_and_a_picture(tmp_path: Path) -> None:
