@@ -62,6 +62,10 @@ def build_target(name: str, *flags: str) -> Path:
         raise FileNotFoundError(f"there is no {SOURCES}/{name}.c, .cc or .S")
     variable, default, standard = COMPILERS[source.suffix]
     command = [*(shlex.split(os.environ.get(variable, "")) or [default]), standard, *COMMON_FLAGS, *flags]
+    requires(command[0])
+    for flag in flags:
+        if flag.startswith("-fuse-ld="):
+            requires(f"ld.{flag.removeprefix('-fuse-ld=')}")
     inputs = [source, *sorted(SOURCES.glob("*.h"))]
     digest = hashlib.sha256(repr(command).encode())
     for path in inputs:

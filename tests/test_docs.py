@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import requires
 
 from pyattach.attacher.cli import parser as attach_parser
 from pyattach.attacher.heap_cli import parser as heap_parser
@@ -26,6 +27,7 @@ DOCUMENTS = [
 
 def test_the_tour_from_top_to_bottom(tmp_path: Path) -> None:
     """Pasted into one shell, command by command; each has to work."""
+    requires("redis-server")
     blocks = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "docs/tour.md").read_text(), re.MULTILINE | re.DOTALL)
     assert len(blocks) >= 8
     blocks = [re.sub(r"--duration \d\b", "--duration 2", block) for block in blocks]  # less to wait for

@@ -271,9 +271,13 @@ def test_names_as_nm_has_them(path: str) -> None:
                 assert found.name.decode().partition("@")[0] in names[found.value]
 
 
-@pytest.mark.skipif(not Path("/usr/bin/node").exists(), reason="no node here")
 def test_an_executable_of_100_mb() -> None:
-    with ElfImage.open("/usr/bin/node") as image:
+    """node; Debian's own is small, and has all in a library."""
+    files = [Path("/usr/bin/node"), *Path("/usr/lib/x86_64-linux-gnu").glob("libnode.so.*")]
+    largest = max((f for f in files if f.exists()), key=lambda f: f.stat().st_size, default=None)
+    if largest is None:
+        pytest.skip("no node here")
+    with ElfImage.open(str(largest)) as image:
         assert len(image.function_symbols()) > 10_000
         found = image.function_symbols().lookup(image.entry)
     assert found is not None and found.name in (b"_start", b"")
