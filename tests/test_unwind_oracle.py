@@ -149,13 +149,6 @@ def in_crt_files(d: Difference, _result: Result) -> bool:
     return False
 
 
-def in_padding(d: Difference, _result: Result) -> bool:
-    """libc's __memcpy_chk and its like fall through nops into memcpy: none of their tables covers those."""
-    base, content = section(d.place.path, b".text")
-    code = content[d.place.offset - base :][:12].lstrip(b"\x66\x2e")
-    return d.place.file.startswith("libc.") and not is_covered(d.place) and code.startswith(b"\x0f\x1f")
-
-
 def in_longjmp(d: Difference, result: Result) -> bool:
     """Registers are replaced one by one, the stack pointer among the last; no table could say that.
 
@@ -185,7 +178,6 @@ def in_realigned(d: Difference, _result: Result) -> bool:
 EXPLAINED: dict[str, tuple[int, Callable[[Difference, Result], bool]]] = {
     # name: (at most so many places in one run, the test)
     "crt*.o: no CFI": (120, in_crt_files),
-    "libc: nops that are fallen through": (16, in_padding),
     "libc: longjmp's last instructions": (16, in_longjmp),
     "libgcc_s: eh_return installs the handler's registers": (120, in_eh_return),
     "gcc: behind the leave of a realigned frame": (4, in_realigned),

@@ -233,17 +233,54 @@ static int run(struct interpreter *x, const struct program *p)
 	return 0;
 }
 
-/* The row for `address`.  Returns 1; 0: no table covers it; -1: unreadable; -2: malformed. */
-static int find_row(const struct pa_tables *t, const struct pa_module *m, u64 address, struct entry *e, struct row *out)
+#define MOST_PADDING 63
+
+/* The bytes of the no-operation that code begins with, of those that assemblers pad with (Intel SDM, NOP); 0 where
+ * there is none. */
+static u32 nop_bytes(const u8 *code, u32 size)
+{
+	u32 at = 0, form, displacement;
+	while (at < size && (code[at] == 0x66 || code[at] == 0x2e))
+		at++;
+	if (at < size && code[at] == 0x90)
+		return at + 1;
+	if (size - at < 3 || code[at] != 0x0f || code[at + 1] != 0x1f || code[at + 2] & 0x38)
+		return 0;
+	form = code[at + 2] >> 6;
+	displacement = form == 1 ? 1 : form == 2 ? 4 : 0;
+	if (form == 3)
+		return 0;
+	at += 3 + ((code[at + 2] & 7) == 4) + displacement;
+	return at <= size ? at : 0;
+}
+
+/* Whether all from `from` to the function at `to` does nothing, so that one gets to the other. */
+static int is_padding(const struct pa_tables *t, u64 from, u64 to)
+{
+	u8 code[MOST_PADDING];
+	u32 size = (u32)(to - from), at = 0, step = 1;
+	if (to <= from || to - from > MOST_PADDING || !copy(t, code, from, size))
+		return 0;
+	for (; at < size && step; at += step)
+		step = nop_bytes(code + at, size - at);
+	return at == size && step;
+}
+
+/* The row for `address`.  Returns 1; 0: no table covers it; -1: unreadable; -2: malformed.  *behind is where the next
+ * function begins, as far as that was found. */
+static int find_row_here(const struct pa_tables *t, const struct pa_module *m, u64 address, struct entry *e,
+			 struct row *out, u64 *behind)
 {
 	u64 fde, next;
 	int found = find_fde(t, m, address, &fde, &next);
+	*behind = 0;
 	if (found < 1)
 		return found;
 	*e = (struct entry){0};
 	found = read_fde(t, fde, e);
 	if (found < 1)
 		return found < 0 ? -1 : -2;
+	*behind = next;
 	if (address < e->start || address - e->start >= e->range)
 		return 0;
 	struct interpreter x = {.t = t, .e = e, .left = INSTRUCTIONS, .location = e->start, .target = address};
@@ -261,6 +298,19 @@ static int find_row(const struct pa_tables *t, const struct pa_module *m, u64 ad
 		e->row_end = x.location;
 	*out = x.row;
 	return 1;
+}
+
+/* The same.  Assembly falls through into the function behind it (glibc's __memcpy_chk into memcpy): what lies in
+ * between has no table, and is as the other function begins. */
+static int find_row(const struct pa_tables *t, const struct pa_module *m, u64 address, struct entry *e, struct row *out)
+{
+	u64 next, behind;
+	int found = find_row_here(t, m, address, e, out, &next);
+	if (found || !is_padding(t, address, next))
+		return found;
+	found = find_row_here(t, m, next, e, out, &behind) == 1 && e->start == next;
+	e->row_start = address;
+	return found;
 }
 
 /* The three words of `row`, if it is one of the common shapes; else PA_RULE_FULL. */
