@@ -279,8 +279,9 @@ def test_an_executable_of_100_mb() -> None:
         pytest.skip("no node here")
     with ElfImage.open(str(largest)) as image:
         assert len(image.function_symbols()) > 10_000
-        found = image.function_symbols().lookup(image.entry)
-    assert found is not None and found.name in (b"_start", b"")
+        if image.entry:
+            found = image.function_symbols().lookup(image.entry)
+            assert found is not None and found.name in (b"_start", b"")
 
 
 @pytest.mark.parametrize("path", libraries())

@@ -61,8 +61,8 @@ int main(void)
 	for (int i = 0; i < 4096; i++)
 		((char *)page)[i] = (char)(i * 7 + 1);
 	memset((char *)page + 4096, 0xff, 4096); /* as a signal mask: all */
-	sigemptyset(&before); /* the kernel fills its first word only */
-	sigemptyset(&after);
+	memset(&before, 0, sizeof(before)); /* the kernel and the C library fill its first word only */
+	memset(&after, 0, sizeof(after));
 	sigaddset(&before, SIGUSR2);
 	pthread_sigmask(SIG_SETMASK, &before, 0);
 	pthread_sigmask(SIG_BLOCK, 0, &before);
