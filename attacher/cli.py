@@ -25,16 +25,18 @@ from .choosing import ThreadChoice
 from .clock import NAMES as CLOCKS
 from .family import attach as attach_family
 from .following import attach
+from .heap_words import DRAWN, add_heap_options
 from .interim import on_request
 from .live_table import LiveTable
 from .naming import add_name_options, name_options
 from .outputs import add_output_options, check_outputs, default_suffix, render_options, write_outputs
-from .session import Options, Outcome, unheard
+from .session import Options, Outcome, Progress, unheard
 from .stay import HOW_LOADED
 from .verify import Verification
 
 if TYPE_CHECKING:
     from ..render.live import LiveView
+    from .heap_beside import HeapBeside
 
 RATE_RANGE_HZ = (10.0, 1000.0)
 
@@ -189,6 +191,12 @@ def add_attach_options(p: argparse.ArgumentParser) -> None:
         "--loader", choices=("auto", "dlopen", "map"), default="auto",
         help="how the stub gets in (default: dlopen where that is shown to be safe, else mapped)",
     )  # fmt: skip
+    p.add_argument(
+        "--heap", action="store_true",
+        help="record allocations, too: out.svg and out-heap.svg (pyattach heap: these alone)",
+    )  # fmt: skip
+    add_heap_options(p, "--heap-kind", "--heap-unit")
+    p.set_defaults(before=True)
 
 
 def chosen_pid(arguments: argparse.Namespace) -> int:
@@ -297,12 +305,47 @@ def run(arguments: argparse.Namespace, err: TextIO) -> ExitCode:
     if arguments.rate > RATE_RANGE_HZ[1]:
         say(f"warning: {arguments.rate:g} Hz costs the target more than a few percent of its time")
     options = session_options(arguments)
+    heap = _heap_beside(arguments, pid, outputs, options)
     with StopSignals() as stop:
-        outcome = _attach(pid, options, stop, _view(arguments))
+        outcome = _attach(pid, options, stop, _view(arguments), heap)
         if stop.count < 2:
             _report(outcome, outputs, arguments, say)
+            if heap is not None:
+                _report_heap(heap, outputs, arguments, say)
     show_verified(outcome.verified, outcome.residue, pid, outputs, arguments, err)
     return outcome.exit_code
+
+
+def _heap_beside(
+    arguments: argparse.Namespace, pid: int, outputs: list[str], options: Options
+) -> HeapBeside | None:
+    """The heap's recording, where it is asked for.  Raises UsageError."""
+    if not arguments.heap:
+        if arguments.leaks or arguments.heap_sample or arguments.heap_kind != DRAWN:
+            raise UsageError("that is about the heap, which is not recorded", "add --heap")
+        return None
+    from .heap_beside import HeapBeside, heap_outputs  # late: a sampler alone need not wait for it
+    from .heap_options import heap_options, interim_reports
+    from .heap_session import HeapOptions
+
+    if options.subprocesses:
+        raise UsageError("--heap is for one process", "leave out -s; for a child: pyattach heap PID")
+    check_outputs(heap_outputs(outputs, arguments.format), arguments.format)
+    chosen = HeapOptions(unwind=options.unwind, allow_seccomp=options.allow_seccomp, before=True)
+    heap = HeapBeside(pid, heap_options(arguments, chosen))
+    say = unheard if arguments.quiet else _say_beside_the_view
+    heap.on_look = interim_reports(pid, heap.was_asked, arguments, say, "-heap")
+    return heap
+
+
+def _report_heap(
+    heap: HeapBeside, outputs: list[str], arguments: argparse.Namespace, say: Callable[[str], None]
+) -> None:
+    from .heap_beside import heap_outputs
+    from .heap_options import report_heap
+
+    if heap.outcome is not None:
+        report_heap(heap.outcome, heap_outputs(outputs, arguments.format), arguments, say)
 
 
 def show_verified(
@@ -330,16 +373,34 @@ def add_verify_option(p: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def _attach(pid: int, options: Options, stop: StopSignals, view: LiveView | PlainView | None) -> Outcome:
+def _attach(
+    pid: int,
+    options: Options,
+    stop: StopSignals,
+    view: LiveView | PlainView | None,
+    heap: HeapBeside | None,
+) -> Outcome:
     from .procfs import command_line
 
-    session = attach_family if options.subprocesses else attach
+    def session(should_stop: Callable[[], bool], look: Callable[[Progress], None]) -> Outcome:
+        if options.subprocesses:
+            return attach_family(pid, options, should_stop, look)
+        if heap is None:
+            return attach(pid, options, should_stop, look)
+        return heap.noted(attach(pid, options, should_stop, look, heap))
+
+    def wanted() -> bool:
+        asked = stop.report_wanted()
+        if asked and heap is not None:
+            heap.write_so_far()
+        return asked
+
     command = command_line(pid)
     if view is None:
-        return session(pid, options, stop.stopped, on_request(stop.report_wanted, pid, command, options))
-    with view, LiveTable(view, pid, command, options) as table:
-        look = on_request(stop.report_wanted, pid, command, options, table)
-        return session(pid, options, table.stopped(stop.stopped), look)
+        return session(stop.stopped, on_request(wanted, pid, command, options))
+    with view, LiveTable(view, pid, command, options, heap) as table:
+        look = on_request(wanted, pid, command, options, table)
+        return session(table.stopped(stop.stopped), look)
 
 
 def _report(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from ..errors import InjectionFailed, NoSuchTarget, PyattachError, TargetDied, UsageError
 from ..render.combine import combined
 from . import procfs, session
-from .session import Options, Outcome, Progress
+from .session import Beside, Options, Outcome, Progress
 
 _PAUSE_S = 0.05
 """Between two tries: a process that executes one program after the other is given its time."""
@@ -21,12 +21,17 @@ _PASSING = (InjectionFailed, NoSuchTarget, TargetDied, UsageError)
 
 
 def attach(
-    pid: int, options: Options, should_stop: Callable[[], bool], on_progress: Callable[[Progress], None]
+    pid: int,
+    options: Options,
+    should_stop: Callable[[], bool],
+    on_progress: Callable[[Progress], None],
+    beside: Beside | None = None,
 ) -> Outcome:
-    """As ``session.attach``; with ``follow_exec`` also the programs that the process executes after."""
+    """As ``session.attach``; with ``follow_exec`` also the programs that the process executes after, those
+    without ``beside``."""
     stat = procfs.read_stat(pid)
     shown = Shown(on_progress)
-    outcome = session.attach(pid, options, should_stop, shown)
+    outcome = session.attach(pid, options, should_stop, shown, beside)
     if not (options.follow_exec and outcome.replaced and stat is not None):
         return outcome
     return go_on(pid, stat.start_time, outcome, options, should_stop, shown)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from ..errors import PyattachError, TargetDied
 from ..inject.chance import random_bits
@@ -42,6 +42,23 @@ def attach_heap(
 
     Raises PyattachError before anything was recorded; the target is then as it was.
     """
+    with heap_attached(pid, options) as attached:
+
+        def look() -> None:
+            attached.hook_new_modules()
+            on_look(attached.session)
+
+        attached.session.record(should_stop, look)
+    return attached.outcome
+
+
+@contextlib.contextmanager
+def heap_attached(pid: int, options: HeapOptions) -> Iterator[Attached]:
+    """With the hooks in process ``pid``; at the end leaks are looked for, the hooks are taken out, and what
+    came of it is the ``outcome``.  Somebody has to look meanwhile (``HeapSession.look``).
+
+    Raises PyattachError where they can't be brought in; the target is then as it was.
+    """
     with contextlib.ExitStack() as undo:
         undo.callback(wait_for_late_stops)
         target = undo.enter_context(TargetProcess(pid))
@@ -56,16 +73,11 @@ def attach_heap(
             attached.begin()
         except ProcessLookupError as error:
             raise TargetDied(f"process {pid} ended while pyattach attached") from error
-
-        def look() -> None:
-            attached.hook_new_modules()
-            on_look(attached.session)
-
         residue: list[str] = []
         verified: tuple[Verification, ...] = ()
         try:
             attached.hook_new_modules(first=True)
-            attached.session.record(should_stop, look)
+            yield attached
             attached.session.look_for_leaks()
         finally:
             residue += attached.leave()
@@ -73,14 +85,18 @@ def attach_heap(
             after = snapshot(target)
             residue += remains(before, after, ())
             verified = (Verification(pid, before, after, tuple(residue)),)
-        return dataclasses.replace(attached.session.outcome(tuple(residue)), verified=verified)
+        outcome = attached.session.outcome(tuple(residue))
+        attached.outcome = dataclasses.replace(outcome, verified=verified)
 
 
 class Attached:
     """The stub in one target, with its hooks."""
 
+    outcome: HeapOutcome
+    """What came of it; there when it is over."""
+
     def __init__(self, target: TargetProcess, options: HeapOptions) -> None:
-        self._target, self._options = target, options
+        self.target = target
         notes = stale.clear(target)  # before it is looked which words lead where
         resolver = make_resolver(target)
         try:
@@ -113,7 +129,7 @@ class Attached:
         modules = self.session.modules.first(self.session.resolver.maps)
         more = ((self.plan.heap_offset, bytes(self.plan.heap())),)
         loading = Loading(
-            self._target,
+            self.target,
             self.plan,
             None,
             control,
@@ -123,8 +139,12 @@ class Attached:
             image=heap_image(),
             more=more,
         )
-        with hold_any(self._target) as held:
+        with hold_any(self.target) as held:
             self._stub = loading.run(held)
+
+    def is_current(self) -> bool:
+        """Whether the target is there still, and the same program."""
+        return self.target.alive() and self.target.memory_is_current()
 
     @property
     def stub(self) -> LoadedStub:
@@ -134,7 +154,7 @@ class Attached:
 
     def hook_new_modules(self, *, first: bool = False) -> None:
         """Redirect the slots of modules that were not there before."""
-        maps = self._target.maps()
+        maps = self.target.maps()
         if not first and maps == self._maps:
             return
         self._maps = maps
@@ -152,7 +172,7 @@ class Attached:
                 f"{len(patches)} slots came with libraries loaded meanwhile: hooked soon after"
             )
         try:
-            call(self._target, self.stub, "pa_arm")
+            call(self.target, self.stub, "pa_arm")
         except ProcessLookupError:  # its end is seen at the next look
             return
         except PyattachError as error:
@@ -170,11 +190,11 @@ class Attached:
         if refused:
             session.notes.append(f"{refused} slots could not be redirected: they held something else by then")
         session.follow_maps()
-        if not self._target.alive() or not self._target.memory_is_current():
+        if not self.target.alive() or not self.target.memory_is_current():
             return []
         session.shared.stop()  # whatever comes: from here on the hooks pass on
         try:
-            call_stop(self._target, self.stub)
+            call_stop(self.target, self.stub)
             left = self._take_out()
         except ProcessLookupError:
             return []
@@ -186,17 +206,17 @@ class Attached:
 
     def _take_out(self) -> list[str]:
         residue = []
-        wrong = still_lead(self._target, self._patches[: self._head.patch_count])
+        wrong = still_lead(self.target, self._patches[: self._head.patch_count])
         if wrong:
             residue.append(f"{wrong} slots are not as before: the target has changed them")
-        if not wait_until_left(self._target, self.stub, self._in_a_hook):
+        if not wait_until_left(self.target, self.stub, self._in_a_hook):
             return [*residue, "a thread has not left a hook: the stub stays mapped, and passes on"]
         why = self._hooks.may_be_held(self._hook_at, self.stub.image_range)
         if why or wrong:
-            call(self._target, self.stub, "pa_leave")
+            call(self.target, self.stub, "pa_leave")
             why = why or "slots lead there still"
             return [*residue, f"the hooks' code stays mapped, and passes on: {why}"]
-        take_out(self._target, self.stub)
+        take_out(self.target, self.stub)
         return residue
 
     def _count(self, state: PatchState) -> int:

@@ -22,8 +22,9 @@ from .cli import (
 )
 from .heap_attach import attach_heap
 from .heap_live import HeapLive
-from .heap_options import add_heap_options, heap_options, interim_reports, report_heap
+from .heap_options import heap_options, interim_reports, report_heap
 from .heap_session import HeapOptions, HeapOutcome, HeapSession
+from .heap_words import add_heap_options
 from .outputs import check_outputs
 
 _DESCRIPTION = "See where a running process allocates memory, and what it does not free, from now on."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import re
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -59,7 +58,7 @@ class HeapLive:
         from ..render.heap_view import HeapState
 
         result = HeapResult(session.tables, session.resolver, session.options.sample_bytes)
-        rss = _rss(session.target.pid)
+        rss = procfs.rss_bytes(session.target.pid) or None
         seen = _Seen(now, result, rss or 0)
         while len(self._past) > 1 and now - self._past[1].at >= _WINDOW_S:
             self._past.popleft()
@@ -110,8 +109,3 @@ def _rows(result: HeapResult, seen: _Seen, before: _Seen, window: float) -> list
         )
         for place in chosen
     ]
-
-
-def _rss(pid: int) -> int | None:
-    found = re.fullmatch(r"(\d+) kB", procfs.read_status(pid).get("VmRSS", ""))
-    return int(found[1]) * 1024 if found else None

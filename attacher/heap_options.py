@@ -1,54 +1,17 @@
-"""The command line's words for the heap, and what is said at the end."""
+"""What the command line says of the heap, as options, and what is said at the end."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
-import re
 from collections.abc import Callable, Sequence
 
 from ..errors import PyattachError, UsageError
 from ..render.names import printable
-from .heap_profile import BEFORE, KINDS, LEAKED, UNITS
 from .heap_report import report_lines, write_heap_outputs
 from .heap_session import HeapOptions, HeapOutcome, HeapSession
+from .heap_words import BEFORE, LEAKED
 from .interim import interim_name
-
-_DEPTH = 64
-_POWERS = {"": 0, "K": 10, "M": 20, "G": 30}
-
-
-def byte_count(text: str) -> int:
-    """``512K``, ``1M``, ``4096``: bytes.  Raises ArgumentTypeError."""
-    found = re.fullmatch(r"(\d{1,9})([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
-    size = int(found[1]) << _POWERS[found[2].upper()] if found else 0
-    if not 1 <= size <= 1 << 40:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes: say 512K or 1M")
-    return size
-
-
-def add_heap_options(p: argparse.ArgumentParser, kind: str, unit: str) -> None:
-    """What is recorded and drawn; ``kind`` and ``unit`` are the options' names."""
-    p.add_argument(
-        kind, dest="heap_kind", choices=list(KINDS), default="peak",
-        help="drawn: all that was allocated, live at the end, live at the peak (default), temporary, leaked, "
-        "or what was there before the attach",
-    )  # fmt: skip
-    p.add_argument(
-        "--leaks", action=argparse.BooleanOptionalAction, default=None,
-        help="at the end, tell lost blocks from those that are still in use",
-    )  # fmt: skip
-    p.add_argument(
-        unit, dest="heap_unit", choices=UNITS, default="bytes", help="in bytes (default) or in blocks"
-    )
-    p.add_argument(
-        "--heap-sample", type=byte_count, default=0, metavar="BYTES",
-        help="512K: record one allocation in so many bytes on average (default: all)",
-    )  # fmt: skip
-    p.add_argument(
-        "--heap-depth", type=int, default=_DEPTH, metavar="N",
-        help=f"frames of a stack of the heap at most (default {_DEPTH})",
-    )  # fmt: skip
 
 
 def heap_options(arguments: argparse.Namespace, options: HeapOptions) -> HeapOptions:
@@ -79,14 +42,19 @@ def heap_options(arguments: argparse.Namespace, options: HeapOptions) -> HeapOpt
 
 
 def interim_reports(
-    pid: int, wanted: Callable[[], bool], arguments: argparse.Namespace, say: Callable[[str], None]
+    pid: int,
+    wanted: Callable[[], bool],
+    arguments: argparse.Namespace,
+    say: Callable[[str], None],
+    mark: str = "",
 ) -> Callable[[HeapSession], None]:
-    """To be called at each look: writes a picture and a list of sites where a report is ``wanted``."""
+    """To be called at each look: writes a picture and a list of sites where a report is ``wanted``; ``mark``
+    is put into their names."""
 
     def write(outcome: HeapOutcome) -> None:
         try:
             write_heap_outputs(
-                outcome, [interim_name(pid, suffix) for suffix in (".svg", ".txt")], arguments, say
+                outcome, [interim_name(pid, mark + suffix) for suffix in (".svg", ".txt")], arguments, say
             )
         except PyattachError as error:
             say(error.what)

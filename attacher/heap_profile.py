@@ -16,8 +16,7 @@ from ..symbols.resolver import Resolver
 from .heap_before import OldHeap
 from .heap_leaks import Leaks
 from .heap_tables import HeapTables, SiteCounts
-
-LEAKED, BEFORE = "leaked", "before"
+from .heap_words import BEFORE, LEAKED, UNITS
 
 KINDS: dict[str, tuple[str, Callable[[SiteCounts], int]]] = {
     "allocated": ("allocated, freed or not", lambda counts: counts.allocs),
@@ -29,8 +28,6 @@ KINDS: dict[str, tuple[str, Callable[[SiteCounts], int]]] = {
 }
 """What is asked: in words, and blocks of a site.  LEAKED and BEFORE are known only where that was looked
 for; what was there BEFORE has no site."""
-
-UNITS = ("bytes", "blocks")
 
 _PPROF = {"allocated": "alloc", "live": "inuse", "peak": "peak", LEAKED: "leaked"}
 """What pprof calls it; the first two are known to all that read its files."""

@@ -11,8 +11,9 @@ from ..render.formats import renderer_for
 from ..render.names import printable, shortened
 from ..render.profile import Profile, Stack
 from ..render.renderer import RenderOptions, encoded
-from .heap_profile import BEFORE, KINDS, HeapResult
+from .heap_profile import KINDS, HeapResult
 from .heap_session import HeapOutcome
+from .heap_words import BEFORE
 from .outputs import write
 
 _CALLERS = 3

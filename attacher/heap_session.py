@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -121,10 +120,7 @@ class HeapSession:
         """Until the target ends, the time is over or ``should_stop``.  ``on_look`` is called some times a
         second, ``on_pause`` more often."""
         while not self.ended_by:
-            if self.shared.renew_lease(LEASE_NS):
-                self.notes.append("pyattach was held up for so long that the recording ended early")
-            self._look_at_memory()
-            self.follow_maps()
+            self.look()
             on_look()
             elapsed_s = time.monotonic() - self.started
             if not self.target.alive() or not self.target.memory_is_current():
@@ -138,9 +134,15 @@ class HeapSession:
                     on_pause()
                     self.target.pause(_LOOK_S / _PAUSES)
 
+    def look(self) -> None:
+        """To be called some times a second: the lease, the target's memory, libraries that came or went."""
+        if self.shared.renew_lease(LEASE_NS):
+            self.notes.append("pyattach was held up for so long that the recording ended early")
+        self._look_at_memory()
+        self.follow_maps()
+
     def _look_at_memory(self) -> None:
-        found = re.fullmatch(r"(\d+) kB", procfs.read_status(self.target.pid).get("VmHWM", ""))
-        self._peak_rss = max(self._peak_rss, int(found[1]) * 1024 if found else 0)
+        self._peak_rss = max(self._peak_rss, procfs.rss_bytes(self.target.pid, "VmHWM"))
 
     def follow_maps(self) -> None:
         """Libraries that came and went: for the unwinder there, and for names here."""

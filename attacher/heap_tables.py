@@ -118,6 +118,10 @@ class HeapTables:
             if table[at : at + 8] != empty
         ]
 
+    def live_bytes(self) -> int:
+        """Of blocks that were recorded and not freed since."""
+        return int(self.head().live) + sum(int(thread.pending) for thread in self.threads())
+
     def counts(self) -> dict[int, SiteCounts]:
         """By site."""
         seq = self.head().peak_seq

@@ -16,14 +16,23 @@ from .session import NAMING_S, Options, Progress
 
 if TYPE_CHECKING:
     from ..render.live import LiveView  # it brings rich with it
+    from .heap_beside import HeapBeside
 
 
 class LiveTable:
     """Called with the session's progress; ``stopped`` is to be asked between two looks at the target.  Use
     with ``with``: what reads lines meanwhile does not outlive it."""
 
-    def __init__(self, view: LiveView | PlainView, pid: int, command: str, options: Options) -> None:
+    def __init__(
+        self,
+        view: LiveView | PlainView,
+        pid: int,
+        command: str,
+        options: Options,
+        heap: HeapBeside | None = None,
+    ) -> None:
         self._view, self._pid, self._command, self._options = view, pid, command, options
+        self._heap = heap
         self._totals = LiveTotals(lines=options.names.lines and not isinstance(view, PlainView))
         self._ahead: LinesAhead | None = None
         self._store: SampleStore | None = None
@@ -82,6 +91,7 @@ class LiveTable:
             mode=self._options.mode,
             remaining_s=None if duration is None else max(0.0, duration - progress.elapsed_s),
             note=progress.note,
+            beside="" if self._heap is None else self._heap.header(),
         )
 
     def _name_of(self, tid: int) -> str:
@@ -91,4 +101,6 @@ class LiveTable:
         """Write what there is so far; what to say."""
         if self._progress is None:
             return "there is nothing yet"
+        if self._heap is not None:
+            self._heap.write_so_far()
         return write_interim(self._pid, self._command, self._options, self._progress)

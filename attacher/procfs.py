@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import time
 from pathlib import Path
 
@@ -76,6 +77,12 @@ def read_status(pid: int, tid: int | None = None) -> dict[str, str]:
     except (FileNotFoundError, ProcessLookupError):
         return {}
     return {key: value.strip() for key, _, value in (line.partition(":") for line in lines)}
+
+
+def rss_bytes(pid: int, field: str = "VmRSS") -> int:
+    """Memory of the process now, or at most so far ("VmHWM"); 0 where that is not known."""
+    found = re.fullmatch(r"(\d+) kB", read_status(pid).get(field, ""))
+    return int(found[1]) * 1024 if found else 0
 
 
 def thread_ids(pid: int) -> list[int]:

@@ -20,7 +20,8 @@ from typing import BinaryIO
 from ..errors import PyattachError
 from ..inject import fault
 from ..render.profile import Profile
-from .heap_profile import KINDS, UNITS
+from .heap_profile import KINDS
+from .heap_words import UNITS
 from .session import Options
 
 STARTED = "started"

@@ -23,9 +23,10 @@ from . import procfs
 from .child import ChildProcess, start
 from .cli import StopSignals, add_options, session_options
 from .clock import SPARE_SIGNAL, Clock, choose_for_child
-from .heap_options import add_heap_options, heap_options, interim_reports, report_heap
+from .heap_options import heap_options, interim_reports, report_heap
 from .heap_run import heap_stub, profile_heap_of_child
 from .heap_session import HeapOptions
+from .heap_words import add_heap_options
 from .interim import on_request
 from .live_table import LiveTable
 from .outputs import check_outputs, default_suffix, render_options, write_outputs

@@ -8,6 +8,7 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from .. import __version__
 from ..errors import ExitCode, InjectionFailed, NoPermission, PyattachError, TargetDied, UsageError
@@ -136,8 +137,25 @@ class Outcome:
         return ExitCode.OK
 
 
+class Beside(Protocol):
+    """What else is done with the target while its CPU time is sampled."""
+
+    ended_by: str
+    """Why the sampling ended."""
+
+    def attached(self) -> contextlib.AbstractContextManager[object]:
+        """Entered before the sampler comes in, left when it is out.  Raises PyattachError."""
+
+    def look(self) -> None:
+        """Called at each look at the target."""
+
+
 def attach(
-    pid: int, options: Options, should_stop: Callable[[], bool], on_progress: Callable[[Progress], None]
+    pid: int,
+    options: Options,
+    should_stop: Callable[[], bool],
+    on_progress: Callable[[Progress], None],
+    beside: Beside | None = None,
 ) -> Outcome:
     """Profile process ``pid`` until ``should_stop()``, the duration, or its end.
 
@@ -146,15 +164,29 @@ def attach(
     """
     with contextlib.ExitStack() as undo:
         undo.callback(wait_for_late_stops)
-        session = undo.enter_context(_loaded(pid, options))
-        try:
-            session.sample(should_stop, on_progress)
-        finally:
-            session.detach()
-        verified = session.verify()
+        with beside.attached() if beside is not None else contextlib.nullcontext():
+            session = undo.enter_context(_loaded(pid, options))
+            try:
+                session.sample(_looking(should_stop, beside), on_progress)
+            finally:
+                session.detach()
+            verified = session.verify()
+            if beside is not None:
+                beside.ended_by = session.ended_by
         fault.reach("verified", pid)
         left, seen = (verified.left, (verified,)) if verified is not None else ((), ())
         return Outcome(session.profile(), left, session.target_ended, session.replaced, verified=seen)
+
+
+def _looking(should_stop: Callable[[], bool], beside: Beside | None) -> Callable[[], bool]:
+    if beside is None:
+        return should_stop
+
+    def stopped() -> bool:
+        beside.look()
+        return should_stop()
+
+    return stopped
 
 
 @contextlib.contextmanager

@@ -71,7 +71,7 @@ def clear(target: TargetProcess) -> list[str]:
         notes.append(f"{len(caves)} bootstraps of a pyattach that was killed were taken out")
     for stub in stubs_in(target.maps()):
         try:
-            notes.append(_take_out(target, stub))
+            notes += _take_out(target, stub)
         except ProcessLookupError:
             raise
         except (PyattachError, OSError) as error:
@@ -120,8 +120,9 @@ def _owner(control: Control) -> int | None:
     return int(control.owner_pid) if lives else 0
 
 
-def _take_out(target: TargetProcess, found: StaleStub) -> str:
-    """Stop and unload it, unless the pyattach it belongs to lives; what came of it."""
+def _take_out(target: TargetProcess, found: StaleStub) -> list[str]:
+    """Stop and unload it, unless the pyattach it belongs to lives; what came of it.  Nothing is to be said
+    of our own, of the heap's where CPU time is sampled too."""
 
     def control() -> Control:
         return Control.from_buffer_copy(target.read(found.shared_address, _CONTROL_SIZE))
@@ -130,8 +131,10 @@ def _take_out(target: TargetProcess, found: StaleStub) -> str:
     if (head.magic, head.version, head.control_size) != (MAGIC, VERSION, _CONTROL_SIZE):
         raise InjectionFailed("it was made by another version")
     owner = _owner(head)
+    if owner == os.getpid():
+        return []
     if owner or (owner is None and not _lease_is_over(lambda: int(control().lease_until_ns), target.pid)):
-        return f"another pyattach (pid {owner or head.owner_pid}) is attached, too"
+        return [f"another pyattach (pid {owner or head.owner_pid}) is attached, too"]
     image = heap_image() if head.heap_offset else stub_image()
     start, code = image.code
     if target.read(found.base + start, len(code)) != code:
@@ -139,7 +142,7 @@ def _take_out(target: TargetProcess, found: StaleStub) -> str:
     if head.heap_offset:
         hooks = MappedStub(target, image, None, found.base, 0, [])
         heap_stale.take_out(target, hooks, found.shared_address, head)
-        return "the hooks of a heap profiler that was killed were taken out"
+        return ["the hooks of a heap profiler that was killed were taken out"]
     zones, calls = survey(target.maps(), proc_opener(target.pid), target.read)
     stub = MappedStub(target, image, calls, found.base, int(head.handle), [])
     if stub.by_dlopen and calls is None:
@@ -147,7 +150,7 @@ def _take_out(target: TargetProcess, found: StaleStub) -> str:
     call_stop(target, stub)
     _wait_until(lambda: not control().inside, _INSIDE_S)
     unload(target, stub, control(), SafePlaces(target, zones, strict=False))
-    return "the stub of a pyattach that was killed was taken out"
+    return ["the stub of a pyattach that was killed was taken out"]
 
 
 def _lease_is_over(lease: Callable[[], int], pid: int) -> bool:

@@ -26,6 +26,7 @@ class LiveHeader:
     elapsed_s: float
     remaining_s: float | None
     note: str = ""
+    beside: str = ""
     mode: str = "cpu"
 
 
@@ -41,4 +42,4 @@ def figures(header: LiveHeader) -> list[str]:
         parts.append(f"{small_share(header.overhead_share)} overhead")
     parts.append(f"{header.threads:,} thread{'s' * (header.threads != 1)}")
     # A note is news: it goes before what is always there, so that it is not the first to be left out.
-    return [printable(header.note), *parts] if header.note else parts
+    return [*(printable(text) for text in (header.note, header.beside) if text), *parts]
