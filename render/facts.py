@@ -40,7 +40,7 @@ def small_share(part: float) -> str:
 def short_command(meta: Meta) -> str:
     """The program's name without folder and arguments, or the pid where there is no command."""
     words = printable(meta.command).split(maxsplit=1)
-    name = words[0].rstrip("/").rpartition("/")[2] if words else ""
+    name = words[0].rstrip("/").rpartition("/")[2].rstrip(":") if words else ""
     return name or (f"pid {meta.pid}" if meta.pid else "profile")
 
 
