@@ -15,8 +15,8 @@ from ..render.profile import Profile
 from ..symbols.frame import Frame, FrameKind
 from . import following, procfs
 from .children import descendants, share_memory
+from .contract import Options, Outcome, Progress
 from .helpers import Helper
-from .session import Options, Outcome, Progress
 
 MOST_AT_ONCE = 32
 """Children beyond wait until others have ended: each costs pyattach a process."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from ..errors import InjectionFailed, NoSuchTarget, PyattachError, TargetDied, UsageError
 from ..render.combine import combined
 from . import procfs, session
-from .session import Beside, Options, Outcome, Progress
+from .contract import Beside, Options, Outcome, Progress
 
 _PAUSE_S = 0.05
 """Between two tries: a process that executes one program after the other is given its time."""

@@ -15,9 +15,9 @@ from ..inject.borrow import MEMFD_PREFIX
 from ..render.facts import share
 from ..render.formats import renderer_for
 from . import procfs
+from .contract import Outcome
 from .heap_attach import Attached, heap_attached
 from .heap_session import HeapOptions, HeapOutcome, HeapSession, size_text
-from .session import Outcome
 
 _EXECUTED = "the target executed another program: the heap was recorded up to there"
 _OWN_CODE = f"memfd:{MEMFD_PREFIX.decode()}"

@@ -11,21 +11,14 @@ from typing import TextIO
 from ..errors import ExitCode, PyattachError
 from ..inject.layout import Unwind
 from ..render.terminal_keys import TerminalKeys
-from .cli import (
-    StopSignals,
-    add_verify_option,
-    chosen_pid,
-    default_output,
-    duration_s,
-    on_a_terminal,
-    show_verified,
-)
+from .cli import StopSignals, add_verify_option, chosen_pid, default_output, on_a_terminal, show_verified
 from .heap_attach import attach_heap
 from .heap_live import HeapLive
 from .heap_options import heap_options, interim_reports, report_heap
 from .heap_session import HeapOptions, HeapOutcome, HeapSession
 from .heap_words import add_heap_options
 from .outputs import check_outputs
+from .words import duration_s
 
 _DESCRIPTION = "See where a running process allocates memory, and what it does not free, from now on."
 _EPILOG = """\

@@ -15,10 +15,10 @@ from ..inject.preload import PreloadedStub
 from ..render.profile import Meta
 from ..symbols.elf import ElfImage
 from .child import ChildProcess
+from .contract import Options
 from .heap_session import LEASE_NS, TARGET_ENDED, HeapOptions, HeapOutcome, HeapSession, code_bytes, heap_plan
 from .program import Program
 from .run import why_not_reached
-from .session import Options
 from .shared import SharedMemory
 
 _OWN_MALLOC = "the program defines {} itself: calls of its own function are not recorded"

@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from ..errors import PyattachError
 from . import following, ptrace
-from .session import Options, Outcome
+from .contract import Options, Outcome
 
 
 class Helper:

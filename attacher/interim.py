@@ -10,7 +10,7 @@ from ..errors import PyattachError
 from ..render.formats import RenderOptions, renderer_for, write_atomically
 from ..render.profile import Meta, Profile, Thread
 from . import procfs
-from .session import Options, Progress
+from .contract import Options, Progress
 
 ENDED_BY = "a snapshot; sampling went on"
 

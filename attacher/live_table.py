@@ -9,10 +9,11 @@ from ..render.live_header import LiveHeader
 from ..render.live_totals import LiveTotals
 from ..render.plain import PlainView
 from ..symbols.lines_ahead import LinesAhead
+from .contract import Options, Progress
 from .interim import thread_name, write_interim
 from .naming import make_cache
 from .samples import SampleStore
-from .session import NAMING_S, Options, Progress
+from .session import NAMING_S
 
 if TYPE_CHECKING:
     from ..render.live import LiveView  # it brings rich with it

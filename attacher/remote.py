@@ -20,9 +20,9 @@ from typing import BinaryIO
 from ..errors import PyattachError
 from ..inject import fault
 from ..render.profile import Profile
+from .contract import Options
 from .heap_profile import KINDS
 from .heap_words import UNITS
-from .session import Options
 
 STARTED = "started"
 

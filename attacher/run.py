@@ -14,10 +14,11 @@ from ..render.profile import Meta, Profile
 from . import following
 from .child import ChildProcess
 from .clock import Clock
+from .contract import Options, Outcome, Progress
 from .family import Family
 from .preloaded import Preloaded
 from .program import Program
-from .session import Options, Outcome, Progress, Session
+from .session import Session
 from .shared import SharedMemory
 
 _LOOK_S = 0.001

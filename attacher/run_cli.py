@@ -23,6 +23,7 @@ from . import procfs
 from .child import ChildProcess, start
 from .cli import StopSignals, add_options, session_options
 from .clock import SPARE_SIGNAL, Clock, choose_for_child
+from .contract import Options, Outcome
 from .heap_options import heap_options, interim_reports, report_heap
 from .heap_run import heap_stub, profile_heap_of_child
 from .heap_session import HeapOptions
@@ -30,9 +31,9 @@ from .heap_words import add_heap_options
 from .interim import on_request
 from .live_table import LiveTable
 from .outputs import check_outputs, default_suffix, render_options, write_outputs
+from .planning import plan_region
 from .program import Program, find_program
 from .run import profile_child
-from .session import Options, Outcome, plan_region
 
 _DESCRIPTION = "Start a program with the sampler preloaded, and see where its CPU time goes, start to end."
 _EPILOG = """\

@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import os
 import time
 from collections.abc import Callable, Iterator
-from typing import Protocol
 
 from .. import __version__
-from ..errors import ExitCode, InjectionFailed, NoPermission, PyattachError, TargetDied, UsageError
+from ..errors import InjectionFailed, NoPermission, PyattachError, TargetDied, UsageError
 from ..inject import fault
 from ..inject.cave import NoRoom
-from ..inject.layout import NO_VM_READ, Unwind
 from ..inject.loader import LoadedStub
-from ..inject.region import RegionPlan
 from ..render.profile import Meta, Profile
-from ..symbols.completing import NameOptions, complete
+from ..symbols.completing import complete
 from . import stale
 from .account import CpuAccount
-from .choosing import ALL_THREADS, ThreadChoice
-from .clock import Clock, choose, jitter_ns, kernel_hz, spare_signal
+from .clock import choose, spare_signal
+from .contract import Beside, Options, Outcome, Progress
 from .delivery import DeliveryCost
 from .governor import RateGovernor
 from .modules import ModuleTable
 from .naming import make_cache, make_resolver
 from .overhead import HandlerCost, Overhead, own_cpu_lap_s
+from .planning import plan_region
 from .ptrace import let_go_of_late_stops, wait_for_late_stops
 from .refusals import check_seccomp
 from .ring import RingReader
@@ -42,14 +39,9 @@ _NO_TIME = "of a program that executed another one no lines and no debug files o
 PROGRESS_S = 0.5
 NAMING_S = 0.2
 SWEEP_S = 1.0
-_RING_SECONDS = 4.0
-_WORDS_PER_SAMPLE = 64
 _EXECS_FOR_S = 1.0
 _UNSEEN_S = 0.01
-_SPARE_SLOTS = 4
 _STRAYS_TO_SPEAK_OF = 0.05
-_STRAYS_MET = (6, 4)
-"""The Linux whose process-wide timers signal the thread that runs; before, they wake the main thread."""
 
 _WOKE = (
     "the clock of the whole process was ended, as its signal had woken a thread (the one that ran blocks "
@@ -63,91 +55,6 @@ _SECOND_LOOK_S = 0.03
 
 _FEW_THREADS = 32
 """Up to so many threads their CPU time is read at every look, else once a second."""
-
-
-def unheard(_line: str) -> None:
-    """Nobody listens.  A function with a name: options go to other processes."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """What to sample and for how long; ``duration_s`` None: until told to stop.
-
-    ``max_overhead``: sampling's share of CPU time (0.01 is 1%) above which the rate is lowered.
-    ``mode``: "cpu" (threads that run) or "wall" (also where they wait, in real time).
-    ``loader``: "auto" (dlopen where that is shown to be safe and a processor is free, else mapping),
-    "dlopen", or "map".
-    ``clock``: "auto", "timer" or "perf" (``attacher.clock``).
-    ``names``: how code is named; ``say`` is given lines for the user while that takes long.
-    """
-
-    rate_hz: float = 99.0
-    duration_s: float | None = None
-    max_depth: int = 512
-    unwind: Unwind = Unwind.AUTO
-    loader: str = "auto"
-    allow_seccomp: bool = False
-    clock: str = "auto"
-    jitter: bool = True
-    threads: ThreadChoice = ALL_THREADS
-    follow_exec: bool = True
-    subprocesses: bool = False
-    max_overhead: float | None = None
-    mode: str = "cpu"
-    names: NameOptions = dataclasses.field(default_factory=NameOptions)
-    say: Callable[[str], None] = dataclasses.field(default=unheard, compare=False)
-
-
-@dataclasses.dataclass(frozen=True)
-class Progress:
-    """How the session stands, told about twice a second."""
-
-    store: SampleStore
-    elapsed_s: float
-    cpu_s: float
-    ticks: int
-    threads: int
-    dropped: int
-    overhead_share: float | None
-    rate_reached_hz: float | None
-    note: str = ""
-    """What the user is to know while nothing is sampled."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Outcome:
-    """A finished session: the profile, and what of ours remained in the target (nothing, if empty).
-    ``replaced``: the target ended by executing another program."""
-
-    profile: Profile
-    residue: tuple[str, ...]
-    target_ended: bool
-    replaced: bool = False
-    warning: str = ""
-    """What the user must be told of, whatever else is said; it is one of the profile's notes, too."""
-    verified: tuple[Verification, ...] = ()
-    """The targets before and after, those that have not ended; a session each."""
-
-    @property
-    def exit_code(self) -> ExitCode:
-        if self.residue:
-            return ExitCode.DETACH_INCOMPLETE
-        if not self.profile.total:
-            return ExitCode.TARGET_DIED if self.target_ended else ExitCode.NO_SAMPLES
-        return ExitCode.OK
-
-
-class Beside(Protocol):
-    """What else is done with the target while its CPU time is sampled."""
-
-    ended_by: str
-    """Why the sampling ended."""
-
-    def attached(self) -> contextlib.AbstractContextManager[object]:
-        """Entered before the sampler comes in, left when it is out.  Raises PyattachError."""
-
-    def look(self) -> None:
-        """Called at each look at the target."""
 
 
 def attach(
@@ -583,31 +490,3 @@ class Session:
         if self.wall is not None:
             notes.extend(self.wall.notes())
         return notes + list(self.resolver.warnings)
-
-
-def strays_can_be_met() -> bool:
-    """Whether this kernel's timers of a whole process signal the thread that runs."""
-    release = os.uname().release.split(".")
-    return tuple(int("".join(itertools.takewhile(str.isdigit, part))) for part in release[:2]) >= _STRAYS_MET
-
-
-def plan_region(options: Options, threads: int, clock: Clock, spare: int = 0) -> RegionPlan:
-    """Slots for several times the threads there are; a ring for seconds of all processors' ticks."""
-    slots = 1 << max(256, threads * 4).bit_length()
-    per_second = options.rate_hz * (os.cpu_count() or 1) * _WORDS_PER_SAMPLE
-    words = 1 << max(1 << 16, int(per_second * _RING_SECONDS)).bit_length()
-    return RegionPlan(
-        period_ns=round(1e9 / options.rate_hz),
-        slot_count=slots,
-        # A stray thread has no name yet.
-        spare_slots=_SPARE_SLOTS if strays_can_be_met() and not options.threads.patterns else 0,
-        tick_ns=round(1e9 / kernel_hz()),
-        max_depth=options.max_depth,
-        ring_words=words,
-        signal=clock.signal,
-        spare_signal=spare,
-        unwind=options.unwind,
-        flags=NO_VM_READ if options.allow_seccomp else 0,
-        jitter_ns=jitter_ns(options.rate_hz) if options.jitter else 0,
-        event_base=clock.event_base,
-    )

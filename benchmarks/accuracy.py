@@ -10,7 +10,7 @@ import statistics
 
 from common import arguments, machine, running, table
 
-from pyattach.attacher.session import Options
+from pyattach.attacher.contract import Options
 from pyattach.attacher.session import attach as run_session
 from pyattach.render.profile import totals_of
 

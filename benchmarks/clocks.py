@@ -14,7 +14,7 @@ import statistics
 from common import machine, parser_of, running, table
 
 from pyattach.attacher.clock import kernel_hz, why_no_events
-from pyattach.attacher.session import Options, Progress
+from pyattach.attacher.contract import Options, Progress
 from pyattach.attacher.session import attach as run_session
 from pyattach.render.profile import Profile, totals_of
 

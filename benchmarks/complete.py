@@ -28,8 +28,9 @@ from pathlib import Path
 from common import machine, table
 from programs import PROGRAMS, NotHere
 
+from pyattach.attacher.contract import Options
 from pyattach.attacher.samples import SampleStore
-from pyattach.attacher.session import Options, Session
+from pyattach.attacher.session import Session
 from pyattach.attacher.target import TargetProcess
 from pyattach.errors import PyattachError
 from pyattach.inject.layout import End

@@ -20,7 +20,8 @@ import time
 
 from common import arguments, compare, machine, running, spread, table
 
-from pyattach.attacher.session import Options, Session
+from pyattach.attacher.contract import Options
+from pyattach.attacher.session import Session
 from pyattach.attacher.session import attach as run_session
 from pyattach.attacher.target import TargetProcess
 from pyattach.errors import PyattachError, UnsupportedTarget

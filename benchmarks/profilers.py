@@ -20,7 +20,7 @@ from pathlib import Path
 from common import DEADLINE_S
 
 from pyattach.attacher.clock import EventClock
-from pyattach.attacher.session import Options, Outcome, Progress
+from pyattach.attacher.contract import Options, Outcome, Progress
 from pyattach.attacher.session import attach as run_session
 from pyattach.inject.layout import Slot
 from pyattach.render.profile import Meta

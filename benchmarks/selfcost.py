@@ -14,7 +14,7 @@ import statistics
 from common import DEADLINE_S, arguments, machine, running, table
 
 from pyattach.attacher.clock import kernel_hz, why_no_events
-from pyattach.attacher.session import Options
+from pyattach.attacher.contract import Options
 from pyattach.attacher.session import attach as run_session
 from pyattach.render.facts import facts
 from pyattach.render.profile import Meta

@@ -21,7 +21,7 @@ from pathlib import Path
 from common import DEADLINE_S, arguments, machine, program, running, table
 
 from pyattach.attacher.clock import why_no_events
-from pyattach.attacher.session import Options
+from pyattach.attacher.contract import Options
 from pyattach.attacher.session import attach as run_session
 from pyattach.render.profile import Profile
 

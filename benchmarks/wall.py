@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterator
 from common import arguments, machine, running, table
 from complete import NotHere, answers, free_port, need, process, wait_for
 
-from pyattach.attacher.session import Options, Session
+from pyattach.attacher.contract import Options
+from pyattach.attacher.session import Session
 from pyattach.attacher.target import TargetProcess
 from pyattach.errors import PyattachError
 from pyattach.render.profile import Stack

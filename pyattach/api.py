@@ -24,8 +24,8 @@ from types import TracebackType
 from typing import Generic, TypeVar
 
 from .attacher.choosing import ThreadChoice
+from .attacher.contract import Options
 from .attacher.remote import STARTED, Answer, Request
-from .attacher.session import Options
 from .errors import PyattachError, UsageError
 from .render import profile as recorded
 from .render.compare import diff_svg

@@ -34,8 +34,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+from pyattach.attacher.contract import Options  # noqa: E402
 from pyattach.attacher.places import SafePlaces  # noqa: E402
-from pyattach.attacher.session import Options, attach  # noqa: E402
+from pyattach.attacher.session import attach  # noqa: E402
 from pyattach.errors import PyattachError  # noqa: E402
 from tests.storms import STORMS, NotHere, Verdict  # noqa: E402
 from tests.stress_heap import heap_cycles  # noqa: E402

@@ -19,8 +19,9 @@ from test_attach_ends import check_detached
 from test_attach_run import CLOCKS, MARK, Folded, Spawn, cpu_time_s, maps_text, needs_perf, pyattach
 
 from pyattach.attacher import clock, session
+from pyattach.attacher.contract import Options, Outcome, Progress
+from pyattach.attacher.planning import strays_can_be_met
 from pyattach.attacher.procfs import read_status, thread_ids
-from pyattach.attacher.session import Options, Outcome, Progress, strays_can_be_met
 from pyattach.attacher.session import attach as attach_here
 from pyattach.errors import NoPermission
 

@@ -27,7 +27,8 @@ from test_attach_run import (
     wait_for,
 )
 
-from pyattach.attacher.session import Options, Session
+from pyattach.attacher.contract import Options
+from pyattach.attacher.session import Session
 from pyattach.attacher.target import TargetProcess
 
 

@@ -7,7 +7,8 @@ from support import build_target
 from test_attach_run import MARK, Spawn, attach, maps_text, timers_text
 
 from pyattach.attacher import procfs
-from pyattach.attacher.session import Options, Session
+from pyattach.attacher.contract import Options
+from pyattach.attacher.session import Session
 from pyattach.attacher.target import TargetProcess
 from pyattach.errors import ExitCode
 from pyattach.inject.locks import LockZones

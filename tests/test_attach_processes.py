@@ -26,7 +26,7 @@ from test_attach_run import (
 
 from pyattach.attacher import children, following, procfs
 from pyattach.attacher.children import descendants, share_memory
-from pyattach.attacher.session import Options, Outcome
+from pyattach.attacher.contract import Options, Outcome
 from pyattach.render.profile import Meta, Profile
 
 BECOMES_ANOTHER = """\

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from pyattach.attacher import cli
 from pyattach.attacher.choosing import ThreadChoice
-from pyattach.attacher.session import Options, Outcome, Progress
+from pyattach.attacher.contract import Options, Outcome, Progress
 from pyattach.errors import (
     ExitCode,
     InjectionFailed,

@@ -7,9 +7,10 @@ import time
 import pytest
 from test_attach_run import Spawn, attach, cpu_time_s, reported_samples, wait_for
 
+from pyattach.attacher.contract import Options
 from pyattach.attacher.governor import MOST_TIMES, RateGovernor
 from pyattach.attacher.overhead import Overhead
-from pyattach.attacher.session import Options, Session
+from pyattach.attacher.session import Session
 from pyattach.attacher.target import TargetProcess
 
 

@@ -8,9 +8,9 @@ import os
 import re
 from pathlib import Path
 
+from pyattach.attacher.contract import Options, Progress
 from pyattach.attacher.live_table import LiveTable
 from pyattach.attacher.samples import SampleStore
-from pyattach.attacher.session import Options, Progress
 from pyattach.inject.layout import End
 from pyattach.render.plain import PlainView
 from pyattach.symbols.maps import Maps

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyattach.attacher.clock import TimerClock
-from pyattach.attacher.session import Options, plan_region
+from pyattach.attacher.contract import Options
+from pyattach.attacher.planning import plan_region
 from pyattach.inject.layout import COSTS, TICK_TAG, CacheLine, Control, Modules, Slot, State, Unwind
 from pyattach.inject.region import CACHE_LINES, INDEX_BYTES, PAGE, RegionPlan
 

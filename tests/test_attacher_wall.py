@@ -14,10 +14,11 @@ from test_attach_run import Spawn, wait_for
 
 from pyattach.attacher import wall
 from pyattach.attacher.clock import TimerClock
+from pyattach.attacher.contract import Options
 from pyattach.attacher.modules import ModuleTable
+from pyattach.attacher.planning import plan_region
 from pyattach.attacher.procfs import parse_blocked, read_blocked, read_status, thread_ids
 from pyattach.attacher.samples import SampleStore
-from pyattach.attacher.session import Options, plan_region
 from pyattach.attacher.target import TargetProcess
 from pyattach.attacher.threads import ThreadTable
 from pyattach.attacher.wall import WallClock, check_wall

@@ -11,11 +11,11 @@ from heap_support import Site, sites_of, words
 from support import Target, build_target, spawn
 from test_attach_run import Folded, maps_text, pyattach
 
+from pyattach.attacher.contract import Options
 from pyattach.attacher.following import attach
 from pyattach.attacher.heap_beside import HeapBeside, heap_outputs
 from pyattach.attacher.heap_session import HeapOptions
 from pyattach.attacher.procfs import read_status
-from pyattach.attacher.session import Options
 from pyattach.errors import UnsupportedTarget, UsageError
 
 pytestmark = pytest.mark.usefixtures("may_trace")

@@ -10,9 +10,10 @@ from support import Target, build_target
 from test_attach_run import Spawn, wait_for
 
 from pyattach.attacher.clock import TimerClock
+from pyattach.attacher.contract import Options
 from pyattach.attacher.modules import ModuleTable
+from pyattach.attacher.planning import plan_region
 from pyattach.attacher.procfs import Blocked, read_blocked
-from pyattach.attacher.session import Options, plan_region
 from pyattach.attacher.target import TargetProcess
 from pyattach.inject.layout import End
 from pyattach.inject.outside import OutsideUnwinder

@@ -26,7 +26,7 @@ from test_attach_run import (
 from test_run_programs import run
 
 from pyattach.attacher import program
-from pyattach.attacher.session import strays_can_be_met
+from pyattach.attacher.planning import strays_can_be_met
 from pyattach.errors import CommandNotExecutable, CommandNotFound
 
 TIMERS = 3 if strays_can_be_met() else 2
