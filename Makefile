@@ -71,7 +71,7 @@ $(VENV)/installed-dev: $(PACKAGING) | $(VENV)/pyvenv.cfg
 	@touch $@ $(VENV)/installed
 
 $(VENV)/installed-bench: $(VENV)/installed-dev
-	$(call pip_install,[dev,bench])
+	$(call pip_install,[bench])
 	@touch $@
 
 $(VENV)/pyvenv.cfg:
