@@ -74,10 +74,6 @@ EXPLAINED = {
         "kernel's own (`--clock timer`, at most CONFIG_HZ and in step with it, as gperftools). py-spy "
         "stops its target: that costs it time and no CPU time. It would take a cheaper event in the kernel."
     ),
-    r"unwinding a warm frame.*": (
-        "unw_backtrace keeps each frame's layout by its address, and believes what it reads. It would take "
-        "giving up the checks."
-    ),
     r"flame graph of .*": (
         "inferno is compiled, and keeps no profile in the picture. It would take a compiled renderer."
     ),

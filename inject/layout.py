@@ -88,6 +88,7 @@ class Control(ctypes.Structure):
         ("max_depth", _u32),
         ("slots_offset", _u64),
         ("scratch_offset", _u64),
+        ("kept_offset", _u64),
         ("ring_offset", _u64),
         ("ring_words", _u64),
         ("signal", _u32),
@@ -108,6 +109,7 @@ class Control(ctypes.Structure):
         ("heap_offset", _u64),
         ("spare_signal", _u32),
         ("pad1", _u32),
+        ("pad2", _u64 * 7),
         ("lease_until_ns", _u64),
         ("tail", _u64),
         ("state", _u32),
@@ -210,6 +212,9 @@ class LogKind(enum.IntEnum):
 
 COSTS = 64
 COSTS_FROM = 9
+
+KEPT_BYTES = 16400
+"""``struct pa_kept``: the outer frames of a thread's last walk."""
 
 Costs = ctypes.c_uint32 * COSTS
 """Of one slot: how many of its ticks took how long."""

@@ -6,7 +6,7 @@ import ctypes
 import dataclasses
 
 from .chance import random_bits
-from .layout import COSTS, MAGIC, TICK_TAG, VERSION, CacheLine, Control, Modules, Slot, State, Unwind
+from .layout import COSTS, KEPT_BYTES, MAGIC, TICK_TAG, VERSION, CacheLine, Control, Modules, Slot, State, Unwind
 
 PAGE = 4096
 INDEX_BYTES = 4 << 20
@@ -66,8 +66,12 @@ class RegionPlan:
         return _pages(self.costs_offset + self.slot_count * COSTS * 4)
 
     @property
-    def ring_offset(self) -> int:
+    def kept_offset(self) -> int:
         return _pages(self.scratch_offset + self.slot_count * self.max_depth * 8)
+
+    @property
+    def ring_offset(self) -> int:
+        return _pages(self.kept_offset + self.slot_count * KEPT_BYTES)
 
     @property
     def size(self) -> int:
@@ -86,6 +90,7 @@ class RegionPlan:
             max_depth=self.max_depth,
             slots_offset=self.slots_offset,
             scratch_offset=self.scratch_offset,
+            kept_offset=self.kept_offset,
             ring_offset=self.ring_offset,
             ring_words=self.ring_words,
             signal=self.signal,

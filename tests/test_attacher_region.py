@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pyattach.attacher.clock import TimerClock
 from pyattach.attacher.contract import Options
 from pyattach.attacher.planning import plan_region
-from pyattach.inject.layout import COSTS, TICK_TAG, CacheLine, Control, Modules, Slot, State, Unwind
+from pyattach.inject.layout import COSTS, KEPT_BYTES, TICK_TAG, CacheLine, Control, Modules, Slot, State, Unwind
 from pyattach.inject.region import CACHE_LINES, INDEX_BYTES, PAGE, RegionPlan
 
 PLANS = st.builds(
@@ -37,6 +37,7 @@ def parts(plan: RegionPlan) -> list[tuple[int, int]]:
         (plan.slots_offset, plan.slot_count * ctypes.sizeof(Slot)),
         (plan.costs_offset, plan.slot_count * COSTS * 4),
         (plan.scratch_offset, plan.slot_count * plan.max_depth * 8),
+        (plan.kept_offset, plan.slot_count * KEPT_BYTES),
         (plan.ring_offset, plan.ring_words * 8),
     ]
     return [(start, start + size) for start, size in sizes]
@@ -57,7 +58,7 @@ def test_the_control_block_says_the_same(plan: RegionPlan, nonce: int, lease: in
     control = plan.control(nonce, lease)
     for name in (
         "period_ns slot_count max_depth ring_words signal unwind flags jitter_ns event_base tick_tag "
-        "modules_offset index_offset cache_offset slots_offset costs_offset scratch_offset ring_offset "
+        "modules_offset index_offset cache_offset slots_offset costs_offset scratch_offset kept_offset ring_offset "
         "tick_ns spare_slots"
     ).split():
         assert getattr(control, name) == getattr(plan, name), name

@@ -264,10 +264,14 @@ def follow(oracle: Path, run: Run, cpu: int) -> Result:
             places = [parse_place(match[index]) for index in (2, 4, 5)]
             differences.append(Difference(int(match[1]), places[0], tuple(places[1:]), int(match[3]), line))
     total = re.search(
-        r"^compared (\d+) equal (\d+) .* signals (\d+) calls \d+ deepest (\d+)$", done.stdout, re.M
+        r"^compared (\d+) equal (\d+) .* signals (\d+) calls \d+ deepest (\d+) again (\d+) other (\d+)$",
+        done.stdout,
+        re.M,
     )
     assert total, done.stdout + done.stderr
-    compared, equal, signals, deepest = map(int, total.groups())
+    compared, equal, signals, deepest, again, other = map(int, total.groups())
+    assert again, "no walk has taken a frame from the one before"
+    assert not other, "with the one before to go by, a walk found another stack"
     assert compared - equal == sum(d.count for d in differences), "more places than the oracle has room for"
     return Result(run.name, compared, equal, signals, deepest, tuple(differences))
 

@@ -20,6 +20,7 @@
 #include <libunwind.h>
 
 #define HIDDEN
+#include "kept.h"
 #include "unwind.h"
 
 #include "../../tests/native/module_list.h"
@@ -28,6 +29,7 @@
 #define CACHE_LINES (1UL << 15)
 
 static struct pa_cache_line *cache;
+static struct pa_kept kept;
 static u64 addresses[MAX_DEPTH];
 static u64 low, high;
 static u32 generation = 1;
@@ -79,7 +81,7 @@ static inline __attribute__((always_inline)) void registers(u64 *r)
 			 : "rcx", "memory");
 }
 
-__attribute__((noinline)) static int ours_with(enum pa_mode mode)
+__attribute__((noinline)) static int ours_with(enum pa_mode mode, struct pa_kept *last)
 {
 	struct pa_unwinder u = {
 		.stack = {low, high, 0, no_probe, 0},
@@ -89,6 +91,7 @@ __attribute__((noinline)) static int ours_with(enum pa_mode mode)
 		.cache_lines = CACHE_LINES,
 		.generation = generation,
 		.mode = mode,
+		.kept = last,
 	};
 	struct pa_frame frame = {.known = (1U << PA_REGISTERS) - 1};
 	u32 depth;
@@ -101,8 +104,9 @@ __attribute__((noinline)) static int ours_with(enum pa_mode mode)
 	return (int)depth;
 }
 
-__attribute__((noinline)) static int walk_ours(void) { return ours_with(PA_UNWIND_AUTO); }
-__attribute__((noinline)) static int walk_ours_fp(void) { return ours_with(PA_UNWIND_FP); }
+__attribute__((noinline)) static int walk_ours(void) { return ours_with(PA_UNWIND_AUTO, &kept); }
+__attribute__((noinline)) static int walk_ours_anew(void) { return ours_with(PA_UNWIND_AUTO, 0); }
+__attribute__((noinline)) static int walk_ours_fp(void) { return ours_with(PA_UNWIND_FP, 0); }
 __attribute__((noinline)) static int walk_libunwind(void) { return unw_backtrace((void **)addresses, MAX_DEPTH); }
 __attribute__((noinline)) static int walk_glibc(void) { return glibc_backtrace((void **)addresses, MAX_DEPTH); }
 
@@ -138,8 +142,9 @@ __attribute__((noinline)) static int walk_pointers(void)
 static const struct walker {
 	const char *name;
 	int (*walk)(void);
-} walkers[] = {{"pa_walk", walk_ours},      {"pa_walk-fp", walk_ours_fp}, {"unw_backtrace", walk_libunwind},
-	       {"unw_step", walk_step},     {"backtrace", walk_glibc},    {"frame-pointers", walk_pointers}};
+} walkers[] = {{"pa_walk", walk_ours},     {"pa_walk-anew", walk_ours_anew},  {"pa_walk-fp", walk_ours_fp},
+	       {"unw_step", walk_step},    {"unw_backtrace", walk_libunwind}, {"backtrace", walk_glibc},
+	       {"frame-pointers", walk_pointers}};
 #define WALKERS (sizeof(walkers) / sizeof(walkers[0]))
 
 static double now_ns(void)
@@ -171,6 +176,7 @@ __attribute__((noinline)) static void measure(int depth)
 	printf("%d cold %d", depth, frames[0]);
 	for (int b = 0; b < batches; b++) {
 		memset(cache, 0, CACHE_LINES * sizeof(*cache));
+		kept.generation = 0;
 		double begin = now_ns();
 		walk_ours();
 		printf(" %.1f", now_ns() - begin);

@@ -46,7 +46,8 @@ static int is_process_tick(const struct pa_control *c, const struct siginfo *inf
 	return info->code == SI_TIMER && (u32)(info->value >> 32) == c->tick_tag && (u32)info->value == kind;
 }
 
-static u32 unwind(struct pa_control *c, struct pa_slot *slot, const void *ucontext, u64 *frames, enum pa_end *end)
+static u32 unwind(struct pa_control *c, struct pa_slot *slot, u32 index, const void *ucontext, u64 *frames,
+		  enum pa_end *end)
 {
 	struct vm_reader reader = {pa.pid, pa.vm_read_forbidden};
 	struct pa_unwinder u = {
@@ -58,6 +59,7 @@ static u32 unwind(struct pa_control *c, struct pa_slot *slot, const void *uconte
 		.cache_lines = c->cache_lines,
 		.generation = __atomic_load_n(&c->modules_seq, __ATOMIC_ACQUIRE),
 		.mode = c->unwind,
+		.kept = (struct pa_kept *)((u8 *)c + c->kept_offset + index * PA_KEPT_BYTES),
 	};
 	const u64 *gregs = (const u64 *)((const u8 *)ucontext + UC_GREGS);
 	struct pa_frame frame = {.known = (1U << PA_REGISTERS) - 1};
@@ -93,7 +95,7 @@ static void record(struct pa_control *c, struct pa_slot *slot, u32 index, u32 we
 {
 	u64 *frames = (u64 *)((u8 *)c + c->scratch_offset) + (u64)index * c->max_depth;
 	enum pa_end end;
-	u32 depth = unwind(c, slot, ucontext, frames, &end);
+	u32 depth = unwind(c, slot, index, ucontext, frames, &end);
 	struct pa_record head = {
 		.clock_ns = now,
 		.tid = slot->tid,

@@ -8,6 +8,7 @@
  *   control.slots_offset     struct pa_slot[]      one for each thread
  *   control.costs_offset     u32[PA_COSTS] each    how often its ticks took how long, one for each slot
  *   control.scratch_offset   u64[max_depth] each   where a handler walks, one for each slot
+ *   control.kept_offset      struct pa_kept[]      its last walk (kept.h), one for each slot
  *   control.ring_offset      u64[]                 the ring, a power of two of bytes
  *   control.heap_offset      struct pa_heap        the heap profiler's, where there is one (heap/layout.h)
  *
@@ -31,6 +32,10 @@ typedef long i64;
 #define PA_MAGIC 0x68636174746179f0UL /* "yattach" and a byte that is no text */
 #define PA_VERSION 1
 #define PA_LINE 64
+
+/* So many frames of a thread's last walk are kept, in so many bytes. */
+#define PA_KEPT 256
+#define PA_KEPT_BYTES 16400UL
 
 /* Ticks of ours carry the session's tick_tag in the upper half of si_value, the slot's number in the
  * lower.  The tag is this with 16 random bits: the timers of a session that was killed may still tick. */
@@ -98,6 +103,7 @@ struct pa_control {
 	u32 max_depth;
 	u64 slots_offset;
 	u64 scratch_offset;
+	u64 kept_offset;
 	u64 ring_offset;
 	u64 ring_words; /* a power of two */
 	u32 signal;
@@ -118,6 +124,7 @@ struct pa_control {
 	u64 heap_offset; /* struct pa_heap (heap/layout.h); 0: there is none */
 	u32 spare_signal; /* one that threads don't block though they block `signal` (clock.py); 0: none */
 	u32 pad1;
+	u64 pad2[7];
 
 	/* Written by pyattach while the stub runs. */
 	u64 lease_until_ns; /* CLOCK_MONOTONIC as the target sees it */

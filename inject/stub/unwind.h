@@ -3,6 +3,7 @@
  * It takes no lock, allocates nothing, calls nothing outside the stub, and its work is bounded.  Files:
  *   walk.c     frame after frame, the loop and its invariants
  *   cache.h    the rule of an address, found before
+ *   kept.h     the thread's last walk, of which the outer frames are mostly those of the next
  *   cfi.c      the rule of an address, out of .eh_frame (cold)
  *   expr.c     DWARF expressions
  *   modules.h  which module an address lies in
@@ -87,7 +88,9 @@ struct pa_unwinder {
 	u32 generation;              /* of the module table: older rules are not believed */
 	u32 mode;                    /* enum pa_mode */
 	u64 hits, misses;
+	u64 again;                   /* of the hits, frames taken as the last walk found them */
 	u32 stack_changes;           /* so far, in this walk */
+	struct pa_kept *kept;        /* the thread's last walk (kept.h), or 0 */
 };
 
 enum pa_mode { PA_UNWIND_AUTO = 0, PA_UNWIND_FP = 1, PA_UNWIND_CFI = 2 };

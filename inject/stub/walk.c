@@ -1,5 +1,6 @@
 /* Frame after frame, from where the tick hit to the thread's first function. */
 #include "cache.h"
+#include "kept.h"
 
 /* No frame is larger, and no stack of a thread is: what lies farther off is no frame. */
 #define MAX_DISTANCE (256UL << 20)
@@ -167,16 +168,45 @@ static inline void load_saved(struct pa_frame *f, u32 mask, u64 w1, u64 w2, u64 
 	}
 }
 
+/* The place of the frame pointer in saved_at[], and how many bytes below the CFA a rule of the common kind has it;
+ * 0: it is not saved. */
+#define SAVED_FP 1
+static inline u32 fp_back(u64 w0, u64 w1)
+{
+	return (w0 >> (24 + SAVED_FP) & 1) ? (u32)(-8 * (i64)(i16)(w1 >> (16 * SAVED_FP))) : 0;
+}
+
+/* Where the words of a common step may lie: [low, high), as far as known. */
+static inline void see_bounds(const struct pa_unwinder *u, u64 *low, u64 *high, u64 *bias)
+{
+	*low = u->stack.low + PA_NEAR_WORDS * 8;
+	*high = u->stack.high;
+	*bias = u->stack.bias;
+}
+
 /* The common steps, without a copy of anything: cached rules of which one look at the stack's bounds is enough,
  * on stack that is known to be readable.  Stops before the first step that is anything else, with `f` as that
- * step wants it.  addresses[n - 1] is f's; returns how many there are then. */
-static u32 walk_cached(struct pa_unwinder *u, struct pa_frame *f, u64 *addresses, u32 n, u32 max, int exact)
+ * step wants it, or where the rest is as it was (k->met).  addresses[n - 1] is f's; returns how many there are then. */
+static u32 walk_cached(struct pa_unwinder *u, struct pa_frame *f, u64 *addresses, u32 n, u32 max, int exact,
+		       struct kept_walk *k)
 {
 	u64 sp = f->r[PA_REG_SP], ip = f->r[PA_REG_IP], cfa, ret;
-	const u64 low = u->stack.low + PA_NEAR_WORDS * 8, high = u->stack.high, bias = u->stack.bias;
+	u64 low, high, bias;
 	const u32 first = n;
+	see_bounds(u, &low, &high, &bias);
 	while (n < max) {
-		u64 address = n == first && exact ? ip : ip - 1;
+		u32 is_exact = n == first && exact;
+		if (UNLIKELY(sp >= k->next_sp) && !is_exact) {
+			u32 all = kept_rest(k, u, sp, f, addresses, n, max);
+			if (all) {
+				kept_keep(k, u, addresses, n);
+				u->again += all - n;
+				n = all;
+				break;
+			}
+			see_bounds(u, &low, &high, &bias);
+		}
+		u64 address = ip - !is_exact;
 		const struct pa_cache_line *line = cache_line(u, address);
 		u64 check = __atomic_load_n(&line->check, __ATOMIC_RELAXED), w0 = __atomic_load_n(&line->word[0], __ATOMIC_RELAXED);
 		u64 w1 = __atomic_load_n(&line->word[1], __ATOMIC_RELAXED), w2 = __atomic_load_n(&line->word[2], __ATOMIC_RELAXED);
@@ -189,8 +219,15 @@ static u32 walk_cached(struct pa_unwinder *u, struct pa_frame *f, u64 *addresses
 				break;
 			cfa = f->r[PA_REG_FP] + (u64)((i64)w0 >> 32);
 		}
-		if (UNLIKELY(cfa <= sp || cfa - sp > MAX_DISTANCE || cfa < low || cfa > high))
+		if (UNLIKELY(cfa <= sp || cfa - sp > MAX_DISTANCE))
 			break;
+		if (UNLIKELY(cfa < low || cfa > high)) {
+			if (!stack_word(&u->stack, cfa - 8, &ret))
+				break;
+			see_bounds(u, &low, &high, &bias);
+			if (cfa < low || cfa > high)
+				break;
+		}
 		__builtin_memcpy(&ret, (const void *)(cfa + bias - 8), 8);
 		if (UNLIKELY(ret < LOWEST_CODE || ret >= USER_SPACE_END))
 			break;
@@ -198,6 +235,7 @@ static u32 walk_cached(struct pa_unwinder *u, struct pa_frame *f, u64 *addresses
 		f->known &= AFTER_CALL;
 		sp = cfa;
 		ip = ret;
+		kept_came(k, n, sp, f, fp_back(w0, w1), head == FROM_FP);
 		addresses[n++] = ip;
 	}
 	f->r[PA_REG_SP] = sp;
@@ -211,17 +249,27 @@ enum pa_end pa_walk(struct pa_unwinder *u, struct pa_frame *f, u64 *addresses, u
 	u32 n = 0;
 	int exact = 1;
 	enum pa_end end = PA_END_NONE;
+	struct kept_walk k;
+	kept_begin(&k, u);
 	/* Invariant: addresses[0..n) are found, f is the frame whose address comes next.  Each step but that
 	 * out of a signal frame or to another stack raises the stack pointer; n is bounded by max in any case. */
 	while (end == PA_END_NONE && n < max) {
 		u32 before = n, changes = u->stack_changes;
 		u64 sp;
 		addresses[n++] = f->r[PA_REG_IP];
-		if (u->mode != PA_UNWIND_FP && u->cache)
-			n = walk_cached(u, f, addresses, n, max, exact);
+		if (u->mode != PA_UNWIND_FP && u->cache) {
+			kept_start(&k, before, exact != 0, f);
+			n = walk_cached(u, f, addresses, n, max, exact, &k);
+			if (k.met < PA_KEPT) {
+				end = PA_END_ROOT;
+				break;
+			}
+		}
 		exact = exact && n == before + 1;
 		sp = f->r[PA_REG_SP];
 		end = pa_step(u, exact ? f->r[PA_REG_IP] : f->r[PA_REG_IP] - 1, f, &exact);
+		if (end == PA_END_ROOT)
+			kept_keep(&k, u, addresses, n);
 		if (end != PA_END_NONE)
 			break;
 		if (!f->r[PA_REG_IP])

@@ -13,6 +13,7 @@
 #include <time.h>
 
 #define HIDDEN
+#include "kept.h"
 #include "unwind.h"
 
 #include "cache.h"
@@ -119,16 +120,36 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 		.generation = head.use_cache,
 		.mode = head.mode % 3,
 	};
-	for (u32 round = 0; round < 2; round++) { /* the second one finds its rules in the cache */
+	static struct pa_kept kept;
+	static u64 first[MAX_DEPTH];
+	u32 first_depth = 0;
+	enum pa_end first_end = PA_END_NONE;
+	kept.first = PA_KEPT;
+	/* The second one finds its rules in the cache, the third keeps its frames, the fourth finds them kept.  Of tables
+	 * that contradict themselves the cache may hold one rule or another: to be compared, all have what the first left. */
+	struct pa_cache_line before[64];
+	for (u32 round = 0; round < 4; round++) {
 		struct pa_frame frame = {.known = head.known & ((1U << PA_REGISTERS) - 1)};
 		memcpy(frame.r, head.registers, sizeof(frame.r));
-		copies = probes = 0;
+		copies = probes = u.stack_changes = 0;
+		if (round == 1)
+			memcpy(before, cache, sizeof(before));
+		else if (round)
+			memcpy(cache, before, sizeof(before));
 		enum pa_end end = pa_walk(&u, &frame, addresses, MAX_DEPTH, &depth);
 		insist(depth >= 1 && depth <= MAX_DEPTH, "depth out of bounds");
 		insist(end != PA_END_NONE && end <= PA_END_BAD_CFI, "no reason");
 		insist(addresses[0] == head.registers[PA_REG_IP], "not where it was");
 		insist(copies <= COPIES_PER_STEP * depth, "too many copies");
 		insist(probes <= PROBES_PER_STEP * depth, "too many probes");
+		if (round == 1) {
+			first_end = end;
+			first_depth = depth;
+			memcpy(first, addresses, depth * sizeof(*first));
+			u.kept = &kept;
+		}
+		insist(round < 2 || (end == first_end && depth == first_depth), "kept, it is another walk");
+		insist(round < 2 || !memcmp(first, addresses, depth * sizeof(*first)), "kept, it goes elsewhere");
 	}
 	copies = 0;
 	pa_cfi_rule(&u.tables, &module, CODE_AT + head.address_in_code % CODE_BYTES, &rule);

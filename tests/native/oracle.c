@@ -9,7 +9,8 @@
  *     differs COUNT FILE+OFFSET end=REASON got=DEPTH expected=DEPTH at=FIRST_DIFFERENT_LEVEL callers=A,B
  *
  * where A and B are the FILE+OFFSET of the two callers that the shadow stack knows, then
- * "compared N equal N differ N places N signals N calls N deepest N".
+ * "compared N equal N differ N places N signals N calls N deepest N
+ * again N other N": the last two are of walks that keep the one before.
  *
  * The shadow stack: a call is an instruction after which the word at the stack pointer, which moved down by
  * 8, is the address of the next instruction, and the program is elsewhere.  A return needs no rule of its own: an
@@ -31,6 +32,7 @@
 #include <unistd.h>
 
 #define HIDDEN
+#include "kept.h"
 #include "unwind.h"
 
 #include "module_list.h"
@@ -54,6 +56,8 @@ static u32 generation = 1;
 static u64 stack_top;
 static u8 stack_copy[STACK_ROOM];
 static struct pa_cache_line cache[1 << 15];
+static struct pa_kept kept; /* each walk has the one before it to go by */
+static u64 again, other; /* frames taken from it; walks that became others by it */
 static u64 signals, calls;
 
 struct place {
@@ -162,6 +166,20 @@ static void note_difference(u64 ip, u32 end, u32 got, u32 expected, u32 at)
 		};
 }
 
+/* As another walk has found, with the one before to go by. */
+static void walk_again(struct pa_unwinder u, const u64 *registers, const u64 *expected, u32 expected_depth, enum pa_end expected_end)
+{
+	struct pa_frame frame = {.known = (1U << PA_REGISTERS) - 1};
+	u64 got[MAX_DEPTH];
+	u32 depth;
+	memcpy(frame.r, registers, sizeof(frame.r));
+	u.kept = &kept;
+	u.stack_changes = 0;
+	enum pa_end end = pa_walk(&u, &frame, got, MAX_DEPTH, &depth);
+	again += u.again;
+	other += end != expected_end || depth != expected_depth || memcmp(got, expected, depth * sizeof(*got));
+}
+
 /* Unwind from `r` and compare.  Returns 1 when every level is equal. */
 static int compare(const struct user_regs_struct *r)
 {
@@ -183,6 +201,7 @@ static int compare(const struct user_regs_struct *r)
 	};
 	enum pa_end end = pa_walk(&u, &frame, got, MAX_DEPTH, &depth);
 	u32 expected = shadow_depth + 1;
+	walk_again(u, dwarf, got, depth, end);
 	int equal = end == PA_END_ROOT && depth == expected && got[0] == r->rip;
 	for (at = 1; at < depth && at < expected; at++)
 		if (got[at] != shadow[shadow_depth - at].ret)
@@ -331,7 +350,7 @@ int main(int argc, char **argv)
 		print_place(p->callers[1]);
 		printf("\n");
 	}
-	printf("compared %lu equal %lu differ %lu places %u signals %lu calls %lu deepest %u\n", compared, equal,
-	       compared - equal, place_count, signals, calls, deepest);
+	printf("compared %lu equal %lu differ %lu places %u signals %lu calls %lu deepest %u again %lu other %lu\n", compared,
+	       equal, compared - equal, place_count, signals, calls, deepest, again, other);
 	return 0;
 }

@@ -127,7 +127,8 @@ static void divide(struct pa_control *c, u64 ring_words)
 	c->slots_offset = pages(c->cache_offset + CACHE_LINES * CACHE_LINE);
 	c->costs_offset = pages(c->slots_offset + SLOTS * sizeof(struct pa_slot));
 	c->scratch_offset = pages(c->costs_offset + SLOTS * PA_COSTS * 4);
-	c->ring_offset = pages(c->scratch_offset + (u64)SLOTS * MAX_DEPTH * 8);
+	c->kept_offset = pages(c->scratch_offset + (u64)SLOTS * MAX_DEPTH * 8);
+	c->ring_offset = pages(c->kept_offset + SLOTS * PA_KEPT_BYTES);
 	c->ring_words = ring_words;
 	c->cache_lines = CACHE_LINES;
 	c->region_size = pages(c->ring_offset + ring_words * 8);
