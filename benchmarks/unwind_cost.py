@@ -1,9 +1,9 @@
 """What does a frame cost?  The stub's walk beside libunwind, glibc's backtrace() and bare frame pointers.
 
 All walk the same stacks, in one process and in turn (native/unwind_cost.c), warm; the first walk with an
-empty cache of rules is shown apart.  ``pa_walk`` has the thread's last walk to go by, as a tick has, and compares
-each word of the stack with it; ``pa_walk-anew`` has only the rules.  ``unw_backtrace`` keeps a cache of its own by address and does nothing
-else; ``unw_step`` is libunwind's general way, a frame at a time.
+empty cache of rules is shown apart.  ``pa_walk`` has the thread's last walk to go by, as a tick has, and
+compares each word of the stack with it; ``pa_walk-anew`` has only the rules.  ``unw_backtrace`` keeps a cache
+of its own by address and does nothing else; ``unw_step`` is libunwind's general way, a frame at a time.
 """
 
 from __future__ import annotations

@@ -6,7 +6,19 @@ import ctypes
 import dataclasses
 
 from .chance import random_bits
-from .layout import COSTS, KEPT_BYTES, MAGIC, TICK_TAG, VERSION, CacheLine, Control, Modules, Slot, State, Unwind
+from .layout import (
+    COSTS,
+    KEPT_BYTES,
+    MAGIC,
+    TICK_TAG,
+    VERSION,
+    CacheLine,
+    Control,
+    Modules,
+    Slot,
+    State,
+    Unwind,
+)
 
 PAGE = 4096
 INDEX_BYTES = 4 << 20

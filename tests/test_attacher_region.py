@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 from pyattach.attacher.clock import TimerClock
 from pyattach.attacher.contract import Options
 from pyattach.attacher.planning import plan_region
-from pyattach.inject.layout import COSTS, KEPT_BYTES, TICK_TAG, CacheLine, Control, Modules, Slot, State, Unwind
+from pyattach.inject.layout import (
+    COSTS,
+    KEPT_BYTES,
+    TICK_TAG,
+    CacheLine,
+    Control,
+    Modules,
+    Slot,
+    State,
+    Unwind,
+)
 from pyattach.inject.region import CACHE_LINES, INDEX_BYTES, PAGE, RegionPlan
 
 PLANS = st.builds(
@@ -58,8 +68,8 @@ def test_the_control_block_says_the_same(plan: RegionPlan, nonce: int, lease: in
     control = plan.control(nonce, lease)
     for name in (
         "period_ns slot_count max_depth ring_words signal unwind flags jitter_ns event_base tick_tag "
-        "modules_offset index_offset cache_offset slots_offset costs_offset scratch_offset kept_offset ring_offset "
-        "tick_ns spare_slots"
+        "modules_offset index_offset cache_offset slots_offset costs_offset scratch_offset kept_offset "
+        "ring_offset tick_ns spare_slots"
     ).split():
         assert getattr(control, name) == getattr(plan, name), name
     assert (control.nonce, control.lease_until_ns, control.region_size) == (nonce, lease, plan.size)

@@ -7,7 +7,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
 from native.drivers import STUB, compiler
 
 DRIVER = Path(__file__).resolve().parent / "native" / "kept_driver.c"
@@ -40,7 +39,7 @@ def test_they_find_the_same(driver: Path, seed: int, max_depth: int) -> None:
 
 
 def test_nothing_is_read_that_was_not_asked_for(driver: Path) -> None:
-    """The memory of the last walk is the target's to overwrite: no word of it is a reason to read outside of the stack."""
+    """The memory of the last walk is the target's to overwrite: no reason to read outside of the stack."""
     counts = said(driver, "garbage", 1, 50_000)
     assert counts["rounds"] == 50_000
     assert counts[" out of bounds"] == 0
