@@ -19,11 +19,14 @@ from ..inject.heap_layout import (
     COUNTS_IN_PAGE,
     DIRECTORY,
     FIRST_ITEM,
+    FIRST_LEVEL,
     LEAF_SHIFT,
     LEAF_WORDS,
     LINE_SHIFT,
     LINE_WORDS,
     SITE_BITS,
+    WIDE_DIRECTORY,
+    WIDE_SHIFT,
     CountsPage,
     Heap,
     HeapThread,
@@ -34,9 +37,11 @@ from ..inject.heap_region import HeapPlan
 from ..inject.region import PAGE
 from ..inject.scan import Blocks as SortedBlocks
 
-_CHUNK = 1 << 20
-_MOST_LEAVES = 64  # of one place; eight hold all blocks there can be
-_COUNTS = struct.Struct("<IIQQQq")
+_CHUNK = 12 << 16  # whole items
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2  # linux/falloc.h
+_AREA = 1 << (LINE_SHIFT + WIDE_SHIFT)  # a block's word says where in such a stretch it begins
+_MOST_LEAVES = 64  # of one place; 28 hold all blocks there can be
+_COUNTS = struct.Struct("<IIiiii")
 """``struct pa_heap_counts``."""
 
 
@@ -74,6 +79,8 @@ class HeapTables:
         weakref.finalize(self, os.close, self._memfd)
         self._offset = region_offset + plan.heap_offset
         self._heap = plan.heap()
+        self._taken = {"nodes": 0, "sites": 0}
+        self._libc = ctypes.CDLL(None)
         self.nodes = array.array("Q")
         """Two words for each node: return address; the caller's node (32 bits)."""
         self.sites = array.array("Q")
@@ -85,6 +92,23 @@ class HeapTables:
     def memory(self) -> int:
         """Bytes of memory that the whole file takes now."""
         return os.fstat(self._memfd).st_blocks * 512
+
+    def take_back(self) -> None:
+        """The memory of indexes that the target has moved on from; where the kernel can't, they keep it."""
+        head = self.head()
+        for name in ("nodes", "sites"):
+            table, given = getattr(self._heap, name), getattr(head, name).given
+            for level in range(self._taken[name], min(given, table.levels)):
+                self._taken[name] = level + 1
+                at = 4 * ((1 << FIRST_LEVEL + level) - (1 << FIRST_LEVEL))
+                places = (self._offset + table.index_offset + at, 4 << FIRST_LEVEL + level)
+                self._libc.fallocate(self._memfd, _PUNCH_HOLE | _KEEP_SIZE, *map(ctypes.c_int64, places))
+
+    def index_memory(self, name: str) -> int:
+        """Bytes that the index of "nodes" or "sites" takes now."""
+        table = getattr(self._heap, name)
+        size = 4 * ((1 << FIRST_LEVEL + table.levels) - (1 << FIRST_LEVEL))
+        return sum(len(data) for _, data in self._written(table.index_offset, size))
 
     def update(self) -> None:
         """Read the nodes and sites that have come since."""
@@ -98,7 +122,10 @@ class HeapTables:
         used = min(used, table.most)
         while have < used:
             count = min(used - have, _CHUNK // size)
-            items.frombytes(self._read(table.items_offset + have * size, count * size))
+            packed = array.array("I", self._read(table.items_offset + have * size, count * size))
+            wide = array.array("I", bytes(16 * count))
+            wide[0::4], wide[1::4], wide[2::4] = packed[0::3], packed[1::3], packed[2::3]
+            items.frombytes(wide.tobytes())
             have += count
 
     def site(self, site: int) -> tuple[int, int]:
@@ -149,42 +176,52 @@ class HeapTables:
 
     def blocks(self) -> Iterator[Block]:
         """All live blocks, in no order."""
-        follow = array.array("I")
-        follow.frombytes(self._read(self._heap.next_offset, 4 * self._heap.leaf_count))
-        for place, leaf in self._directory():
-            seen = set()
-            while leaf and leaf < self._heap.leaf_count and leaf not in seen:
-                seen.add(leaf)
-                yield from self._leaf(leaf, place << LEAF_SHIFT)
-                leaf = follow[leaf]
+        for place, leaf in self._directory(self._heap.directory_offset, DIRECTORY):
+            if leaf < self._heap.leaf_count:
+                yield from self._leaf(leaf, place << LEAF_SHIFT, LINE_SHIFT)
+        for place, leaves in self._wide_leaves():
+            for leaf in leaves:
+                yield from self._leaf(leaf, place << LEAF_SHIFT + WIDE_SHIFT, LINE_SHIFT + WIDE_SHIFT)
 
     def live(self, *, glibc: bool = False) -> SortedBlocks:
         """All live blocks, in the order of their addresses; ``glibc``: as long as glibc's malloc makes
         them."""
         out = SortedBlocks()
-        follow = array.array("I")
-        follow.frombytes(self._read(self._heap.next_offset, 4 * self._heap.leaf_count))
-        for place, leaf in self._directory():
-            leaves: dict[int, bytes] = {}
-            while leaf and leaf < self._heap.leaf_count and leaf not in leaves and len(leaves) < _MOST_LEAVES:
-                leaves[leaf] = self._read(self._heap.leaves_offset + leaf * LEAF_WORDS * 4, LEAF_WORDS * 4)
-                leaf = follow[leaf]
-            out.add_leaves(place, list(leaves.values()), self.sites, glibc=glibc)
+        wide = dict(self._wide_leaves())
+        for place, leaf in self._directory(self._heap.directory_offset, DIRECTORY):
+            if leaf < self._heap.leaf_count:
+                all_of_it = [leaf, *wide.get(place >> WIDE_SHIFT, [])]
+                leaves = [
+                    self._read(self._heap.leaves_offset + number * LEAF_WORDS * 4, LEAF_WORDS * 4)
+                    for number in all_of_it
+                ]
+                out.add_leaves(place, leaves, self.sites, glibc=glibc)
         return out
 
-    def _directory(self) -> Iterator[tuple[int, int]]:
-        for at, data in self._written(self._heap.directory_offset, 4 * DIRECTORY):
+    def _wide_leaves(self) -> Iterator[tuple[int, list[int]]]:
+        """By 16 MB of addresses, the leaves of what had no room elsewhere."""
+        follow = array.array("I", self._read(self._heap.next_offset, 4 * self._heap.leaf_count))
+        for place, leaf in self._directory(self._heap.wide_offset, WIDE_DIRECTORY):
+            leaves: dict[int, None] = {}
+            while leaf and leaf < self._heap.leaf_count and leaf not in leaves and len(leaves) < _MOST_LEAVES:
+                leaves[leaf] = None
+                leaf = follow[leaf]
+            yield place, list(leaves)
+
+    def _directory(self, offset: int, places: int) -> Iterator[tuple[int, int]]:
+        for at, data in self._written(offset, 4 * places):
             words = array.array("I")
             words.frombytes(data)
             yield from ((at // 4 + i, leaf) for i, leaf in enumerate(words) if leaf)
 
-    def _leaf(self, leaf: int, base: int) -> Iterator[Block]:
+    def _leaf(self, leaf: int, base: int, line_shift: int) -> Iterator[Block]:
         for at, data in self._written(self._heap.leaves_offset + leaf * LEAF_WORDS * 4, LEAF_WORDS * 4):
             words = array.array("I")
             words.frombytes(data)
             for i, word in enumerate(words, at // 4):
                 if word:
-                    address = base + (i // LINE_WORDS << LINE_SHIFT) + (word >> SITE_BITS << 3)
+                    area = (base + (i // LINE_WORDS << line_shift)) & -_AREA
+                    address = area + (word >> SITE_BITS << 3)
                     yield Block(address, word & ((1 << SITE_BITS) - 1))
 
     def _written(self, offset: int, size: int) -> Iterator[tuple[int, bytes]]:

@@ -12,12 +12,14 @@ HEAP_MAGIC = 0x70616568746179F0
 HEAP_VERSION = 1
 FIRST_ITEM = 16
 NO_STACK = 15
-SITE_BITS = 25
+SITE_BITS = 23
 LEAF_SHIFT = 22
 LEAF_WORDS = 65536
 LINE_SHIFT = 10
 LINE_WORDS = 16
 DIRECTORY = 1 << 25
+WIDE_SHIFT = 2
+WIDE_DIRECTORY = DIRECTORY >> WIDE_SHIFT
 FIRST_LEVEL = 10
 LEVELS = 16
 FOLD_BYTES = 65536
@@ -26,7 +28,7 @@ HEAP_WAITS = 2
 FILTER = 32768
 REAL = 11
 PATCHES = 65536
-COUNTS_IN_PAGE = 102
+COUNTS_IN_PAGE = 170
 
 FUNCTIONS = (
     "malloc",
@@ -42,13 +44,14 @@ FUNCTIONS = (
 )
 """What is hooked, in the order of ``struct pa_real``; behind them there is __errno_location."""
 
-_u32, _i64, _u64 = ctypes.c_uint32, ctypes.c_int64, ctypes.c_uint64
+_i32, _u32, _i64, _u64 = ctypes.c_int32, ctypes.c_uint32, ctypes.c_int64, ctypes.c_uint64
 
 
 class Item(ctypes.Structure):
     """``struct pa_item``: a node (return address, caller's node) or a site (size in bytes, node)."""
 
-    _fields_ = (("key", _u64), ("under", _u32), ("pad", _u32))
+    _pack_ = 4
+    _fields_ = (("key", _u64), ("under", _u32))
 
 
 class Intern(ctypes.Structure):
@@ -63,8 +66,10 @@ class Intern(ctypes.Structure):
         ("used", _u32),
         ("level", _u32),
         ("refused", _u32),
+        ("moved", _u32),
+        ("given", _u32),
         ("pad1", _u32),
-        ("pad2", _u64 * 6),
+        ("pad2", _u64 * 5),
         ("fill", _u32 * LEVELS),
     )
 
@@ -81,6 +86,7 @@ class Heap(ctypes.Structure):
         ("sample_bytes", _u64),
         ("threads_offset", _u64),
         ("directory_offset", _u64),
+        ("wide_offset", _u64),
         ("next_offset", _u64),
         ("leaves_offset", _u64),
         ("pool_offset", _u64),
@@ -92,7 +98,7 @@ class Heap(ctypes.Structure):
         ("real", _u64 * REAL),
         ("patch_count", _u32),
         ("pad0", _u32),
-        ("pad5", _u64 * 7),
+        ("pad5", _u64 * 6),
         ("nodes", Intern),
         ("sites", Intern),
         ("pool_used", _u64),
@@ -141,10 +147,10 @@ class Counts(ctypes.Structure):
     _fields_ = (
         ("site", _u32),
         ("peak_seq", _u32),
-        ("allocs", _u64),
-        ("frees", _u64),
-        ("temporary", _u64),
-        ("at_peak", _i64),
+        ("allocs", _i32),
+        ("frees", _i32),
+        ("temporary", _i32),
+        ("at_peak", _i32),
     )
 
 
@@ -195,5 +201,7 @@ class HeapThread(ctypes.Structure):
         ("lost", _u64),
         ("calls", _u64),
         ("replaced", _u64),
-        ("pad", _u64 * 11),
+        ("spare_page", _u32),
+        ("spare_pages", _u32),
+        ("pad", _u64 * 10),
     )

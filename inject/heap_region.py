@@ -17,6 +17,7 @@ from .heap_layout import (
     HEAP_VERSION,
     LEAF_WORDS,
     PATCHES,
+    WIDE_DIRECTORY,
     Heap,
     HeapThread,
     Item,
@@ -28,10 +29,10 @@ from .region import PAGE, RegionPlan
 _THREADS = 4096
 _LEAVES = 1 << 15
 _NODES, _NODE_LEVELS = 1 << 22, 14
-_SITES, _SITE_LEVELS = 1 << 24, 16
+_SITES, _SITE_LEVELS = 1 << 23, 15
 _POOL_PAGES = 1 << 20
 _LEAST_LINES, _MOST_LINES = 1 << 13, 1 << 16
-_BYTES_OF_CODE = 512
+_BYTES_OF_CODE = 1024
 """For so much code there is one rule kept: of the return addresses in it few are on stacks that allocate."""
 
 
@@ -97,6 +98,7 @@ class HeapPlan(RegionPlan):
             table.items_offset = at.take(most * ctypes.sizeof(Item))
             table.index_offset = at.take(4 * ((1 << FIRST_LEVEL + levels) - (1 << FIRST_LEVEL)))
         heap.directory_offset = at.take(4 * DIRECTORY)
+        heap.wide_offset = at.take(4 * WIDE_DIRECTORY)
         heap.next_offset = at.take(4 * _LEAVES)
         heap.leaves_offset = at.take(4 * LEAF_WORDS * _LEAVES)
         heap.patches_offset = at.take(PATCHES * ctypes.sizeof(Patch))

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from heap_support import Books, Recorded, record
+from heap_support import Books, Recorded, Site, record
+from native.drivers import STUB
 from support import build_target
+
+from pyattach.attacher import heap_run
+from pyattach.inject import build_stub
+from pyattach.inject.heap_layout import FIRST_LEVEL
 
 FUNCTIONS = {
     "by_malloc", "by_calloc", "by_realloc_new", "by_realloc_grown", "by_reallocarray", "by_posix_memalign",
@@ -109,8 +115,76 @@ def test_a_python_program_with_the_allocator_of_the_c_library(monkeypatch: pytes
     assert (sum(c.allocs for c in counts), sum(c.frees for c in counts)) == (1009, 503)
 
 
-def compiled(folder: Path, source: str) -> Path:
+MANY = """\
+#include <pthread.h>
+#include <stdlib.h>
+#define KEEP __attribute__((noinline, noclone, noipa))
+#define SIZES 30000
+#define SMALL 200000
+static void *kept[SMALL];
+#define SEEN(p) ({ __asm__ volatile("" : : "r"(p) : "memory"); p; })
+KEEP static void *any_size(size_t n) { void *p = malloc(n); return SEEN(p); }
+KEEP static void *small(size_t n) { void *p = malloc(n); return SEEN(p); }
+static void *work(void *unused) {
+    for (int round = 0; round < 2; round++)
+        for (size_t n = 1; n <= SIZES; n++)
+            free(any_size(n));
+    return unused;
+}
+int main(void) {
+    pthread_t threads[4];
+    for (int i = 0; i < 4; i++) pthread_create(&threads[i], 0, work, 0);
+    for (int i = 0; i < 4; i++) pthread_join(threads[i], 0);
+    for (int i = 0; i < SMALL; i++) kept[i] = small(1 + i % 24);
+    for (int i = 0; i < SMALL; i += 3) free(kept[i]);
+    return 0;
+}
+"""
+
+
+def test_tables_that_grow_while_four_threads_add_to_them(tmp_path: Path) -> None:
+    """Of 30,000 sizes none is lost or counted twice while indexes double, nor of 200,000 small blocks one
+    where lines have no room.  An index that was moved on takes no memory any more."""
+    recorded = record(compiled(tmp_path, MANY, "-pthread"), names={"any_size", "small"})
+    size = 8 * sum(range(30_001))
+    assert recorded.sites["any_size"] == Site(240_000, size, 0, 0, 240_000)
+    left = [1 + i % 24 for i in range(200_000) if i % 3]
+    small = recorded.sites["small"]
+    assert (small.allocs, small.live, small.live_size) == (200_000, len(left), sum(left))
+    assert sorted(length for length in recorded.blocks.values() if length <= 24) == sorted(left)
+    result = recorded.outcome.result
+    assert result is not None
+    tables = result.tables
+    assert dict(zip(*(tables.live().begins, tables.live().sites), strict=True)) == {
+        block.address: block.site for block in tables.blocks()
+    }
+    table = tables.head().sites
+    assert table.level >= 5
+    assert table.given == table.level, "all of the last index was moved on"
+    tables.take_back()
+    assert tables.index_memory("sites") <= 4 << FIRST_LEVEL + table.level
+
+
+def test_numbers_that_outgrow_their_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A library that is made to begin new counts of a site at 64 of anything, not at 2^30."""
+    source = tmp_path / "stub"
+    shutil.copytree(STUB, source)
+    layout = source / "heap" / "layout.h"
+    small = layout.read_text().replace("#define PA_COUNTS_FULL (1 << 30)", "#define PA_COUNTS_FULL 64")
+    assert small != layout.read_text()
+    layout.write_text(small)
+    build_stub.build(source, tmp_path / "built")
+    image = (tmp_path / "built" / "_heap_preload.so").read_bytes()
+    monkeypatch.setattr(heap_run, "heap_preload_image", lambda: image)
+    recorded, books = run(tmp_path / "report", "exit")
+    check(recorded, books)
+    result = recorded.outcome.result
+    assert result is not None
+    assert max(counts.allocs for counts in result.counts.values()) > 64
+
+
+def compiled(folder: Path, source: str, *flags: str) -> Path:
     (folder / "program.c").write_text(source)
-    command = ["cc", "-O1", "-fno-optimize-sibling-calls", "program.c", "-o", "program"]
+    command = ["cc", "-O1", "-fno-optimize-sibling-calls", *flags, "program.c", "-o", "program"]
     subprocess.run(command, cwd=folder, check=True)
     return folder / "program"

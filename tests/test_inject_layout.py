@@ -72,6 +72,8 @@ CONSTANTS = {
     "PA_LINE_SHIFT": heap_layout.LINE_SHIFT,
     "PA_LINE_WORDS": heap_layout.LINE_WORDS,
     "PA_DIRECTORY": heap_layout.DIRECTORY,
+    "PA_WIDE_SHIFT": heap_layout.WIDE_SHIFT,
+    "PA_WIDE_DIRECTORY": heap_layout.WIDE_DIRECTORY,
     "PA_FIRST_LEVEL": heap_layout.FIRST_LEVEL,
     "PA_LEVELS": heap_layout.LEVELS,
     "PA_FOLD_BYTES": heap_layout.FOLD_BYTES,
@@ -92,7 +94,7 @@ def header_text() -> str:
 
 
 def body(kind: str, name: str) -> str:
-    found = re.search(rf"{kind} {name} \{{(.*?)\}};", header_text(), re.DOTALL)
+    found = re.search(rf"{kind} {name} \{{(.*?)\}}(?: __attribute__\(\(.*?\)\))?;", header_text(), re.DOTALL)
     assert found, f"{kind} {name} is in none of {HEADERS}"
     return found[1]
 

@@ -37,7 +37,7 @@ static inline void note_peak(struct pa_heap_counts *counts)
 {
 	u32 seq = __atomic_load_n(&ph.heap->peak_seq, __ATOMIC_RELAXED);
 	if (counts->peak_seq != seq) {
-		counts->at_peak = (i64)(counts->allocs - counts->frees);
+		counts->at_peak = counts->allocs - counts->frees;
 		counts->peak_seq = seq;
 	}
 }
@@ -106,8 +106,9 @@ static void count_free(struct pa_heap_thread *t, u32 site, int temporary)
 		return;
 	}
 	note_peak(counts);
-	counts->frees++;
 	counts->temporary += temporary;
+	if (UNLIKELY(++counts->frees == PA_COUNTS_FULL))
+		thread_counts_anew(t, site);
 	t->pending -= (i64)item_at(&ph.heap->sites, site)->key;
 	fold(t);
 }
@@ -142,7 +143,8 @@ void account_alloc(struct pa_heap_thread *t, u64 address, u64 size, const u64 *f
 	if (h->sample_bytes)
 		__atomic_fetch_add(filter_at(address), 1, __ATOMIC_RELAXED);
 	note_peak(counts);
-	counts->allocs++;
+	if (UNLIKELY(++counts->allocs == PA_COUNTS_FULL))
+		thread_counts_anew(t, counts->site);
 	t->last = address;
 	t->pending += (i64)size;
 	fold(t);

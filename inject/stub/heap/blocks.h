@@ -1,11 +1,15 @@
-/* Live blocks by address: for each KB of addresses one cache line of words, each a block that begins there (7 bits,
- * where) and its site (25 bits).
+/* Live blocks by address: for each KB of addresses one cache line of words, each a block that begins there (9 bits,
+ * where in its 4 KB) and its site (23 bits).
  *
  *   address  bits 22..46  directory -> leaf          bits 10..21  line in the leaf
  *            bits  3.. 9  the block's place in its KB, which also says at which word of the line to begin
  *
- * A KB with more than 16 blocks goes on at the same line of the leaf behind this one, as far as there are blocks
- * (8 leaves: 128 blocks of 8 bytes).  A word is taken by compare and swap from 0 and given back by a store: the one
+ * A KB with more than 16 blocks goes on in lines that it has together with its neighbours, one for 4 KB: programs of
+ * small blocks have some 20 in a KB, and a second line for each would be empty for the most part.
+ *
+ *   address  bits 24..46  wide directory -> leaf     bits 12..23  line in the leaf
+ *
+ * Where that is full there is another behind it, as far as there are blocks (28 for blocks of 8 bytes).  A word is taken by compare and swap from 0 and given back by a store: the one
  * who allocates or frees a block is alone with its word, and a lookup does not end at an empty one.
  */
 #ifndef PA_BLOCKS_H
@@ -28,15 +32,22 @@ static inline u32 leaf_get(u32 *place)
 	return __atomic_compare_exchange_n(place, &leaf, fresh, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE) ? fresh : leaf;
 }
 
-static inline u32 *leaf_line(u32 leaf, u64 address)
+/* The address's line in a leaf that has one for each 1 << shift bytes. */
+static inline u32 *leaf_line(u32 leaf, u64 address, u32 shift)
 {
-	u64 line = (address >> PA_LINE_SHIFT) & ((1U << (PA_LEAF_SHIFT - PA_LINE_SHIFT)) - 1);
+	u64 line = (address >> shift) & ((1U << (PA_LEAF_SHIFT - PA_LINE_SHIFT)) - 1);
 	return (u32 *)heap_at(ph.heap->leaves_offset) + (u64)leaf * PA_LEAF_WORDS + line * PA_LINE_WORDS;
 }
 
 static inline u32 *leaf_place(u64 address)
 {
 	return (u32 *)heap_at(ph.heap->directory_offset) + ((address >> PA_LEAF_SHIFT) & (PA_DIRECTORY - 1));
+}
+
+static inline u32 *wide_place(u64 address)
+{
+	u32 place = (address >> (PA_LEAF_SHIFT + PA_WIDE_SHIFT)) & (PA_WIDE_DIRECTORY - 1);
+	return (u32 *)heap_at(ph.heap->wide_offset) + place;
 }
 
 static inline u32 *leaf_next(u32 leaf)
@@ -46,46 +57,65 @@ static inline u32 *leaf_next(u32 leaf)
 
 static inline u32 block_spot(u64 address)
 {
-	return (u32)(address >> 3) & 127;
+	return (u32)(address >> 3) & 511;
 }
+
+/* Put the word where there is room in the line, looking from the place on; 0: there is none. */
+static inline int line_put(u32 *line, u32 place, u32 word)
+{
+	for (u32 tries = 0; tries < PA_LINE_WORDS; tries++, place++) {
+		u32 *at = &line[place & (PA_LINE_WORDS - 1)], empty = 0;
+		if (!__atomic_load_n(at, __ATOMIC_RELAXED) &&
+		    __atomic_compare_exchange_n(at, &empty, word, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+			return 1;
+	}
+	return 0;
+}
+
+/* Take the block's word out of the line: its site, or 0. */
+static inline u32 line_take(u32 *line, u32 place, u32 spot)
+{
+	for (u32 tries = 0; tries < PA_LINE_WORDS; tries++, place++) {
+		u32 *at = &line[place & (PA_LINE_WORDS - 1)], word = __atomic_load_n(at, __ATOMIC_RELAXED);
+		if (word && word >> PA_SITE_BITS == spot) {
+			__atomic_store_n(at, 0, __ATOMIC_RELAXED);
+			return word & PA_SITE_MASK;
+		}
+	}
+	return 0;
+}
+
+#define WIDE_LINE_SHIFT (PA_LINE_SHIFT + PA_WIDE_SHIFT)
 
 /* 0 where there is no room. */
 static inline int block_put(u64 address, u32 site)
 {
-	u32 spot = block_spot(address), word = spot << PA_SITE_BITS | site;
-	for (u32 *place = leaf_place(address);;) {
-		u32 leaf = leaf_get(place), *line, i = spot >> 3;
-		if (UNLIKELY(!leaf))
-			return 0;
-		line = leaf_line(leaf, address);
-		for (u32 tries = 0; tries < PA_LINE_WORDS; tries++, i++) {
-			u32 *at = &line[i & (PA_LINE_WORDS - 1)], empty = 0;
-			if (!__atomic_load_n(at, __ATOMIC_RELAXED) &&
-			    __atomic_compare_exchange_n(at, &empty, word, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
-				return 1;
-		}
-		place = leaf_next(leaf);
-	}
+	u32 spot = block_spot(address), word = spot << PA_SITE_BITS | site, leaf = leaf_get(leaf_place(address));
+	if (UNLIKELY(!leaf))
+		return 0;
+	if (LIKELY(line_put(leaf_line(leaf, address, PA_LINE_SHIFT), spot >> 3, word)))
+		return 1;
+	for (u32 *place = wide_place(address); (leaf = leaf_get(place)); place = leaf_next(leaf))
+		if (line_put(leaf_line(leaf, address, WIDE_LINE_SHIFT), spot >> 5, word))
+			return 1;
+	return 0;
 }
 
 /* The block's site, and no such block any more; 0: there is none. */
 static inline u32 block_take(u64 address)
 {
-	u32 spot = block_spot(address);
-	for (u32 *place = leaf_place(address);;) {
-		u32 leaf = __atomic_load_n(place, __ATOMIC_ACQUIRE), *line, i = spot >> 3;
-		if (!leaf)
-			return 0;
-		line = leaf_line(leaf, address);
-		for (u32 tries = 0; tries < PA_LINE_WORDS; tries++, i++) {
-			u32 *at = &line[i & (PA_LINE_WORDS - 1)], word = __atomic_load_n(at, __ATOMIC_RELAXED);
-			if (word && word >> PA_SITE_BITS == spot) {
-				__atomic_store_n(at, 0, __ATOMIC_RELAXED);
-				return word & PA_SITE_MASK;
-			}
-		}
-		place = leaf_next(leaf);
+	u32 spot = block_spot(address), leaf = __atomic_load_n(leaf_place(address), __ATOMIC_ACQUIRE), site;
+	if (!leaf)
+		return 0;
+	site = line_take(leaf_line(leaf, address, PA_LINE_SHIFT), spot >> 3, spot);
+	if (LIKELY(site))
+		return site;
+	for (u32 *place = wide_place(address); (leaf = __atomic_load_n(place, __ATOMIC_ACQUIRE)); place = leaf_next(leaf)) {
+		site = line_take(leaf_line(leaf, address, WIDE_LINE_SHIFT), spot >> 5, spot);
+		if (site)
+			return site;
 	}
+	return 0;
 }
 
 #endif

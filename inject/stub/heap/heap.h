@@ -76,6 +76,7 @@ static inline struct pa_heap_counts *counts_at(u32 words)
 #define THREAD_HASH(tp) ((u32)(((tp) >> 6) * HASH >> 40))
 struct pa_heap_thread *thread_find_slowly(u64 tp) HIDDEN;
 struct pa_heap_counts *thread_counts(struct pa_heap_thread *t, u32 site) HIDDEN;
+void thread_counts_anew(struct pa_heap_thread *t, u32 site) HIDDEN;
 void thread_look_at_lease(struct pa_heap_thread *t) HIDDEN;
 
 /* The thread's tables, made when there are none; 0: there is no room. */

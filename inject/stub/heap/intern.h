@@ -1,16 +1,18 @@
 /* Pairs of a key and a number, each kept once, by a number of its own.
  *
  * Items are only ever added.  They are found by an index, open addressing, of which there are several: one that is
- * filled for the most part is left as it is, and the next, twice as large, is used; what is found in an older one
- * is put into the newest.  So nothing is moved and nobody waits.  Two threads that add the same pair at the same
- * time to different indexes make two items of it; whoever reads them adds up by key anyway.
+ * filled for the most part is followed by the next, twice as large.  Each item that is new, or found in the older one
+ * only, moves a few places of that to the newest, so nobody waits; when it is through, pyattach takes the older one's
+ * memory back.  Two threads that add the same pair at the same time to different indexes make two items of it, as
+ * does one that is late in moving its places; whoever reads them adds up by key anyway.
  */
 #ifndef PA_INTERN_H
 #define PA_INTERN_H
 
 #include "heap.h"
 
-#define MOST_PROBES 64
+#define MOST_PROBES 512
+#define MOVED_AT_ONCE 32
 
 static inline u64 item_hash(u64 key, u32 from)
 {
@@ -79,12 +81,34 @@ static inline u32 item_new(struct pa_intern *t, u64 key, u32 from)
 	return id;
 }
 
+/* Some of what the level below the newest holds is put there. */
+static inline void move_some(struct pa_intern *t)
+{
+	u32 top = __atomic_load_n(&t->level, __ATOMIC_ACQUIRE), places, first;
+	const u32 *slots;
+	if (__atomic_load_n(&t->given, __ATOMIC_RELAXED) >= top)
+		return;
+	places = 1U << (PA_FIRST_LEVEL + top - 1);
+	first = __atomic_fetch_add(&t->moved, MOVED_AT_ONCE, __ATOMIC_RELAXED);
+	if (first >= places)
+		return; /* another thread has the last of them in hand */
+	slots = level_at(t, top - 1);
+	for (u32 i = first; i < first + MOVED_AT_ONCE; i++) {
+		u32 id = __atomic_load_n(&slots[i], __ATOMIC_ACQUIRE);
+		if (id)
+			level_add(t, top, item_hash(item_at(t, id)->key, item_at(t, id)->under), id);
+	}
+	if (first + MOVED_AT_ONCE == places)
+		__atomic_store_n(&t->given, top, __ATOMIC_RELEASE);
+}
+
 /* The item's number, or 0 when the table is full. */
 static __attribute__((noinline)) u32 intern_slowly(struct pa_intern *t, u64 hash, u64 key, u32 from)
 {
 	u32 top = __atomic_load_n(&t->level, __ATOMIC_ACQUIRE), id = 0, there = 0;
-	for (u32 below = top; below-- && !id;)
+	for (u32 below = top; below-- > __atomic_load_n(&t->given, __ATOMIC_RELAXED) && !id;)
 		id = level_find(t, below, hash, key, from);
+	move_some(t);
 	if (!id)
 		id = item_new(t, key, from);
 	if (!id) {
@@ -93,13 +117,14 @@ static __attribute__((noinline)) u32 intern_slowly(struct pa_intern *t, u64 hash
 	}
 	while (!there) {
 		u32 next = top + 1;
-		if (__atomic_load_n(&t->fill[top], __ATOMIC_RELAXED) <= (5UL << (PA_FIRST_LEVEL + top)) / 8)
+		if (__atomic_load_n(&t->fill[top], __ATOMIC_RELAXED) <= (3UL << (PA_FIRST_LEVEL + top)) / 4)
 			there = level_add(t, top, hash, id);
 		if (there)
 			break;
 		if (next >= t->levels)
 			return id; /* it can't be found again, but it is right */
-		__atomic_compare_exchange_n(&t->level, &top, next, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+		if (__atomic_compare_exchange_n(&t->level, &top, next, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
+			__atomic_store_n(&t->moved, 0, __ATOMIC_RELAXED);
 		top = __atomic_load_n(&t->level, __ATOMIC_ACQUIRE);
 	}
 	return there;

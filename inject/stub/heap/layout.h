@@ -6,7 +6,8 @@
  *   sites.items_offset    struct pa_item[]          where blocks come from: size and node
  *   *.index_offset        u32[]                     how items are found (intern.h)
  *   directory_offset      u32[]                     which leaf holds the blocks of 4 MB of addresses
- *   next_offset           u32[]                     by leaf: the leaf for those that have no room there
+ *   wide_offset           u32[]                     which holds those of 16 MB that have no room there
+ *   next_offset           u32[]                     by leaf of those: the one for what has no room there either
  *   leaves_offset         u32[65536] each           live blocks (blocks.h)
  *   patches_offset        struct pa_patch[]         attached: the words that lead to the hooks
  *   pool_offset           pages                     of threads: struct pa_heap_counts pages, and private tables
@@ -26,8 +27,8 @@
 #define PA_FIRST_ITEM 16
 #define PA_NO_STACK 15 /* the table of stacks is full */
 
-/* A block's word: where in its KB it begins, in 8 bytes, and its site. */
-#define PA_SITE_BITS 25
+/* A block's word: where in its 4 KB it begins, in 8 bytes, and its site. */
+#define PA_SITE_BITS 23
 #define PA_SITE_MASK ((1U << PA_SITE_BITS) - 1)
 
 #define PA_LEAF_SHIFT 22 /* 4 MB of addresses */
@@ -35,6 +36,9 @@
 #define PA_LINE_SHIFT 10 /* 1 KB of addresses has a cache line of words */
 #define PA_LINE_WORDS 16
 #define PA_DIRECTORY (1U << (47 - PA_LEAF_SHIFT))
+/* What has no room in its KB's line: 4 KB of addresses have one together, or as many as it takes. */
+#define PA_WIDE_SHIFT 2
+#define PA_WIDE_DIRECTORY (PA_DIRECTORY >> PA_WIDE_SHIFT)
 
 #define PA_FIRST_LEVEL 10 /* the smallest index has so many bits */
 #define PA_LEVELS 16
@@ -47,8 +51,7 @@
 struct pa_item {
 	u64 key;  /* of a node its return address; of a site the size asked for, bytes */
 	u32 under; /* of a node its caller's node; of a site its node */
-	u32 pad;
-};
+} __attribute__((packed, aligned(4)));
 
 struct pa_intern {
 	u64 items_offset, index_offset;
@@ -57,8 +60,10 @@ struct pa_intern {
 	u32 used; /* items from here on are not handed out yet */
 	u32 level;
 	u32 refused; /* items there was no room for */
+	u32 moved;   /* so many places of the level below `level` are looked through: what they held is in `level` */
+	u32 given;   /* so many levels are moved on whole: pyattach takes their memory back */
 	u32 pad1;
-	u64 pad2[6];
+	u64 pad2[5];
 	u32 fill[PA_LEVELS];
 };
 
@@ -69,7 +74,7 @@ struct pa_heap {
 	u32 max_depth, flags;
 	u64 sample_bytes; /* mean bytes between two sampled allocations; 0: all are recorded */
 	u64 threads_offset;
-	u64 directory_offset, next_offset, leaves_offset;
+	u64 directory_offset, wide_offset, next_offset, leaves_offset;
 	u64 pool_offset;
 	u32 thread_count, leaf_count; /* of threads: a power of two */
 	u64 pool_pages;
@@ -78,7 +83,7 @@ struct pa_heap {
 	u64 real[PA_REAL]; /* attached: the allocator's functions, in the order of struct pa_real */
 	u32 patch_count; /* of patches_offset's: pyattach writes more, then has them made */
 	u32 pad0;
-	u64 pad5[7];
+	u64 pad5[6];
 
 	struct pa_intern nodes, sites;
 
@@ -124,15 +129,17 @@ enum pa_patch_state {
 	PA_PATCH_LEFT = 4, /* so was it when it was to be undone */
 };
 
-/* One thread's counts of one site.  Live blocks: allocs less frees, over all threads. */
+/* One thread's counts of one site.  Live blocks: allocs less frees, over all threads.  A number that would outgrow its
+ * word is left as it is, and new counts of the site begin: a thread may have several. */
 struct pa_heap_counts {
 	u32 site;
 	u32 peak_seq; /* at_peak is how it was when the peak had risen so often */
-	u64 allocs, frees;
-	u64 temporary; /* freed by the thread that had allocated it, before it allocated anything else */
-	i64 at_peak;
+	i32 allocs, frees;
+	i32 temporary; /* freed by the thread that had allocated it, before it allocated anything else */
+	i32 at_peak;
 };
-#define PA_COUNTS_IN_PAGE 102
+#define PA_COUNTS_IN_PAGE 170
+#define PA_COUNTS_FULL (1 << 30)
 struct pa_heap_page {
 	u32 next; /* page of the pool + 1, 0: none */
 	u32 used;
@@ -177,12 +184,13 @@ struct pa_heap_thread {
 	u64 lost;          /* calls there was no room for */
 	u64 calls;
 	u64 replaced;      /* blocks that were there still when their address was allocated again */
-	u64 pad[11];
+	u32 spare_page, spare_pages; /* what was a map is to be pages of counts: the first, + 1, and how many */
+	u64 pad[10];
 };
 
-_Static_assert(sizeof(struct pa_heap_page) == 4096 && sizeof(struct pa_heap_counts) == 40, "counts");
+_Static_assert(sizeof(struct pa_heap_page) == 4096 && sizeof(struct pa_heap_counts) == 24, "counts");
 _Static_assert(sizeof(struct pa_heap_thread) == 256, "whole lines");
-_Static_assert(sizeof(struct pa_item) == 16 && sizeof(struct pa_intern) % PA_LINE == 0, "intern");
+_Static_assert(sizeof(struct pa_item) == 12 && sizeof(struct pa_intern) % PA_LINE == 0, "intern");
 _Static_assert(__builtin_offsetof(struct pa_heap, nodes) % PA_LINE == 0, "the tables' lines");
 _Static_assert(sizeof(struct pa_heap) % PA_LINE == 0, "whole lines");
 _Static_assert(__builtin_offsetof(struct pa_heap, live) % PA_LINE == 0, "the sum's line");

@@ -73,7 +73,7 @@ static u32 *map_slot(u32 *map, u32 bits, u32 site)
 	return &map[i & mask];
 }
 
-/* Twice the room.  The old map is lost, so all of them together are as much as the last. */
+/* Twice the room.  The old map's pages are for counts then, of which so much room is needed soon. */
 static int map_grow(struct pa_heap_thread *t)
 {
 	u32 bits = t->map_bits + 1, *old = map_of(t), *fresh;
@@ -84,9 +84,25 @@ static int map_grow(struct pa_heap_thread *t)
 	for (u32 i = 0; i < 1U << t->map_bits; i++)
 		if (old[i])
 			*map_slot(fresh, bits, counts_at(old[i])->site) = old[i];
+	t->spare_page = (u32)((t->map_at - ph.heap->pool_offset) >> 12) + 1;
+	t->spare_pages = (u32)((4UL << t->map_bits) >> 12);
 	t->map_at = pool_offset(page);
 	t->map_bits = bits;
 	return 1;
+}
+
+/* An empty page, or 0. */
+static u64 page_take(struct pa_heap_thread *t)
+{
+	u64 page, *words;
+	if (!t->spare_pages)
+		return pool_take(1);
+	page = t->spare_page++ - 1;
+	t->spare_pages--;
+	words = pool_at(page);
+	for (u32 i = 0; i < 512; i++)
+		words[i] = 0;
+	return page;
 }
 
 /* The next place in the thread's pages, or 0. */
@@ -94,7 +110,7 @@ static struct pa_heap_counts *counts_new(struct pa_heap_thread *t)
 {
 	struct pa_heap_page *page = t->last_page ? pool_at(t->last_page - 1) : 0;
 	if (!page || page->used == PA_COUNTS_IN_PAGE) {
-		u64 fresh = pool_take(1);
+		u64 fresh = page_take(t);
 		if (!fresh)
 			return 0;
 		if (page)
@@ -107,25 +123,41 @@ static struct pa_heap_counts *counts_new(struct pa_heap_thread *t)
 	return &page->counts[page->used];
 }
 
+/* New counts of the site, which the slot of the map leads to from now on. */
+static struct pa_heap_counts *counts_at_slot(struct pa_heap_thread *t, u32 *slot, u32 site)
+{
+	struct pa_heap_counts *counts = counts_new(t);
+	if (!counts)
+		return 0;
+	counts->site = site;
+	((struct pa_heap_page *)((u64)counts & ~4095UL))->used++;
+	*slot = (u32)(((u64)counts - (u64)ph.heap - ph.heap->pool_offset) / 8);
+	return counts;
+}
+
 struct pa_heap_counts *thread_counts(struct pa_heap_thread *t, u32 site)
 {
 	u32 *slot = map_slot(map_of(t), t->map_bits, site);
 	struct pa_heap_counts *counts;
 	if (LIKELY(*slot))
 		return counts_at(*slot);
-	if (2 * t->map_used >= 1U << t->map_bits) {
+	if (4 * t->map_used >= 3U << t->map_bits) {
 		if (!map_grow(t))
 			return 0;
 		slot = map_slot(map_of(t), t->map_bits, site);
 	}
-	counts = counts_new(t);
-	if (!counts)
-		return 0;
-	counts->site = site;
-	((struct pa_heap_page *)((u64)counts & ~4095UL))->used++;
-	*slot = (u32)(((u64)counts - (u64)ph.heap - ph.heap->pool_offset) / 8);
-	t->map_used++;
+	counts = counts_at_slot(t, slot, site);
+	t->map_used += counts != 0;
 	return counts;
+}
+
+/* What the thread has counted of the site so far stays as it is.  Where there is no room, the numbers go on. */
+void thread_counts_anew(struct pa_heap_thread *t, u32 site)
+{
+	struct pa_heap_recent *recent = heap_at(t->recent_at);
+	counts_at_slot(t, map_slot(map_of(t), t->map_bits, site), site);
+	for (u32 i = 0; i < PA_RECENT; i++)
+		recent[i].site = 0;
 }
 
 /* Without pyattach nobody reads this: go quiet. */

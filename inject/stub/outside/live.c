@@ -4,23 +4,28 @@
 
 #define SPOTS 128 /* places of a KB where a block may begin */
 
-/* Those of 4 MB of addresses from `base` on, which `count` leaves hold; `sites` has two words for each of `site_count`
+/* Those of 4 MB of addresses from `base` on, which `count` leaves hold, the first a line for each KB, the others one
+ * for each 4 KB of the 16 MB that `base` is in; `sites` has two words for each of `site_count`
  * sites, the first the block's size.  Of each block its address, its end (a block of 0 bytes has one) and its site;
  * there is room for all that the leaves can hold.  With `rounded` a block ends where glibc's malloc lets it end.
  * Returns how many. */
 EXPORT u64 pa_live_blocks(const u32 *const *leaves, u32 count, u64 base, const u64 *sites, u64 site_count, int rounded,
 			  u64 *begins, u64 *ends, u32 *site_of)
 {
+	const u32 lines = PA_LEAF_WORDS / PA_LINE_WORDS;
+	const u32 first_line = (u32)(base >> PA_LINE_SHIFT) & ((lines << PA_WIDE_SHIFT) - 1);
 	u64 found = 0;
-	for (u32 line = 0; line < PA_LEAF_WORDS / PA_LINE_WORDS; line++) {
+	for (u32 line = 0; line < lines; line++) {
 		u32 at[SPOTS] = {0};
+		u32 wide_line = (first_line + line) >> PA_WIDE_SHIFT;
 		int any = 0;
 		for (u32 leaf = 0; leaf < count; leaf++)
 			for (u32 i = 0; i < PA_LINE_WORDS; i++) {
-				u32 word = leaves[leaf][line * PA_LINE_WORDS + i];
-				if (!word)
+				u32 word = leaves[leaf][(leaf ? wide_line : line) * PA_LINE_WORDS + i];
+				u32 spot = word >> PA_SITE_BITS;
+				if (!word || spot / SPOTS != (line & ((1 << PA_WIDE_SHIFT) - 1)))
 					continue;
-				at[word >> PA_SITE_BITS] = word & PA_SITE_MASK;
+				at[spot % SPOTS] = word & PA_SITE_MASK;
 				any = 1;
 			}
 		for (u32 spot = 0; any && spot < SPOTS; spot++) {
