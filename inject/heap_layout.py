@@ -169,7 +169,13 @@ class Walked(ctypes.Structure):
 class Recent(ctypes.Structure):
     """``struct pa_heap_recent``: a site looked for lately."""
 
-    _fields_ = (("size", _u64), ("node", _u32), ("site", _u32), ("counts", _u32), ("pad", _u32))
+    _fields_ = (("size", _u32), ("node", _u32), ("site", _u32), ("counts", _u32))
+
+
+class Child(ctypes.Structure):
+    """``struct pa_heap_child``: a node looked for lately."""
+
+    _fields_ = (("ip", _u64), ("caller", _u32), ("node", _u32))
 
 
 class HeapThread(ctypes.Structure):
@@ -203,5 +209,6 @@ class HeapThread(ctypes.Structure):
         ("replaced", _u64),
         ("spare_page", _u32),
         ("spare_pages", _u32),
-        ("pad", _u64 * 10),
+        ("children_at", _u64),
+        ("pad", _u64 * 9),
     )

@@ -33,6 +33,7 @@ MIRRORS: dict[str, type[ctypes.Structure]] = {
     "pa_heap_thread": heap_layout.HeapThread,
     "pa_walked": heap_layout.Walked,
     "pa_heap_recent": heap_layout.Recent,
+    "pa_heap_child": heap_layout.Child,
     "boot_args": layout.BootArgs,
     "boot_segment": layout.BootSegment,
 }

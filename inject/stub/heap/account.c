@@ -49,14 +49,16 @@ static struct pa_heap_counts *find_site(struct pa_heap_thread *t, u64 size, u32 
 	struct pa_heap_counts *counts;
 	u32 site;
 	recent += ((size ^ (u64)node * HASH) * HASH >> 32) & (PA_RECENT - 1);
-	if (LIKELY(recent->site && recent->size == size && recent->node == node))
+	if (LIKELY(recent->size == size && recent->node == node && recent->site))
 		return counts_at(recent->counts);
 	site = intern(&ph.heap->sites, size, node);
 	counts = site ? thread_counts(t, site) : 0;
 	if (!counts)
 		return 0;
+	if (UNLIKELY(size >> 32))
+		return counts;
 	recent->site = site;
-	recent->size = size;
+	recent->size = (u32)size;
 	recent->node = node;
 	recent->counts = (u32)(((u64)counts - (u64)ph.heap - ph.heap->pool_offset) / 8);
 	return counts;

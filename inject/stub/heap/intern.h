@@ -130,11 +130,15 @@ static __attribute__((noinline)) u32 intern_slowly(struct pa_intern *t, u64 hash
 	return there;
 }
 
-static inline u32 intern(struct pa_intern *t, u64 key, u32 from)
+static inline u32 intern_hashed(struct pa_intern *t, u64 hash, u64 key, u32 from)
 {
-	u64 hash = item_hash(key, from);
 	u32 id = level_find(t, __atomic_load_n(&t->level, __ATOMIC_ACQUIRE), hash, key, from);
 	return LIKELY(id) ? id : intern_slowly(t, hash, key, from);
+}
+
+static inline u32 intern(struct pa_intern *t, u64 key, u32 from)
+{
+	return intern_hashed(t, item_hash(key, from), key, from);
 }
 
 #endif

@@ -155,13 +155,16 @@ struct pa_walked {
 	u32 checked; /* the return address below the caller's sp and the word at fp_at are all that the step read */
 };
 
-struct pa_heap_recent { /* a site looked for lately */
-	u64 size;
-	u32 node, site;
+struct pa_heap_recent { /* a site looked for lately, of less than 4 GB */
+	u32 size, node;
+	u32 site;
 	u32 counts; /* 8-byte words from the pool's begin */
-	u32 pad;
 };
-#define PA_RECENT 1024
+struct pa_heap_child { /* a node looked for lately */
+	u64 ip;
+	u32 caller, node;
+};
+#define PA_RECENT 1024 /* of each */
 
 /* A thread, found by its thread pointer.  One that has ended leaves it to the next with that pointer. */
 struct pa_heap_thread {
@@ -185,7 +188,8 @@ struct pa_heap_thread {
 	u64 calls;
 	u64 replaced;      /* blocks that were there still when their address was allocated again */
 	u32 spare_page, spare_pages; /* what was a map is to be pages of counts: the first, + 1, and how many */
-	u64 pad[10];
+	u64 children_at;
+	u64 pad[9];
 };
 
 _Static_assert(sizeof(struct pa_heap_page) == 4096 && sizeof(struct pa_heap_counts) == 24, "counts");

@@ -187,15 +187,28 @@ static void note_again(struct walk *w, u32 from, u32 to)
 	}
 }
 
+/* The caller's node and this return address: among those looked for lately, or in the table of all. */
+static inline u32 node_of(struct pa_heap_child *children, u64 ip, u32 caller)
+{
+	u64 hash = item_hash(ip, caller);
+	struct pa_heap_child *child = &children[hash >> 40 & (PA_RECENT - 1)];
+	if (LIKELY(child->ip == ip && child->caller == caller))
+		return child->node;
+	u32 node = intern_hashed(&ph.heap->nodes, hash, ip, caller);
+	if (UNLIKELY(!node))
+		return PA_NO_STACK;
+	*child = (struct pa_heap_child){ip, caller, node};
+	return node;
+}
+
 /* What scratch holds, on top of frames[0..kept).  Returns the innermost node. */
 static u32 keep(struct walk *w, u32 kept)
 {
+	struct pa_heap_child *children = heap_at(w->t->children_at);
 	u32 node = kept ? w->frames[kept - 1].node : 1 + w->t->end;
 	for (u32 i = w->fresh; i--;) {
 		struct pa_walked *to = &w->frames[kept], *from = &w->scratch[i];
-		node = intern(&ph.heap->nodes, from->ip, node);
-		if (UNLIKELY(!node))
-			node = PA_NO_STACK;
+		node = node_of(children, from->ip, node);
 		to->ip = from->ip;
 		to->sp = from->sp;
 		to->fp = from->fp;

@@ -27,12 +27,14 @@ static u64 pool_offset(u64 page)
 static int thread_begin(struct pa_heap_thread *t)
 {
 	u64 frames = (u64)ph.heap->max_depth * sizeof(struct pa_walked);
-	u64 page = pool_take(pages_for(2 * frames + PA_RECENT * sizeof(struct pa_heap_recent)));
+	const u64 recent = PA_RECENT * sizeof(struct pa_heap_recent), children = PA_RECENT * sizeof(struct pa_heap_child);
+	u64 page = pool_take(pages_for(recent + children + 2 * frames));
 	u64 map = pool_take((4UL << FIRST_MAP_BITS) >> 12);
 	if (!page || !map)
 		return 0;
 	t->recent_at = pool_offset(page);
-	t->frames_at = t->recent_at + PA_RECENT * sizeof(struct pa_heap_recent);
+	t->children_at = t->recent_at + recent;
+	t->frames_at = t->children_at + children;
 	t->scratch_at = t->frames_at + frames;
 	t->map_at = pool_offset(map);
 	t->map_bits = FIRST_MAP_BITS;
