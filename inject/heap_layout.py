@@ -44,7 +44,7 @@ FUNCTIONS = (
 )
 """What is hooked, in the order of ``struct pa_real``; behind them there is __errno_location."""
 
-_i32, _u32, _i64, _u64 = ctypes.c_int32, ctypes.c_uint32, ctypes.c_int64, ctypes.c_uint64
+_u8, _i32, _u32, _i64, _u64 = ctypes.c_uint8, ctypes.c_int32, ctypes.c_uint32, ctypes.c_int64, ctypes.c_uint64
 
 
 class Item(ctypes.Structure):
@@ -163,7 +163,17 @@ class CountsPage(ctypes.Structure):
 class Walked(ctypes.Structure):
     """``struct pa_walked``: a frame of a thread's last walk."""
 
-    _fields_ = (("ip", _u64), ("sp", _u64), ("fp", _u64), ("fp_at", _u64), ("node", _u32), ("checked", _u32))
+    _fields_ = (
+        ("ip", _u64),
+        ("sp", _u64),
+        ("fp", _u64),
+        ("fp_at", _u64),
+        ("node", _u32),
+        ("checked", _u8),
+        ("by_fp", _u8),
+        ("needs_fp", _u8),
+        ("pad", _u8),
+    )
 
 
 class Recent(ctypes.Structure):

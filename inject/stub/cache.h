@@ -30,13 +30,37 @@ static inline struct pa_cache_line *cache_line(const struct pa_unwinder *u, u64 
 	return &u->cache[((address * 0x9e3779b97f4a7c15UL) >> 20) & (u->cache_lines - 1)];
 }
 
-static inline int cache_get(struct pa_unwinder *u, u64 address, struct pa_rule *out)
+/* The rule of an address as it is kept, three words; 0: there is none. */
+static inline int cache_words(const struct pa_unwinder *u, u64 address, u64 *words)
 {
 	const struct pa_cache_line *line = cache_line(u, address);
-	u64 word[3], check = __atomic_load_n(&line->check, __ATOMIC_RELAXED);
+	u64 check = __atomic_load_n(&line->check, __ATOMIC_RELAXED);
 	for (u32 i = 0; i < 3; i++)
-		word[i] = __atomic_load_n(&line->word[i], __ATOMIC_RELAXED);
-	if ((check ^ word[0] ^ word[1] ^ word[2]) != cache_key(u, address) || !(word[0] & 0xff))
+		words[i] = __atomic_load_n(&line->word[i], __ATOMIC_RELAXED);
+	return (check ^ words[0] ^ words[1] ^ words[2]) == cache_key(u, address);
+}
+
+/* Rules of the common kind by their first three bytes: the CFA counts from the stack or the frame pointer, and all
+ * else lies just below it. */
+#define FROM_SP (PA_RULE_OFFSET | PA_REG_SP << 8 | PA_SAVED_NEAR << 16)
+#define FROM_FP (PA_RULE_OFFSET | PA_REG_FP << 8 | PA_SAVED_NEAR << 16)
+#define HEAD_MASK 0xffffff
+
+static inline u64 cfa_offset(const u64 *words)
+{
+	return (u64)((i64)words[0] >> 32);
+}
+
+/* How many bytes below the CFA such a rule has the caller's frame pointer; 0: it is not saved. */
+static inline u32 fp_back(const u64 *words)
+{
+	return (words[0] >> (24 + PA_SAVED_FP) & 1) ? (u32)(-8 * (i64)(i16)(words[1] >> (16 * PA_SAVED_FP))) : 0;
+}
+
+static inline int cache_get(struct pa_unwinder *u, u64 address, struct pa_rule *out)
+{
+	u64 word[3];
+	if (!cache_words(u, address, word) || !(word[0] & 0xff))
 		return 0;
 	__builtin_memcpy(out, word, sizeof(word));
 	return 1;

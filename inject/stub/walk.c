@@ -151,12 +151,6 @@ enum pa_end pa_step(struct pa_unwinder *u, u64 address, struct pa_frame *f, int 
 
 #define UNLIKELY(condition) __builtin_expect(!!(condition), 0)
 
-/* A rule's first three bytes as the fast path wants them: the CFA counts from the stack or the frame pointer,
- * and all else lies just below it. */
-#define FROM_SP (PA_RULE_OFFSET | PA_REG_SP << 8 | PA_SAVED_NEAR << 16)
-#define FROM_FP (PA_RULE_OFFSET | PA_REG_FP << 8 | PA_SAVED_NEAR << 16)
-#define HEAD_MASK 0xffffff
-
 /* The registers saved by a rule whose last two words these are. */
 static inline void load_saved(struct pa_frame *f, u32 mask, u64 w1, u64 w2, u64 cfa_here)
 {
@@ -166,14 +160,6 @@ static inline void load_saved(struct pa_frame *f, u32 mask, u64 w1, u64 w2, u64 
 		__builtin_memcpy(&f->r[reg], (const void *)(cfa_here + (u64)(at * 8)), 8);
 		f->known |= BIT(reg);
 	}
-}
-
-/* The place of the frame pointer in saved_at[], and how many bytes below the CFA a rule of the common kind has it;
- * 0: it is not saved. */
-#define SAVED_FP 1
-static inline u32 fp_back(u64 w0, u64 w1)
-{
-	return (w0 >> (24 + SAVED_FP) & 1) ? (u32)(-8 * (i64)(i16)(w1 >> (16 * SAVED_FP))) : 0;
 }
 
 /* Where the words of a common step may lie: [low, high), as far as known. */
@@ -207,17 +193,15 @@ static u32 walk_cached(struct pa_unwinder *u, struct pa_frame *f, u64 *addresses
 			see_bounds(u, &low, &high, &bias);
 		}
 		u64 address = ip - !is_exact;
-		const struct pa_cache_line *line = cache_line(u, address);
-		u64 check = __atomic_load_n(&line->check, __ATOMIC_RELAXED), w0 = __atomic_load_n(&line->word[0], __ATOMIC_RELAXED);
-		u64 w1 = __atomic_load_n(&line->word[1], __ATOMIC_RELAXED), w2 = __atomic_load_n(&line->word[2], __ATOMIC_RELAXED);
-		u32 head = (u32)w0 & HEAD_MASK;
-		if (UNLIKELY((check ^ w0 ^ w1 ^ w2) != cache_key(u, address)))
+		u64 w[3];
+		if (UNLIKELY(!cache_words(u, address, w)))
 			break;
-		cfa = sp + (u64)((i64)w0 >> 32);
+		u32 head = (u32)w[0] & HEAD_MASK;
+		cfa = sp + cfa_offset(w);
 		if (head != FROM_SP) {
 			if (UNLIKELY(head != FROM_FP || !known(f, PA_REG_FP)))
 				break;
-			cfa = f->r[PA_REG_FP] + (u64)((i64)w0 >> 32);
+			cfa = f->r[PA_REG_FP] + cfa_offset(w);
 		}
 		if (UNLIKELY(cfa <= sp || cfa - sp > MAX_DISTANCE))
 			break;
@@ -231,11 +215,11 @@ static u32 walk_cached(struct pa_unwinder *u, struct pa_frame *f, u64 *addresses
 		__builtin_memcpy(&ret, (const void *)(cfa + bias - 8), 8);
 		if (UNLIKELY(ret < LOWEST_CODE || ret >= USER_SPACE_END))
 			break;
-		load_saved(f, (u8)(w0 >> 24), w1, w2, cfa + bias);
+		load_saved(f, (u8)(w[0] >> 24), w[1], w[2], cfa + bias);
 		f->known &= AFTER_CALL;
 		sp = cfa;
 		ip = ret;
-		kept_came(k, n, sp, f, fp_back(w0, w1), head == FROM_FP);
+		kept_came(k, n, sp, f, fp_back(w), head == FROM_FP);
 		addresses[n++] = ip;
 	}
 	f->r[PA_REG_SP] = sp;

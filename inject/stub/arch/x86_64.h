@@ -47,6 +47,7 @@ static inline i64 sys6(i64 n, u64 a, u64 b, u64 c, u64 d, u64 e, u64 f)
 /* Those a call preserves, besides the stack pointer: rbx, rbp, r12 to r15. */
 #define PA_PRESERVED 6
 static const u8 pa_preserved[PA_PRESERVED] = {3, 6, 12, 13, 14, 15};
+#define PA_SAVED_FP 1 /* the frame pointer's place among them */
 #define PA_PRESERVED_MASK ((1U << 3) | (1U << 6) | (1U << 12) | (1U << 13) | (1U << 14) | (1U << 15))
 
 /* Offset of uc_mcontext.gregs in the kernel's struct ucontext (asm/ucontext.h, asm/sigcontext.h), and the

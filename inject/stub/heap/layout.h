@@ -149,10 +149,14 @@ struct pa_heap_page {
 
 /* A frame of the thread's last walk. */
 struct pa_walked {
-	u64 ip, sp, fp;
+	u64 ip, sp;
+	u64 fp;    /* as it was when the frame was come to; of use where needs_fp */
 	u64 fp_at; /* where the caller's fp was read; 0: it is the same */
 	u32 node;
-	u32 checked; /* the return address below the caller's sp and the word at fp_at are all that the step read */
+	u8 checked;  /* the return address below the caller's sp and the word at fp_at are all that the step read */
+	u8 by_fp;    /* the step counted from fp */
+	u8 needs_fp; /* this step or one further out depends on fp here */
+	u8 pad;
 };
 
 struct pa_heap_recent { /* a site looked for lately, of less than 4 GB */

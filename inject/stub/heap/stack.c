@@ -2,7 +2,9 @@
  *
  * What a walk finds depends on the state it begins with (ip, sp, fp), the unwind tables and the words it reads from
  * the stack.  So the last walk is kept frame by frame, and wherever a new one comes to a state of the last, the
- * rest needs no rules: it is the same if the words are the same, which are compared up to the root.
+ * rest needs no rules: it is the same if the words are the same, which are compared up to the root.  Where no step
+ * further out counts from fp before it is read anew, fp is no part of the state, nor of what is compared: in code
+ * without frame pointers it is a register like others, and changes all the time.
  *
  * frames[0] is next to the root, frames[depth - 1] the innermost.  Those that a later walk has found to be gone
  * may stay behind them: each is compared in full before it is believed.
@@ -17,7 +19,6 @@
 #define NEAR_PAGES 64
 
 #define BIT(reg) (1U << (reg))
-#define SAVED_FP 1 /* place of the frame pointer in saved_at[] */
 
 struct state {
 	u64 ip, sp, fp;
@@ -34,11 +35,8 @@ struct walk {
 	int u_ready;
 };
 
-/* Whether the word can be read.  What was readable of a stack stays so while the thread is on it. */
-static int readable(struct pa_heap_thread *t, u64 address)
+static __attribute__((noinline)) int grows_to(struct pa_heap_thread *t, u64 address)
 {
-	if (LIKELY(address >= t->stack_low && address + 8 <= t->stack_high))
-		return 1;
 	if (address < t->stack_low || address + 8 < address || address - t->stack_high > MAX_DISTANCE)
 		return 0;
 	while (t->stack_high < address + 8) {
@@ -47,6 +45,12 @@ static int readable(struct pa_heap_thread *t, u64 address)
 		t->stack_high += PAGE;
 	}
 	return 1;
+}
+
+/* Whether the word can be read.  What was readable of a stack stays so while the thread is on it. */
+static inline int readable(struct pa_heap_thread *t, u64 address)
+{
+	return LIKELY(address >= t->stack_low && address + 8 <= t->stack_high) || grows_to(t, address);
 }
 
 /* Begin with the page that sp is in: another stack, or more of the same. */
@@ -68,6 +72,16 @@ static void see_stack(struct pa_heap_thread *t, u64 sp)
 	t->depth = 0;
 }
 
+/* What it takes to look into the cache. */
+static inline void begin_unwinder(struct walk *w)
+{
+	struct pa_control *c = ph.control;
+	w->u.cache = (struct pa_cache_line *)((u8 *)c + c->cache_offset);
+	w->u.cache_lines = c->cache_lines;
+	w->u.generation = w->t->generation;
+}
+
+/* And all else. */
 static void make_unwinder(struct walk *w)
 {
 	struct pa_control *c = ph.control;
@@ -80,11 +94,9 @@ static void make_unwinder(struct walk *w)
 		.tables = {vm_copy, &w->reader},
 		.find_module = modules_find,
 		.modules = c,
-		.cache = (struct pa_cache_line *)((u8 *)c + c->cache_offset),
-		.cache_lines = c->cache_lines,
-		.generation = w->t->generation,
 		.mode = c->unwind,
 	};
+	begin_unwinder(w);
 }
 
 /* Any other step: the unwinder's own.  What it reads is not known here, so it is not `checked`. */
@@ -103,22 +115,19 @@ static enum pa_end step_any(struct walk *w, struct state *s)
 	return end;
 }
 
-/* A step by a rule of the common form: the return address lies just below the caller's sp. */
-static enum pa_end step_common(struct walk *w, struct state *s, const struct pa_rule *rule, struct pa_walked *at)
+/* A step by a rule that finds the return address just below the caller's sp, and fp where `fp_at` says, or 0. */
+static enum pa_end step_to(struct walk *w, struct state *s, struct pa_walked *at, u64 cfa, u64 fp_at)
 {
-	u64 cfa = (rule->cfa_register == PA_REG_SP ? s->sp : s->fp) + (u64)(i64)rule->cfa_offset;
 	if (cfa <= s->sp || cfa - s->sp > MAX_DISTANCE)
 		return PA_END_NO_PROGRESS;
 	if (!readable(w->t, cfa - 8))
 		return PA_END_UNREADABLE;
-	if (rule->saved_at[SAVED_FP] != PA_SAME) {
-		u64 base = (rule->saved & PA_SAVED_FROM_FP) ? s->fp : cfa;
-		u64 place = base + (u64)((i64)rule->saved_at[SAVED_FP] * 8);
-		if (place < s->sp || !readable(w->t, place))
+	if (fp_at) {
+		if (fp_at < s->sp || !readable(w->t, fp_at))
 			return PA_END_UNREADABLE;
-		at->fp_at = place;
-		s->fp = *(const u64 *)place;
+		s->fp = *(const u64 *)fp_at;
 	}
+	at->fp_at = fp_at;
 	at->checked = 1;
 	s->ip = *(const u64 *)(cfa - 8);
 	s->sp = cfa;
@@ -132,38 +141,60 @@ static int is_common(const struct pa_rule *rule)
 	       (rule->cfa_register == PA_REG_SP || rule->cfa_register == PA_REG_FP);
 }
 
-/* From `s` to its caller; what the step has read is noted in `at`. */
-static enum pa_end step(struct walk *w, struct state *s, struct pa_walked *at)
+static __attribute__((noinline)) enum pa_end step_slowly(struct walk *w, struct state *s, struct pa_walked *at)
 {
 	struct pa_rule rule;
 	struct pa_module module;
-	u64 sp = s->sp;
+	u64 cfa, fp_at = 0;
+	make_unwinder(w);
+	pa_find_rule(&w->u, w->exact ? s->ip : s->ip - 1, &rule, &module);
+	at->by_fp = 1;
+	if (!is_common(&rule))
+		return step_any(w, s);
+	at->by_fp = rule.cfa_register == PA_REG_FP || (rule.saved & PA_SAVED_FROM_FP);
+	cfa = (rule.cfa_register == PA_REG_SP ? s->sp : s->fp) + (u64)(i64)rule.cfa_offset;
+	if (rule.saved_at[PA_SAVED_FP] != PA_SAME)
+		fp_at = ((rule.saved & PA_SAVED_FROM_FP) ? s->fp : cfa) + (u64)((i64)rule.saved_at[PA_SAVED_FP] * 8);
+	return step_to(w, s, at, cfa, fp_at);
+}
+
+/* From `s` to its caller; what the step has read is noted in `at`. */
+static enum pa_end step(struct walk *w, struct state *s, struct pa_walked *at)
+{
+	u64 words[3], sp = s->sp, changes = w->u_ready ? w->u.stack_changes : 0;
+	u32 head;
 	enum pa_end end;
 	at->fp_at = 0;
 	at->checked = 0;
-	make_unwinder(w);
-	pa_find_rule(&w->u, w->exact ? s->ip : s->ip - 1, &rule, &module);
-	end = is_common(&rule) ? step_common(w, s, &rule, at) : step_any(w, s);
+	if (LIKELY(cache_words(&w->u, w->exact ? s->ip : s->ip - 1, words)) &&
+	    LIKELY((head = (u32)words[0] & HEAD_MASK) == FROM_SP || head == FROM_FP)) {
+		u64 cfa = (head == FROM_SP ? s->sp : s->fp) + cfa_offset(words);
+		u32 back = fp_back(words);
+		at->by_fp = head == FROM_FP;
+		end = step_to(w, s, at, cfa, back ? cfa - back : 0);
+	} else {
+		end = step_slowly(w, s, at);
+	}
 	if (end != PA_END_NONE)
 		return end;
 	if (!s->ip)
 		return PA_END_ROOT;
 	if (s->ip < LOWEST_CODE || s->ip >= USER_SPACE_END)
 		return PA_END_BAD_RETURN;
-	return !w->exact && s->sp <= sp && !w->u.stack_changes ? PA_END_NO_PROGRESS : PA_END_NONE;
+	return !w->exact && s->sp <= sp && !(w->u_ready && w->u.stack_changes > changes) ? PA_END_NO_PROGRESS : PA_END_NONE;
 }
 
-/* Whether the step from frames[k] to frames[k - 1] reads what it read then. */
+/* Whether the step from frames[k] to frames[k - 1] reads what it read then, as far as it matters. */
 static inline int same_step(const struct pa_walked *frames, u32 k)
 {
 	const struct pa_walked *here = &frames[k], *up = &frames[k - 1];
 	return here->checked && *(const u64 *)(up->sp - 8) == up->ip &&
-	       (!here->fp_at || *(const u64 *)here->fp_at == up->fp);
+	       (!up->needs_fp || !here->fp_at || *(const u64 *)here->fp_at == up->fp);
 }
 
 static inline int is_state(const struct pa_walked *frame, const struct state *s)
 {
-	return frame->sp == s->sp && frame->ip == s->ip && frame->fp == s->fp;
+	return frame->sp == s->sp && frame->ip == s->ip && (!frame->needs_fp || frame->fp == s->fp);
 }
 
 static void note(struct walk *w, const struct state *s)
@@ -174,16 +205,21 @@ static void note(struct walk *w, const struct state *s)
 	at->fp = s->fp;
 }
 
-/* Take frames[from] down to frames[to] as frames of this walk. */
-static void note_again(struct walk *w, u32 from, u32 to)
+/* Take frames[from] down to frames[to], to which the steps are what they were, as frames of this walk, and go on at
+ * the last.  What fp is there is not known from then, where it did not matter then. */
+static void note_again(struct walk *w, struct state *s, u32 from, u32 to)
 {
-	for (u32 k = from + 1; k-- > to && w->fresh < w->max;) {
-		struct pa_walked *at = &w->scratch[w->fresh++], *old = &w->frames[k];
-		at->ip = old->ip;
-		at->sp = old->sp;
-		at->fp = old->fp;
-		at->fp_at = old->fp_at;
-		at->checked = old->checked;
+	for (u32 k = from;; k--) {
+		const struct pa_walked *old = &w->frames[k];
+		struct pa_walked *at = &w->scratch[w->fresh++];
+		*at = *old;
+		at->fp = s->fp;
+		s->ip = old->ip;
+		s->sp = old->sp;
+		if (k == to || w->fresh >= w->max)
+			return;
+		if (old->fp_at)
+			s->fp = *(const u64 *)old->fp_at;
 	}
 }
 
@@ -206,15 +242,14 @@ static u32 keep(struct walk *w, u32 kept)
 {
 	struct pa_heap_child *children = heap_at(w->t->children_at);
 	u32 node = kept ? w->frames[kept - 1].node : 1 + w->t->end;
+	u8 needs_fp = kept ? w->frames[kept - 1].needs_fp : 1;
 	for (u32 i = w->fresh; i--;) {
 		struct pa_walked *to = &w->frames[kept], *from = &w->scratch[i];
 		node = node_of(children, from->ip, node);
-		to->ip = from->ip;
-		to->sp = from->sp;
-		to->fp = from->fp;
-		to->fp_at = from->fp_at;
-		to->checked = from->checked;
+		needs_fp = from->by_fp || (!from->fp_at && needs_fp);
+		*to = *from;
 		to->node = node;
+		to->needs_fp = needs_fp;
 		kept++;
 	}
 	w->t->depth = kept;
@@ -239,11 +274,8 @@ static void walk_up(struct walk *w, struct state *s, u32 *kept)
 				*kept = from + 1;
 				return;
 			}
-			note_again(w, from, k);
+			note_again(w, s, from, k);
 			left = k;
-			s->ip = w->frames[k].ip;
-			s->sp = w->frames[k].sp;
-			s->fp = w->frames[k].fp;
 		} else {
 			note(w, s);
 		}
@@ -272,6 +304,7 @@ u32 stack_node(struct pa_heap_thread *t, u64 ip, u64 sp, u64 fp)
 	w.max = ph.heap->max_depth;
 	w.exact = 0;
 	w.u_ready = 0;
+	begin_unwinder(&w);
 	walk_up(&w, &s, &kept);
 	if (!w.fresh)
 		return w.frames[kept - 1].node;

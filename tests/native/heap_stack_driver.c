@@ -1,0 +1,101 @@
+/* The heap profiler's stacks, which are taken from the thread's last walk as far as that goes, against stacks that are
+ * walked anew, and both against what the stack was made of.
+ *
+ *     heap_stack_driver SEED STEPS MAX
+ *
+ * Prints "walks N differ N wrong N frames N nodes N".
+ */
+#define timespec kernel_timespec
+#include "heap/heap.h"
+#undef timespec
+
+#include <unistd.h>
+
+#include "imaginary.h"
+
+#define ROOM (256UL << 20)
+#define NODES (1U << 20)
+
+struct pa_heap_private ph;
+
+static u64 used = 4096;
+
+/* Zeroed memory behind the heap's head: its offset. */
+static u64 take(u64 bytes)
+{
+	u64 at = used;
+	used += (bytes + 4095) & ~4095UL;
+	if (used > ROOM)
+		exit(2);
+	return at;
+}
+
+static void begin_thread(struct pa_heap_thread *t)
+{
+	t->recent_at = take(PA_RECENT * sizeof(struct pa_heap_recent));
+	t->children_at = take(PA_RECENT * sizeof(struct pa_heap_child));
+	t->frames_at = take(MAX_DEPTH * sizeof(struct pa_walked));
+	t->scratch_at = take(MAX_DEPTH * sizeof(struct pa_walked));
+}
+
+static struct pa_cache_line *begin_heap(u64 max)
+{
+	u8 *memory = calloc(1, ROOM);
+	if (!memory)
+		exit(2);
+	ph.heap = (struct pa_heap *)memory;
+	ph.control = (struct pa_control *)(memory + take(sizeof(struct pa_control)));
+	ph.pid = (u32)getpid();
+	ph.heap->max_depth = (u32)max;
+	ph.heap->nodes.used = PA_FIRST_ITEM;
+	ph.heap->nodes.most = NODES;
+	ph.heap->nodes.levels = 12;
+	ph.heap->nodes.items_offset = take(NODES * sizeof(struct pa_item));
+	ph.heap->nodes.index_offset = take(4UL << (PA_FIRST_LEVEL + 12));
+	u64 lines = take(CACHE_LINES * sizeof(struct pa_cache_line));
+	ph.control->modules_seq = 1;
+	ph.control->modules_offset = (u64)memory + take(2 * sizeof(struct pa_modules)) - (u64)ph.control;
+	ph.control->cache_offset = (u64)memory + lines - (u64)ph.control;
+	ph.control->cache_lines = CACHE_LINES;
+	return (struct pa_cache_line *)(memory + lines);
+}
+
+/* Whether the node's path is the program's stack, with `ip` in front. */
+static int right(u32 node, u64 ip, u64 max)
+{
+	const struct pa_item *items = heap_at(ph.heap->nodes.items_offset);
+	u32 end = depth < max ? PA_END_ROOT : PA_END_DEPTH;
+	for (u32 i = 0; i < depth && i < max; i++) {
+		if (node < PA_FIRST_ITEM || node >= ph.heap->nodes.used || items[node].key != (i ? calls[depth - i].ret : ip))
+			return 0;
+		node = items[node].under;
+	}
+	return node == 1 + end;
+}
+
+int main(int argc, char **argv)
+{
+	struct pa_heap_thread anew = {0}, again = {0};
+	u64 differ = 0, wrong = 0, frames = 0, was = 0;
+	if (argc != 4)
+		return 2;
+	u64 steps = strtoull(argv[2], 0, 10), max = strtoull(argv[3], 0, 10);
+	struct pa_cache_line *lines = begin_heap(max);
+	begin(strtoull(argv[1], 0, 10), lines);
+	begin_thread(&anew);
+	begin_thread(&again);
+	for (u64 i = 0; i < steps; i++) {
+		go_on(i);
+		u64 ip = place(calls[depth - 1].function, any(SITES)), *changed = overwrite(&was);
+		anew.depth = 0;
+		u32 expected = stack_node(&anew, ip, stack_pointer(), fp);
+		u32 node = stack_node(&again, ip, stack_pointer(), fp);
+		differ += node != expected;
+		wrong += !changed && !right(node, ip, max);
+		frames += depth;
+		if (changed)
+			*changed = was;
+	}
+	printf("walks %lu differ %lu wrong %lu frames %lu nodes %u\n", steps, differ, wrong, frames, ph.heap->nodes.used);
+	return 0;
+}
