@@ -121,6 +121,10 @@ VERSIONS = {
 
 
 def versions() -> Iterator[str]:
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    yield f"pyattach: {commit.stdout.strip() or 'not from a checkout'}"
     path = environment(HERE)["PATH"]
     for name, words in VERSIONS.items():
         if found := shutil.which(words[0], path=path):

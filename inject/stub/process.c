@@ -27,9 +27,11 @@ static i32 process_timer(struct pa_control *c, u32 kind)
  * then it only looks.
  */
 
-/* CPU time of the process without having met one, after which spans become long, and how long. */
+/* CPU time of the process without having met one, after which spans become long: a part of that time, and no more
+ * than so much.  Each tick costs the thread that it hits, and nearly all find nothing. */
 #define EAGER_NS 1000000000UL
-#define CALM_SPAN_NS 32000000UL
+#define CALM_PART 32
+#define CALM_SPAN_NS 250000000UL
 #define JUMP_LIMIT_NS 1000000000UL
 
 /* With several processors the kernel's ticks come together, and the first of them always finds the timer due if it
@@ -38,8 +40,9 @@ static i32 process_timer(struct pa_control *c, u32 kind)
 static u32 span_periods(const struct pa_control *c, u64 cpu_ns)
 {
 	u64 periods = rate_factor(c), at_least = (2UL * c->stray_jump_ns + c->period_ns - 1) / c->period_ns;
-	u64 calm = (CALM_SPAN_NS + c->period_ns - 1) / c->period_ns;
-	if (cpu_ns - c->stray_met_ns > EAGER_NS && periods < calm)
+	u64 calm_ns = cpu_ns > c->stray_met_ns ? cpu_ns - c->stray_met_ns : 0, calm;
+	calm = (calm_ns / CALM_PART < CALM_SPAN_NS ? calm_ns / CALM_PART : CALM_SPAN_NS) / c->period_ns + 1;
+	if (calm_ns > EAGER_NS && periods < calm)
 		periods = calm;
 	return (u32)(periods < at_least ? at_least : periods);
 }
