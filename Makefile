@@ -29,6 +29,8 @@ lint: $(VENV)/installed-dev ## ruff: rules and format
 
 types: $(VENV)/installed-dev stub ## mypy --strict
 	@$(BIN)/python -m mypy --strict
+	@cd benchmarks && MYPYPATH=.. ../$(BIN)/python -m mypy --config-file ../pyproject.toml \
+	    --explicit-package-bases --ignore-missing-imports *.py
 
 bench: $(VENV)/installed-bench stub bytecode ## measure pyattach beside its peers; writes benchmarks/RESULTS.md
 	@tests/install-programs bench

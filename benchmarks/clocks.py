@@ -111,8 +111,8 @@ def main() -> None:
     print(machine())
     if why := why_no_events(os.getpid()):
         print(f"without perf: {why}")
-        for rows in (RATES, KINDS):
-            rows[:] = [row for row in rows if row[0] != "perf"]
+        RATES[:] = [rate for rate in RATES if rate[0] != "perf"]
+        KINDS[:] = [kind for kind in KINDS if kind[0] != "perf"]
     if chosen.part != "beats":
         rates(1.0 if chosen.quick else 10.0)
     if chosen.part != "rates":

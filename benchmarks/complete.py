@@ -59,7 +59,7 @@ class Ends(SampleStore):
     """Keeps, besides, how each incomplete stack ended and where, and the addresses that ran."""
 
     def __init__(self, store: SampleStore, target: TargetProcess) -> None:
-        super().__init__(store._resolver)
+        super().__init__(store.resolver)
         self.cut: collections.Counter[tuple[int, tuple[int, ...]]] = collections.Counter()
         self.leaves: collections.Counter[int] = collections.Counter()
         self.target, self.entry = target, entry_point(target.pid)
@@ -83,7 +83,7 @@ class Ends(SampleStore):
         """Ticks by function, for addresses that ran."""
         out: collections.Counter[str] = collections.Counter()
         for address, weight in addresses:
-            frame = self._resolver.resolve(InstructionPointer(address))
+            frame = self.resolver.resolve(InstructionPointer(address))
             # One bin for all code of a file, or made at run time, that has no names.
             nameless = frame.kind in (FrameKind.JIT, FrameKind.UNKNOWN)
             out[frame.module if nameless else f"{frame.name} ({frame.module})"] += weight
@@ -104,7 +104,7 @@ class Ends(SampleStore):
             elif self.at(address, 10).removeprefix(b"\x48").startswith(THREAD_EXITS):
                 out["[clone]"] += weight
             else:
-                frame = self._resolver.resolve(ReturnAddress(address))
+                frame = self.resolver.resolve(ReturnAddress(address))
                 out[frame.module if frame.kind is FrameKind.JIT else frame.name] += weight
         return out
 
@@ -112,8 +112,9 @@ class Ends(SampleStore):
         """Reason, and the outermost functions found, of incomplete stacks."""
         out: collections.Counter[str] = collections.Counter()
         for (end, frames), weight in self.cut.items():
-            at = [InstructionPointer(frames[0]), *(ReturnAddress(address) for address in frames[1:])]
-            outer = " < ".join(self._resolver.resolve(a).name[:50] for a in reversed(at[-3:]))
+            at: list[InstructionPointer | ReturnAddress] = [InstructionPointer(frames[0])]
+            at += map(ReturnAddress, frames[1:])
+            outer = " < ".join(self.resolver.resolve(a).name[:50] for a in reversed(at[-3:]))
             out[f"{End(end).name}: {outer}{' (leaf)' if len(frames) == 1 else ''}"] += weight
         return out
 

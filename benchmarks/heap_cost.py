@@ -173,7 +173,7 @@ def peak_rss(work: Work) -> int:
 def own_memory(report: Path) -> float:
     found = re.search(r"own memory +([\d.]+) (\w+)", report.read_text())
     assert found
-    return float(found[1]) * 1024 ** ("B", "KiB", "MiB", "GiB").index(found[2])
+    return float(found[1]) * float(1024 ** ("B", "KiB", "MiB", "GiB").index(found[2]))
 
 
 def measure(work: Work, chosen: list[Tool], rounds: int, folder: Path) -> None:

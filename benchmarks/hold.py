@@ -58,7 +58,7 @@ def borrowed_thread(times: int) -> None:
         for loader in ("auto", "dlopen", "map"):
             runs: list[list[float]] = []
             refused = 0
-            with running(*words) as process:
+            with running(str(words[0]), *words[1:]) as process:
                 for _ in range(times):
                     try:
                         runs.append(held_us(process.pid, loader))
@@ -149,7 +149,7 @@ def interruptions(times: int) -> None:
     for loader in ("map", "dlopen", "gdb"):
         for title, words in CASES[2:]:
             seen = 0
-            with running(*words) as process:
+            with running(str(words[0]), *words[1:]) as process:
                 try:
                     for _ in range(times):
                         attach_by(loader, process.pid)

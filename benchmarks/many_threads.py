@@ -58,6 +58,7 @@ for line in sys.stdin:
 def cpython(threads: int) -> Iterator[subprocess.Popen[str]]:
     argv = [sys.executable, "-c", PYTHON, str(threads)]
     with started(argv, {}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
         process.stdout.readline()
         yield process
 

@@ -97,7 +97,7 @@ class Switched:
             clocks.append(clock)
             opened(clock, slots)
 
-        EventClock.start = start  # type: ignore[method-assign]
+        EventClock.start = start  # type: ignore[assignment, method-assign]
         outcomes: list[Outcome] = []
         options = Options(rate_hz=self.rate_hz, clock="perf")
         thread = threading.Thread(

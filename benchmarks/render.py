@@ -141,7 +141,10 @@ def many_frames(count: int) -> Profile:
 def in_chromium(count: int, folder: Path) -> None:
     path = folder / "many.svg"
     path.write_bytes(b"".join(renderer_for("svg").render(many_frames(count), RenderOptions())))
-    drawn, painted, zoomed, reset = [], [], [], []
+    drawn: list[float] = []
+    painted: list[float | None] = []
+    zoomed: list[float] = []
+    reset: list[float | None] = []
     with chromium(folder / "chromium") as browser:
         for _ in range(5):
             browser.get("about:blank")
@@ -182,7 +185,12 @@ def live_refresh(functions: int = 500) -> None:
     totals, choose = LiveTotals(), random.Random(3)
     frames = [Frame(f"ns::function_{n}", "app", FrameKind.USER) for n in range(functions)]
     stacks = [tuple(choose.choices(frames, k=25)) for _ in range(2000)]
-    add_s = timed(lambda: [totals.add(1, stack, 1) for stack in stacks]) / len(stacks)
+
+    def add_all() -> None:
+        for stack in stacks:
+            totals.add(1, stack, 1)
+
+    add_s = timed(add_all) / len(stacks)
     console = Console(file=io.StringIO(), force_terminal=True, width=120, height=40, _environ={})
     header = LiveHeader(1, "app", 99, 99, 1, 2000, 0, 0.001, 1, None)
     now = [0.0]

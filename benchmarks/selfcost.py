@@ -68,17 +68,13 @@ def main() -> None:
     rows, said = [], []
     for clock, rate_hz in clocks:
         measured, noise, reported, handler, each = [], [], [], [], []
-        for index in range(pairs):
-            runs = [
-                lambda: alone(steps),
-                lambda c=clock, r=rate_hz: sampled(steps, c, r),
-                lambda: alone(steps),
-            ]
-            order = runs[::-1] if index % 2 else runs
-            first, (with_s, meta), last = (run() for run in order)  # type: ignore[misc]
-            base_s = (first + last) / 2  # type: ignore[operator]
+        for _ in range(pairs):
+            first = alone(steps)
+            with_s, meta = sampled(steps, clock, rate_hz)
+            last = alone(steps)
+            base_s = (first + last) / 2
             measured.append(100 * (1 - base_s / with_s))
-            noise.append(100 * abs(1 - first / last))  # type: ignore[operator]
+            noise.append(100 * abs(1 - first / last))
             if meta.handler_share is not None and meta.delivery_share is not None:
                 reported.append(100 * (meta.handler_share + meta.delivery_share))
                 handler.append(100 * meta.handler_share)

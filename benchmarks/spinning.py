@@ -88,5 +88,6 @@ def spinning(environment: dict[str, str], threads: int = 1) -> Iterator[Spinner]
     with counting_file(64 + 16 * BINS) as (path, shared):
         argv = [str(compiled("gaps")), str(path), "16", str(threads)]
         with started(argv, environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+            assert process.stdout is not None
             process.stdout.readline()
             yield Spinner(process.pid, shared)

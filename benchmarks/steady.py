@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 TARGET_CPU, OTHER_CPU = 1, 0
 
@@ -52,7 +53,7 @@ class Target:
 @contextlib.contextmanager
 def started(
     argv: Sequence[str], environment: dict[str, str], **options: object
-) -> Iterator[subprocess.Popen]:
+) -> Iterator[subprocess.Popen[Any]]:
     words = ["taskset", "-c", str(TARGET_CPU), *argv]
     process = subprocess.Popen(words, env={**os.environ, **environment}, **options)  # type: ignore[call-overload]
     try:
@@ -77,6 +78,7 @@ def cpython(environment: dict[str, str]) -> Iterator[Target]:
         argv = [sys.executable, "-c", PYTHON_WORK, str(path)]
         quiet = {"stderr": subprocess.DEVNULL}
         with started(argv, environment, stdout=subprocess.PIPE, **quiet) as process:
+            assert process.stdout is not None
             process.stdout.readline()
             yield Target(process.pid, lambda: struct.unpack_from("=Q", shared)[0])
 
@@ -94,6 +96,7 @@ def xz(environment: dict[str, str]) -> Iterator[Target]:
 
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     with started(argv, environment, stdin=subprocess.PIPE, **quiet) as process:
+        assert process.stdin is not None
         feeder = threading.Thread(target=feed, args=(process.stdin.fileno(),), daemon=True)
         feeder.start()
         time.sleep(0.5)

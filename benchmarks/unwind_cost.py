@@ -21,6 +21,7 @@ from common import DEADLINE_S, ROOT, arguments, compare, machine, table
 STUB = ROOT / "inject" / "stub"
 GOAL_NS = 20.0
 GOAL_TIMES = 10.0
+PEERS = ("unw_backtrace", "unw_step", "backtrace")
 
 
 def build(folder: Path) -> Path:
@@ -62,15 +63,15 @@ def main() -> None:
     print(f"\nnanoseconds; {batches} batches of {walks} walks, the walkers in turn; cold: single walks\n")
     table(["walker", "depth", "frames", "a walk", "a frame", "min", "max"], rows)
     print(f"\ngoals: {GOAL_NS:g} ns a frame at most, {GOAL_TIMES:g} times as fast as libunwind")
-    for depth in sorted({depth for depth, _ in per_frame}):
-        others = {name: ns for (at, name), ns in per_frame.items() if at == depth}
-        peers = {name: others[name] for name in ("unw_backtrace", "unw_step", "backtrace") if name in others}
-        compare(f"unwinding a warm frame, {depth} deep", "ns", others["pa_walk"], peers)
-        ours = per_frame[depth, "pa_walk"]
-        print(f"depth {depth}: a warm frame: {said(ours <= GOAL_NS)}: {ours:.1f} ns")
+    for deep in sorted({at for at, _ in per_frame}):
+        others = {name: ns for (at, name), ns in per_frame.items() if at == deep}
+        peers: dict[str, float] = {name: others[name] for name in PEERS if name in others}
+        ours = others["pa_walk"]
+        compare(f"unwinding a warm frame, {deep} deep", "ns", ours, peers)
+        print(f"depth {deep}: a warm frame: {said(ours <= GOAL_NS)}: {ours:.1f} ns")
         for walker in ("unw_step", "unw_backtrace"):
-            times = per_frame[depth, walker] / ours
-            print(f"depth {depth}: against {walker}: {said(times >= GOAL_TIMES)}: {times:.1f} times as fast")
+            times = per_frame[deep, walker] / ours
+            print(f"depth {deep}: against {walker}: {said(times >= GOAL_TIMES)}: {times:.1f} times as fast")
 
 
 if __name__ == "__main__":

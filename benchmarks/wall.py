@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 
 from common import arguments, machine, running, table
-from complete import NotHere, answers, free_port, need, process, wait_for
+from programs import NotHere, answers, free_port, need, process, wait_for
 
 from pyattach.attacher.contract import Options
 from pyattach.attacher.session import Session
