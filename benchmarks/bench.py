@@ -5,6 +5,9 @@ pyattach beside each peer, row by row, with what it would take where pyattach is
 script has printed; and a chart of each row in ``benchmarks/results/``.  What can't be measured here (a peer
 that is not installed, a machine without perf events) is left out by the script, which says so.
 
+It takes some two hours.  What each part has said is kept in ``build/bench``: ``--resume`` goes on with the
+parts that are not there, or have failed, and RESULTS.md says of each when and of which commit it was measured.
+
 The exit code is 1 where a script has failed, or where a row is neither ahead nor explained.
 """
 
@@ -27,7 +30,7 @@ from typing import Any
 from common import ROOT, ROWS_VARIABLE, machine
 
 HERE = Path(__file__).resolve().parent
-RESULTS, CHARTS = HERE / "RESULTS.md", HERE / "results"
+RESULTS, CHARTS, KEPT = HERE / "RESULTS.md", HERE / "results", ROOT / "build" / "bench"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +84,47 @@ EXPLAINED = {
 """What it would take, for rows (regular expressions) in which a peer may be ahead."""
 
 
-def ran(part: Part, quick: bool, rows: Path) -> tuple[str, int, float]:
+@dataclasses.dataclass(frozen=True)
+class Ran:
+    """What a script has printed, its exit code, and seconds; its rows for the table; when, and the commit."""
+
+    said: str
+    code: int
+    took_s: float
+    rows: list[dict[str, Any]]
+    when: str
+    commit: str
+
+    def section(self, part: Part) -> str:
+        failed = f", failed with {self.code}" if self.code else ""
+        note = f"`{part.script}`, {self.took_s:.0f} s, {self.when}, {self.commit}{failed}"
+        return f"## {part.title}\n\n{note}\n\n```text\n{self.said.strip()}\n```\n"
+
+
+def ran(part: Part, quick: bool) -> Ran:
+    """Run the part's script."""
+    with tempfile.NamedTemporaryFile() as rows:
+        when = time.strftime("%Y-%m-%d %H:%M")
+        said, code, took_s = said_by(part, quick, Path(rows.name))
+        lines = Path(rows.name).read_text().splitlines()
+    return Ran(said, code, took_s, [json.loads(line) for line in lines], when, commit())
+
+
+def kept(part: Part, quick: bool, resume: bool) -> Ran:
+    """What the part has said before, where that is to do; else what it says now."""
+    path = KEPT / f"{'quick-' if quick else ''}{part.title.lower().replace(' ', '-').replace('?', '')}.json"
+    if resume and path.exists():
+        before = Ran(**json.loads(path.read_text()))
+        if not before.code:
+            print(f"\n== {part.title}: measured {before.when}", flush=True)
+            return before
+    result = ran(part, quick)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(dataclasses.asdict(result)))
+    return result
+
+
+def said_by(part: Part, quick: bool, rows: Path) -> tuple[str, int, float]:
     """What the script has printed, its exit code, and seconds."""
     words = [sys.executable, str(HERE / part.script), *(part.quick if quick else part.whole)]
     print(f"\n== {part.title}: {' '.join(words[1:])}", flush=True)
@@ -120,11 +163,13 @@ VERSIONS = {
 }
 
 
+def commit() -> str:
+    words = ["git", "describe", "--always", "--dirty"]
+    found = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    return f"commit {found.stdout.strip()}" if found.stdout.strip() else "not from a checkout"
+
+
 def versions() -> Iterator[str]:
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    yield f"pyattach: {commit.stdout.strip() or 'not from a checkout'}"
     path = environment(HERE)["PATH"]
     for name, words in VERSIONS.items():
         if found := shutil.which(words[0], path=path):
@@ -181,21 +226,16 @@ def main() -> int:
     )
     parser.add_argument("--quick", action="store_true", help="a few runs only: to see that it works")
     parser.add_argument("--only", default="", metavar="WORD", help="parts with this in the title or script")
+    parser.add_argument("--resume", action="store_true", help="go on where a run was interrupted")
     parser.add_argument("-o", "--output", type=Path, default=RESULTS, help="default: benchmarks/RESULTS.md")
     chosen = parser.parse_args()
     head = [machine(), *versions()]
     print(*head, sep="\n")
-    sections, failed = [], []
-    with tempfile.NamedTemporaryFile() as file:
-        for part in PARTS:
-            if chosen.only not in part.title and chosen.only not in part.script:
-                continue
-            said, code, took_s = ran(part, chosen.quick, Path(file.name))
-            if code:
-                failed.append(part.title)
-            note = f"`{part.script}`, {took_s:.0f} s" + (f", failed with {code}" if code else "")
-            sections.append(f"## {part.title}\n\n{note}\n\n```text\n{said.strip()}\n```\n")
-        rows = [json.loads(line) for line in Path(file.name).read_text().splitlines()]
+    wanted = [part for part in PARTS if chosen.only in part.title or chosen.only in part.script]
+    results = {part: kept(part, chosen.quick, chosen.resume) for part in wanted}
+    sections = [result.section(part) for part, result in results.items()]
+    failed = [part.title for part, result in results.items() if result.code]
+    rows = [row for result in results.values() for row in result.rows]
     lines, open_rows = at_a_glance(rows)
     CHARTS.mkdir(exist_ok=True)
     for row in rows:
