@@ -6,7 +6,7 @@ script has printed; and a chart of each row in ``benchmarks/results/``.  What ca
 that is not installed, a machine without perf events) is left out by the script, which says so.
 
 It takes some two hours.  What each part has said is kept in ``build/bench``: ``--resume`` goes on with the
-parts that are not there, or have failed, and RESULTS.md says of each when and of which commit it was measured.
+parts that are not there, or have failed; RESULTS.md says of each when and of which commit it was measured.
 
 The exit code is 1 where a script has failed, or where a row is neither ahead nor explained.
 """
