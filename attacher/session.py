@@ -43,10 +43,13 @@ _EXECS_FOR_S = 1.0
 _UNSEEN_S = 0.01
 _STRAYS_TO_SPEAK_OF = 0.05
 
-_WOKE = (
-    "the clock of the whole process was ended, as its signal had woken a thread (the one that ran blocks "
-    "it): threads that end within 0.1 s are not in the profile after that"
+_ENDED = (
+    "the clock of the whole process was ended, as {}: threads that end within 0.1 s are not in the profile"
 )
+_WOKE = {
+    1: _ENDED.format("its signal had woken a thread (the one that ran blocks it)"),
+    2: _ENDED.format("threads have signal stacks that are too small for two signals at a time"),
+}
 _SETTLED_S = 0.5
 """After this the first work at a new target is done, and what a tick costs is measured beside it."""
 
@@ -289,7 +292,7 @@ class Session:
         control = self.shared.control
         if control.stray and control.stray_woke:
             control.stray = 0
-            self.notes.append(_WOKE)
+            self.notes.append(_WOKE.get(control.stray_woke, _WOKE[1]))
         return bool(control.stray)
 
     def _unheard(self) -> bool:

@@ -220,5 +220,6 @@ class HeapThread(ctypes.Structure):
         ("spare_page", _u32),
         ("spare_pages", _u32),
         ("children_at", _u64),
-        ("pad", _u64 * 9),
+        ("room_at", _u64),
+        ("pad", _u64 * 8),
     )

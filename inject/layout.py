@@ -213,8 +213,8 @@ class LogKind(enum.IntEnum):
 COSTS = 64
 COSTS_FROM = 9
 
-KEPT_BYTES = 16400
-"""``struct pa_kept``: the outer frames of a thread's last walk."""
+WALK_BYTES = 16400 + 3840
+"""``struct pa_kept``, the outer frames of a thread's last walk, and ``struct pa_room``, for tables."""
 
 Costs = ctypes.c_uint32 * COSTS
 """Of one slot: how many of its ticks took how long."""

@@ -8,10 +8,10 @@ import dataclasses
 from .chance import random_bits
 from .layout import (
     COSTS,
-    KEPT_BYTES,
     MAGIC,
     TICK_TAG,
     VERSION,
+    WALK_BYTES,
     CacheLine,
     Control,
     Modules,
@@ -83,7 +83,7 @@ class RegionPlan:
 
     @property
     def ring_offset(self) -> int:
-        return _pages(self.kept_offset + self.slot_count * KEPT_BYTES)
+        return _pages(self.kept_offset + self.slot_count * WALK_BYTES)
 
     @property
     def size(self) -> int:

@@ -214,3 +214,17 @@ def test_go_s_stacks_lead_from_its_runtime_back_to_the_goroutine(spawn: Spawn, t
         stack for stack in found.stacks if "main.allocate" in stack and "runtime.systemstack.abi0" in stack
     ]
     assert switched or "systemstack" not in str(found.stacks)
+
+
+@pytest.mark.parametrize("clock", ["timer", "perf"])
+def test_signal_stacks_of_8_kb_are_enough(spawn: Spawn, tmp_path: Path, clock: str) -> None:
+    """As Rust's threads have them; the kernel's own part of them grows with the processor's registers, and
+    two signals at a time leave no room."""
+    out = tmp_path / "o.folded"
+    with spawn("small_altstack", 8192) as target:
+        run = attach(target.pid, "-d", 5, "--hz", 997, "--clock", clock, "-o", out)
+        assert target.process.poll() is None
+    assert "too small for two signals" in run.err
+    found = Folded(out)
+    assert found.total > 500
+    assert sum(ticks for stack, ticks in found.stacks.items() if stack[0] == TRUNCATED) < 0.01 * found.total

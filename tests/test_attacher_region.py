@@ -14,8 +14,8 @@ from pyattach.attacher.contract import Options
 from pyattach.attacher.planning import plan_region
 from pyattach.inject.layout import (
     COSTS,
-    KEPT_BYTES,
     TICK_TAG,
+    WALK_BYTES,
     CacheLine,
     Control,
     Modules,
@@ -47,7 +47,7 @@ def parts(plan: RegionPlan) -> list[tuple[int, int]]:
         (plan.slots_offset, plan.slot_count * ctypes.sizeof(Slot)),
         (plan.costs_offset, plan.slot_count * COSTS * 4),
         (plan.scratch_offset, plan.slot_count * plan.max_depth * 8),
-        (plan.kept_offset, plan.slot_count * KEPT_BYTES),
+        (plan.kept_offset, plan.slot_count * WALK_BYTES),
         (plan.ring_offset, plan.ring_words * 8),
     ]
     return [(start, start + size) for start, size in sizes]

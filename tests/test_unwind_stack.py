@@ -17,7 +17,8 @@ import support
 INJECT = Path(__file__).resolve().parent.parent / "inject"
 STUB = INJECT / "stub"
 
-LIMIT = 8192
+LIMIT = 2560
+"""As handler.c says it: of a signal stack of 8 KB the kernel takes 3.6 KB for the registers of AVX-512."""
 WORD = 8  # the return address of each call is no part of a frame as gcc counts it
 
 
@@ -30,7 +31,7 @@ def flags() -> list[str]:
     return found
 
 
-def test_the_handler_needs_less_than_8_kib(tmp_path: Path) -> None:
+def test_the_handler_needs_little_stack(tmp_path: Path) -> None:
     sizes: dict[str, int] = {}
     calls: dict[str, set[str]] = defaultdict(set)
     for source in sorted(STUB.glob("*.c")):

@@ -28,6 +28,7 @@
 #define MAX_DEPTH 512
 #define CACHE_LINES (1UL << 15)
 
+static struct pa_room room;
 static struct pa_cache_line *cache;
 static struct pa_kept kept;
 static u64 addresses[MAX_DEPTH];
@@ -85,7 +86,7 @@ __attribute__((noinline)) static int ours_with(enum pa_mode mode, struct pa_kept
 {
 	struct pa_unwinder u = {
 		.stack = {low, high, 0, no_probe, 0},
-		.tables = {copy_tables, 0},
+		.tables = {copy_tables, 0, &room},
 		.find_module = find_module,
 		.cache = cache,
 		.cache_lines = CACHE_LINES,

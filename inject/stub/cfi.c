@@ -6,50 +6,9 @@
 #include "expr.h"
 #include "tables.h"
 
-#define PROGRAM_CHUNK 256 /* instructions of an FDE are read in chunks */
 #define EXPRESSION_BYTES 64
-#define REMEMBERED 6
 #define INSTRUCTIONS 4096
 #define LONGEST_INSTRUCTION 32
-
-/* How a register of the caller is found. */
-enum column_kind {
-	COLUMN_SAME = 0,
-	COLUMN_UNDEFINED,
-	COLUMN_OFFSET,     /* at CFA + value */
-	COLUMN_VAL_OFFSET, /* is CFA + value */
-	COLUMN_REGISTER,   /* is another register */
-	COLUMN_EXPRESSION, /* at the address an expression gives */
-	COLUMN_VAL_EXPRESSION,
-};
-
-/* Expressions are kept as where they lie in the target: [at, at + length). */
-struct column {
-	u8 kind;
-	u8 reg;
-	u16 length;
-	i32 value;
-	u64 at;
-};
-
-struct row {
-	struct column regs[PA_REGISTERS];
-	u8 cfa_is_expression;
-	u8 cfa_register;
-	u16 cfa_length;
-	i32 cfa_offset;
-	u64 cfa_at;
-};
-
-struct interpreter {
-	const struct pa_tables *t;
-	const struct entry *e;
-	struct row row, initial, remembered[REMEMBERED];
-	u32 remembered_count;
-	u32 left; /* instructions that may still be run */
-	u64 location, target;
-	u64 row_start; /* where the row begins that is being made */
-};
 
 static void set_column(struct interpreter *x, u64 reg, u8 kind, i64 value)
 {
@@ -205,7 +164,7 @@ static int instruction(struct interpreter *x, struct pa_bytes *b, u64 at, const 
 /* Run the instructions of `p`.  Returns 0 at the end, 1 when the row is found, -1 malformed, -2 gone. */
 static int run(struct interpreter *x, const struct program *p)
 {
-	u8 read[PROGRAM_CHUNK];
+	u8 *read = room_of(x->t)->chunk;
 	const u8 *chunk = p->bytes;
 	u64 from = p->at, size = p->held;
 	while (from < p->end) {
@@ -233,8 +192,6 @@ static int run(struct interpreter *x, const struct program *p)
 	return 0;
 }
 
-#define MOST_PADDING 63
-
 /* The bytes of the no-operation that code begins with, of those that assemblers pad with (Intel SDM, NOP); 0 where
  * there is none. */
 static u32 nop_bytes(const u8 *code, u32 size)
@@ -257,7 +214,7 @@ static u32 nop_bytes(const u8 *code, u32 size)
 /* Whether all from `from` to the function at `to` does nothing, so that one gets to the other. */
 static int is_padding(const struct pa_tables *t, u64 from, u64 to)
 {
-	u8 code[MOST_PADDING];
+	u8 *code = room_of(t)->padding;
 	u32 size = (u32)(to - from), at = 0, step = 1;
 	if (to <= from || to - from > MOST_PADDING || !copy(t, code, from, size))
 		return 0;
@@ -266,11 +223,12 @@ static int is_padding(const struct pa_tables *t, u64 from, u64 to)
 	return at == size && step;
 }
 
-/* The row for `address`.  Returns 1; 0: no table covers it; -1: unreadable; -2: malformed.  *behind is where the next
- * function begins, as far as that was found. */
-static int find_row_here(const struct pa_tables *t, const struct pa_module *m, u64 address, struct entry *e,
-			 struct row *out, u64 *behind)
+/* The entry and the row for `address`, in the room: entry, x.row.  Returns 1; 0: no table covers it; -1: unreadable;
+ * -2: malformed.  *behind is where the next function begins, as far as that was found. */
+static int find_row_here(const struct pa_tables *t, const struct pa_module *m, u64 address, u64 *behind)
 {
+	struct entry *e = &room_of(t)->entry;
+	struct interpreter *x = &room_of(t)->x;
 	u64 fde, next;
 	int found = find_fde(t, m, address, &fde, &next);
 	*behind = 0;
@@ -283,33 +241,38 @@ static int find_row_here(const struct pa_tables *t, const struct pa_module *m, u
 	*behind = next;
 	if (address < e->start || address - e->start >= e->range)
 		return 0;
-	struct interpreter x = {.t = t, .e = e, .left = INSTRUCTIONS, .location = e->start, .target = address};
-	int done = run(&x, &e->initial);
+	x->t = t;
+	x->e = e;
+	x->row = x->initial = (struct row){0};
+	x->remembered_count = 0;
+	x->left = INSTRUCTIONS;
+	x->location = x->row_start = e->start;
+	x->target = address;
+	int done = run(x, &e->initial);
 	if (done == 0) {
-		x.initial = x.row;
-		x.location = e->start;
-		done = run(&x, &e->program);
+		x->initial = x->row;
+		x->location = e->start;
+		done = run(x, &e->program);
 	}
 	if (done < 0)
 		return done == -2 ? -1 : -2;
-	e->row_start = done ? x.row_start : x.location;
+	e->row_start = done ? x->row_start : x->location;
 	e->row_end = e->start + e->range < next ? e->start + e->range : next;
-	if (done && x.location < e->row_end)
-		e->row_end = x.location;
-	*out = x.row;
+	if (done && x->location < e->row_end)
+		e->row_end = x->location;
 	return 1;
 }
 
 /* The same.  Assembly falls through into the function behind it (glibc's __memcpy_chk into memcpy): what lies in
  * between has no table, and is as the other function begins. */
-static int find_row(const struct pa_tables *t, const struct pa_module *m, u64 address, struct entry *e, struct row *out)
+static int find_row(const struct pa_tables *t, const struct pa_module *m, u64 address)
 {
 	u64 next, behind;
-	int found = find_row_here(t, m, address, e, out, &next);
+	int found = find_row_here(t, m, address, &next);
 	if (found || !is_padding(t, address, next))
 		return found;
-	found = find_row_here(t, m, next, e, out, &behind) == 1 && e->start == next;
-	e->row_start = address;
+	found = find_row_here(t, m, next, &behind) == 1 && room_of(t)->entry.start == next;
+	room_of(t)->entry.row_start = address;
 	return found;
 }
 
@@ -426,17 +389,17 @@ static int pack(const struct pa_tables *t, const struct entry *e, const struct r
 
 void pa_cfi_rule(const struct pa_tables *t, const struct pa_module *m, u64 address, struct pa_rule *out)
 {
-	struct entry e;
-	struct row row;
-	int found = find_row(t, m, address, &e, &row);
+	const struct entry *e = &room_of(t)->entry;
+	const struct row *row = &room_of(t)->x.row;
+	int found = find_row(t, m, address);
 	*out = (struct pa_rule){0};
 	if (found < 1)
 		out->kind = found == 0 ? PA_RULE_NO_CFI : found == -1 ? PA_RULE_GONE : PA_RULE_BAD;
-	else if (e.signal_frame)
+	else if (e->signal_frame)
 		out->kind = PA_RULE_SIGNAL;
-	else if (row.regs[e.return_register].kind == COLUMN_UNDEFINED)
+	else if (row->regs[e->return_register].kind == COLUMN_UNDEFINED)
 		out->kind = PA_RULE_ROOT;
-	else if (!pack(t, &e, &row, address, out))
+	else if (!pack(t, e, row, address, out))
 		*out = (struct pa_rule){.kind = PA_RULE_FULL};
 }
 
@@ -474,37 +437,37 @@ static int column_value(struct pa_unwinder *u, const struct pa_frame *f, const s
 
 enum pa_end pa_cfi_step(struct pa_unwinder *u, const struct pa_module *m, u64 address, struct pa_frame *f)
 {
-	struct entry e;
-	struct row row;
+	const struct entry *e = &room_of(&u->tables)->entry;
+	const struct row *row = &room_of(&u->tables)->x.row;
 	struct pa_frame next = {.known = 0};
 	u64 cfa;
-	if (find_row(&u->tables, m, address, &e, &row) < 1)
+	if (find_row(&u->tables, m, address) < 1)
 		return PA_END_BAD_CFI;
-	if (row.cfa_is_expression) {
-		if (!evaluate(u, f, row.cfa_at, row.cfa_length, 0, &cfa))
+	if (row->cfa_is_expression) {
+		if (!evaluate(u, f, row->cfa_at, row->cfa_length, 0, &cfa))
 			return PA_END_BAD_CFI;
 	} else {
-		if (!((f->known >> row.cfa_register) & 1))
+		if (!((f->known >> row->cfa_register) & 1))
 			return PA_END_BAD_CFI;
-		cfa = f->r[row.cfa_register] + (u64)(i64)row.cfa_offset;
+		cfa = f->r[row->cfa_register] + (u64)(i64)row->cfa_offset;
 	}
 	for (u32 i = 0; i < PA_REGISTERS; i++) {
 		u64 value = 0;
 		int got;
 		/* What a call does not preserve is lost unless the table says where it is. */
-		if (i == PA_REG_IP || i == PA_REG_SP || (row.regs[i].kind == COLUMN_SAME && !((PA_PRESERVED_MASK >> i) & 1)))
+		if (i == PA_REG_IP || i == PA_REG_SP || (row->regs[i].kind == COLUMN_SAME && !((PA_PRESERVED_MASK >> i) & 1)))
 			continue;
-		got = column_value(u, f, &row.regs[i], i, cfa, &value);
+		got = column_value(u, f, &row->regs[i], i, cfa, &value);
 		if (got > 0) {
 			next.r[i] = value;
 			next.known |= 1U << i;
 		}
 	}
-	if (column_value(u, f, &row.regs[e.return_register], (u32)e.return_register, cfa, &next.r[PA_REG_IP]) != 1)
+	if (column_value(u, f, &row->regs[e->return_register], (u32)e->return_register, cfa, &next.r[PA_REG_IP]) != 1)
 		return PA_END_UNREADABLE;
 	next.r[PA_REG_SP] = cfa;
-	if (row.regs[PA_REG_SP].kind != COLUMN_SAME &&
-	    column_value(u, f, &row.regs[PA_REG_SP], PA_REG_SP, cfa, &next.r[PA_REG_SP]) != 1)
+	if (row->regs[PA_REG_SP].kind != COLUMN_SAME &&
+	    column_value(u, f, &row->regs[PA_REG_SP], PA_REG_SP, cfa, &next.r[PA_REG_SP]) != 1)
 		return PA_END_UNREADABLE;
 	next.known |= (1U << PA_REG_SP) | (1U << PA_REG_IP);
 	*f = next;
@@ -513,10 +476,10 @@ enum pa_end pa_cfi_step(struct pa_unwinder *u, const struct pa_module *m, u64 ad
 
 int pa_cfi_start(const struct pa_tables *t, const struct pa_module *m, u64 address, u64 *start)
 {
-	struct entry e;
+	struct entry *e = &room_of(t)->entry;
 	u64 fde, next;
-	if (!m->table || find_fde(t, m, address, &fde, &next) < 1 || read_fde(t, fde, &e) < 1 || address - e.start >= e.range)
+	if (!m->table || find_fde(t, m, address, &fde, &next) < 1 || read_fde(t, fde, e) < 1 || address - e->start >= e->range)
 		return 0;
-	*start = e.start;
+	*start = e->start;
 	return 1;
 }

@@ -46,24 +46,41 @@ static int is_process_tick(const struct pa_control *c, const struct siginfo *inf
 	return info->code == SI_TIMER && (u32)(info->value >> 32) == c->tick_tag && (u32)info->value == kind;
 }
 
+/* What a walk needs, and some more (a test adds it up). */
+#define STACK_NEEDED 2560UL
+
+/* Whether there is as much of the signal stack, where the thread has one and this runs on it. */
+static int has_stack(const void *ucontext)
+{
+	const u64 *uc_stack = (const u64 *)((const u8 *)ucontext + UC_STACK);
+	u64 left = (u64)__builtin_frame_address(0) - uc_stack[0];
+	return left > uc_stack[2] || left >= STACK_NEEDED;
+}
+
 static u32 unwind(struct pa_control *c, struct pa_slot *slot, u32 index, const void *ucontext, u64 *frames,
 		  enum pa_end *end)
 {
 	struct vm_reader reader = {pa.pid, pa.vm_read_forbidden};
+	u8 *last = (u8 *)c + c->kept_offset + index * PA_WALK_BYTES;
 	struct pa_unwinder u = {
 		.stack = {.probe = page_readable},
-		.tables = {vm_copy, &reader},
+		.tables = {vm_copy, &reader, (struct pa_room *)(last + PA_KEPT_BYTES)},
 		.find_module = modules_find,
 		.modules = c,
 		.cache = (struct pa_cache_line *)((u8 *)c + c->cache_offset),
 		.cache_lines = c->cache_lines,
 		.generation = __atomic_load_n(&c->modules_seq, __ATOMIC_ACQUIRE),
 		.mode = c->unwind,
-		.kept = (struct pa_kept *)((u8 *)c + c->kept_offset + index * PA_KEPT_BYTES),
+		.kept = (struct pa_kept *)last,
 	};
 	const u64 *gregs = (const u64 *)((const u8 *)ucontext + UC_GREGS);
 	struct pa_frame frame = {.known = (1U << PA_REGISTERS) - 1};
-	u32 depth;
+	u32 depth = 1;
+	if (!has_stack(ucontext)) {
+		frames[0] = gregs[GREG_RIP];
+		*end = PA_END_UNREADABLE;
+		return depth;
+	}
 	for (u32 i = 0; i < PA_REGISTERS; i++)
 		frame.r[pa_greg_numbers[i]] = gregs[i];
 	*end = pa_walk(&u, &frame, frames, c->max_depth, &depth);
@@ -239,6 +256,27 @@ static void stray_tick(struct pa_control *c, const struct siginfo *info, const v
 	__atomic_store_n(&slot_at(c, index)->state, PA_SLOT_FREE, __ATOMIC_RELEASE);
 }
 
+/* On a signal stack of 8 KB the kernel's frames of two signals leave hardly any room, and for a third it ends the
+ * process.  There no tick may come into another's handler: they are blocked, which the return from it undoes; and the
+ * process's clock has none any more, since those would be handed to threads that sleep. */
+#define SMALL_STACK 16384UL
+
+static void be_alone(struct pa_control *c, const void *ucontext)
+{
+	const u64 *uc_stack = (const u64 *)((const u8 *)ucontext + UC_STACK);
+	u64 ours = 1UL << (c->signal - 1);
+	if ((u64)__builtin_frame_address(0) - uc_stack[0] >= uc_stack[2] || uc_stack[2] >= SMALL_STACK ||
+	    __atomic_load_n(&c->state, __ATOMIC_RELAXED) != PA_STATE_RUN)
+		return;
+	if (c->spare_signal)
+		ours |= 1UL << (c->spare_signal - 1);
+	sys4(SYS_rt_sigprocmask, SIG_BLOCK, (u64)&ours, 0, 8);
+	if (c->stray_timer_plus_1) {
+		c->stray_woke = 2;
+		stray_end(c);
+	}
+}
+
 void pa_handler(int signo, struct siginfo *info, void *ucontext)
 {
 	struct pa_control *c = pa.control;
@@ -249,10 +287,13 @@ void pa_handler(int signo, struct siginfo *info, void *ucontext)
 	__atomic_fetch_add(&c->inside, 1, __ATOMIC_ACQ_REL);
 	u32 index = slot_of_tick(c, info);
 	if (index != NO_SLOT) {
+		be_alone(c, ucontext);
 		tick(c, index, ucontext);
 	} else if (is_process_tick(c, info, PA_WAKE)) {
+		be_alone(c, ucontext);
 		wake_tick(c, info->timer, ucontext);
 	} else if (is_process_tick(c, info, PA_STRAY)) {
+		be_alone(c, ucontext);
 		stray_tick(c, info, ucontext);
 	} else {
 		__atomic_fetch_add(&c->foreign, 1, __ATOMIC_RELAXED);

@@ -8,7 +8,7 @@
  *   control.slots_offset     struct pa_slot[]      one for each thread
  *   control.costs_offset     u32[PA_COSTS] each    how often its ticks took how long, one for each slot
  *   control.scratch_offset   u64[max_depth] each   where a handler walks, one for each slot
- *   control.kept_offset      struct pa_kept[]      its last walk (kept.h), one for each slot
+ *   control.kept_offset      struct pa_kept[]      its last walk (kept.h), and room for tables, one for each slot
  *   control.ring_offset      u64[]                 the ring, a power of two of bytes
  *   control.heap_offset      struct pa_heap        the heap profiler's, where there is one (heap/layout.h)
  *
@@ -33,9 +33,11 @@ typedef long i64;
 #define PA_VERSION 1
 #define PA_LINE 64
 
-/* So many frames of a thread's last walk are kept, in so many bytes. */
+/* So many frames of a thread's last walk are kept, in so many bytes; behind them there is room to read tables into. */
 #define PA_KEPT 256
 #define PA_KEPT_BYTES 16400UL
+#define PA_ROOM_BYTES 3840UL
+#define PA_WALK_BYTES (PA_KEPT_BYTES + PA_ROOM_BYTES)
 
 /* Ticks of ours carry the session's tick_tag in the upper half of si_value, the slot's number in the
  * lower.  The tag is this with 16 random bits: the timers of a session that was killed may still tick. */
@@ -164,7 +166,8 @@ struct pa_control {
 	u64 process_ticks;      /* ticks of the whole process's clocks, stray and wake */
 	u64 process_cycles;     /* spent in those that took no sample */
 	u32 stray_jump_ns;      /* CPU time of the process between two of the kernel's ticks, about */
-	u32 stray_woke;         /* 1: a stray tick has ended a system call of a thread that slept; there are no more */
+	u32 stray_woke;         /* there are no more, since: 1: one has ended a system call of a thread that slept;
+				 * 2: a thread's signal stack is too small for two signals */
 
 	/* Written once, by init and by stop. */
 	u64 init_clock_ns;

@@ -43,7 +43,7 @@ static int fits(const struct pa_control *c, u64 region_size)
 	       c->slots_offset + c->slot_count * sizeof(struct pa_slot) <= region_size &&
 	       c->costs_offset + (u64)c->slot_count * PA_COSTS * 4 <= region_size && c->tick_ns &&
 	       c->scratch_offset + (u64)c->slot_count * c->max_depth * 8 <= region_size &&
-	       c->kept_offset + c->slot_count * PA_KEPT_BYTES <= region_size;
+	       c->kept_offset + c->slot_count * PA_WALK_BYTES <= region_size;
 }
 
 static i64 make_private_page(void)

@@ -12,6 +12,9 @@
 #define FDE_BYTES 128     /* of an FDE that are read at once: most of them whole */
 #define HELD_BYTES 112    /* of an entry's instructions that are kept from that */
 #define SEARCH_BYTES 512    /* of a search table, read at once */
+#define PROGRAM_CHUNK 256   /* instructions of an FDE are read in chunks */
+#define MOST_PADDING 63     /* bytes between two functions */
+#define REMEMBERED 6        /* rows that instructions may put aside */
 
 enum {
 	DW_EH_PE_absptr = 0x00,
@@ -47,6 +50,65 @@ struct entry { /* what CIE and FDE say together */
 	u64 row_start, row_end; /* all addresses in between have the row that was found */
 	struct program initial, program; /* the CIE's and the FDE's */
 };
+
+/* How a register of the caller is found. */
+enum column_kind {
+	COLUMN_SAME = 0,
+	COLUMN_UNDEFINED,
+	COLUMN_OFFSET,     /* at CFA + value */
+	COLUMN_VAL_OFFSET, /* is CFA + value */
+	COLUMN_REGISTER,   /* is another register */
+	COLUMN_EXPRESSION, /* at the address an expression gives */
+	COLUMN_VAL_EXPRESSION,
+};
+
+/* Expressions are kept as where they lie in the target: [at, at + length). */
+struct column {
+	u8 kind;
+	u8 reg;
+	u16 length;
+	i32 value;
+	u64 at;
+};
+
+struct row {
+	struct column regs[PA_REGISTERS];
+	u8 cfa_is_expression;
+	u8 cfa_register;
+	u16 cfa_length;
+	i32 cfa_offset;
+	u64 cfa_at;
+};
+
+struct interpreter {
+	const struct pa_tables *t;
+	const struct entry *e;
+	struct row row, initial, remembered[REMEMBERED];
+	u32 remembered_count;
+	u32 left; /* instructions that may still be run */
+	u64 location, target;
+	u64 row_start; /* where the row begins that is being made */
+};
+
+/* What struct pa_room holds.  What is in one union is not there at the same time. */
+struct room {
+	struct entry entry;
+	struct interpreter x;
+	union {
+		u8 search[SEARCH_BYTES];
+		struct {
+			u8 cie[CIE_BYTES], fde[FDE_BYTES];
+		};
+		u8 chunk[PROGRAM_CHUNK];
+		u8 padding[MOST_PADDING];
+	};
+};
+_Static_assert(sizeof(struct room) <= sizeof(struct pa_room), "room for all");
+
+static inline struct room *room_of(const struct pa_tables *t)
+{
+	return (struct room *)t->room;
+}
 
 static int copy(const struct pa_tables *t, void *to, u64 from, u64 bytes)
 {
@@ -146,11 +208,11 @@ static int keep_program(struct program *p, const struct content *c, u64 at)
 /* Parse the CIE at `at` into `e`.  Returns 1, 0 when it is malformed, -1 when unreadable. */
 static int read_cie(const struct pa_tables *t, u64 at, struct entry *e)
 {
-	u8 bytes[CIE_BYTES];
+	u8 *bytes = room_of(t)->cie;
 	struct content c;
 	struct pa_bytes *b = &c.b;
 	u64 instructions;
-	int found = read_entry(t, at, bytes, sizeof(bytes), &c);
+	int found = read_entry(t, at, bytes, CIE_BYTES, &c);
 	if (found < 1)
 		return found;
 	skip_bytes(b, c.id_bytes); /* 0 in .eh_frame */
@@ -198,11 +260,11 @@ static int read_cie(const struct pa_tables *t, u64 at, struct entry *e)
 /* Parse the FDE at `at` and its CIE.  Returns 1, 0 when malformed, -1 when unreadable. */
 static int read_fde(const struct pa_tables *t, u64 at, struct entry *e)
 {
-	u8 bytes[FDE_BYTES];
+	u8 *bytes = room_of(t)->fde;
 	struct content c;
 	struct pa_bytes *b = &c.b;
 	u64 cie, instructions;
-	int found = read_entry(t, at, bytes, sizeof(bytes), &c);
+	int found = read_entry(t, at, bytes, FDE_BYTES, &c);
 	if (found < 1)
 		return found;
 	cie = c.at - take_fixed(b, c.id_bytes);
@@ -258,7 +320,7 @@ static u64 guess(u64 low, u64 high, u64 low_start, u64 high_start, u64 address, 
 static int search(const struct pa_tables *t, const struct index *x, u64 address, u64 *fde, u64 *next)
 {
 	u64 low = 0, high = x->count, width = x->own ? 16 : 8, start, low_start = x->code_start, high_start = x->code_end;
-	u8 bytes[SEARCH_BYTES];
+	u8 *bytes = room_of(t)->search;
 	int found = 0;
 	*next = ~0UL;
 	/* Invariant: entries below `low` start at or below address, those from `high` on above it; *fde is the one

@@ -32,6 +32,13 @@ struct pa_stack {
 struct pa_tables {
 	int (*copy)(void *arg, void *to, u64 from, u64 bytes);
 	void *arg;
+	struct pa_room *room;
+};
+
+/* Where they are copied to and worked on.  Not on the stack: a handler may run on a signal stack of 8 KB, of which
+ * the kernel takes 3.6 for the registers of AVX-512. */
+struct pa_room {
+	u64 words[PA_ROOM_BYTES / 8];
 };
 
 /* Registers of one frame, numbered as DWARF does; regs.r[PA_REG_IP] is where it is or goes on.  A bit of

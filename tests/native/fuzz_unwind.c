@@ -97,8 +97,9 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 	/* Each in memory of its own, so that the sanitizer sees the first byte too many. */
 	u8 *stack = calloc(1, PAGE), *here = malloc(size - stack_size);
 	struct pa_cache_line *cache = calloc(64, sizeof(*cache));
+	struct pa_room *room = malloc(sizeof(*room));
 	addresses = malloc(MAX_DEPTH * sizeof(*addresses));
-	if (!stack || !here || !cache || !addresses)
+	if (!room || !stack || !here || !cache || !addresses)
 		abort();
 	memcpy(stack, data, stack_size);
 	memcpy(here, data + stack_size, size - stack_size);
@@ -113,7 +114,7 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 	};
 	struct pa_unwinder u = {
 		.stack = {.bias = (u64)stack - STACK_AT, .probe = probe},
-		.tables = {copy_tables, 0},
+		.tables = {copy_tables, 0, room},
 		.find_module = find_module,
 		.cache = head.use_cache & 1 ? cache : 0,
 		.cache_lines = 64,
@@ -160,6 +161,7 @@ int LLVMFuzzerTestOneInput(const u8 *data, size_t size)
 	free(here);
 	free(cache);
 	free(addresses);
+	free(room);
 	return 0;
 }
 

@@ -36,6 +36,7 @@ static void begin_thread(struct pa_heap_thread *t)
 	t->children_at = take(PA_RECENT * sizeof(struct pa_heap_child));
 	t->frames_at = take(MAX_DEPTH * sizeof(struct pa_walked));
 	t->scratch_at = take(MAX_DEPTH * sizeof(struct pa_walked));
+	t->room_at = take(PA_ROOM_BYTES);
 }
 
 static struct pa_cache_line *begin_heap(u64 max)

@@ -12,6 +12,7 @@
 
 #include "imaginary.h"
 
+static struct pa_room room;
 static struct pa_kept kept, none;
 
 static int probe(void *arg, u64 page)
@@ -41,7 +42,7 @@ static struct pa_unwinder unwinder(struct pa_kept *last)
 {
 	return (struct pa_unwinder){
 		.stack = {.probe = probe},
-		.tables = {copy_none, 0},
+		.tables = {copy_none, 0, &room},
 		.find_module = module_none,
 		.cache = cache,
 		.cache_lines = CACHE_LINES,

@@ -47,6 +47,7 @@ struct shadow {
 	u64 exact; /* 1: the address interrupted by a signal, no return address */
 };
 
+static struct pa_room room;
 static pid_t child;
 static struct shadow shadow[1 << 16];
 static u32 shadow_depth, deepest;
@@ -193,7 +194,7 @@ static int compare(const struct user_regs_struct *r)
 		return 0;
 	struct pa_unwinder u = {
 		.stack = {low, stack_top, (u64)stack_copy - low, no_probe, 0},
-		.tables = {copy_tables, 0},
+		.tables = {copy_tables, 0, &room},
 		.find_module = find_module,
 		.cache = cache,
 		.cache_lines = 1 << 15,

@@ -28,6 +28,7 @@ struct input {
 	u64 registers[PA_REGISTERS], known, mode, own_index, flags, stack_words, tables_bytes;
 };
 
+static struct pa_room room;
 static struct input in;
 static u8 *tables;
 static struct pa_module module;
@@ -132,7 +133,7 @@ static int run(const char *what)
 		module.table_size = in.own_index * 16;
 	struct pa_unwinder u = {
 		.stack = {STACK_AT, STACK_AT + in.stack_words * 8, (u64)stack - STACK_AT, no_probe, 0},
-		.tables = {copy_tables, 0},
+		.tables = {copy_tables, 0, &room},
 		.find_module = find_module,
 		.mode = (u32)in.mode,
 	};

@@ -30,6 +30,7 @@ struct cached {
 	struct pa_rule rule;
 };
 
+static struct pa_room room;
 static struct head head;
 static u8 *memory;
 static struct pa_cache_line cache[1024];
@@ -75,7 +76,7 @@ static void answer(void)
 	static u64 addresses[MAX_DEPTH + 1];
 	struct pa_unwinder u = {
 		.stack = {.bias = (u64)memory + PAGE - head.base, .probe = probe},
-		.tables = {no_copy, 0},
+		.tables = {no_copy, 0, &room},
 		.find_module = no_module,
 		.cache = cache,
 		.cache_lines = sizeof(cache) / sizeof(cache[0]),

@@ -53,6 +53,7 @@ static const u8 pa_preserved[PA_PRESERVED] = {3, 6, 12, 13, 14, 15};
 /* Offset of uc_mcontext.gregs in the kernel's struct ucontext (asm/ucontext.h, asm/sigcontext.h), and the
  * DWARF number of each of its words. */
 #define UC_GREGS 40
+#define UC_STACK 16 /* stack_t: where the signal stack begins, flags, its size; words */
 #define UC_SIGMASK 296 /* what the thread blocked before, one word */
 static const u8 pa_greg_numbers[PA_REGISTERS] = {8, 9, 10, 11, 12, 13, 14, 15, 5, 4, 6, 3, 1, 0, 2, 7, 16};
 

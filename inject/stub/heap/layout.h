@@ -193,7 +193,8 @@ struct pa_heap_thread {
 	u64 replaced;      /* blocks that were there still when their address was allocated again */
 	u32 spare_page, spare_pages; /* what was a map is to be pages of counts: the first, + 1, and how many */
 	u64 children_at;
-	u64 pad[9];
+	u64 room_at;
+	u64 pad[8];
 };
 
 _Static_assert(sizeof(struct pa_heap_page) == 4096 && sizeof(struct pa_heap_counts) == 24, "counts");

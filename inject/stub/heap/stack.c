@@ -91,7 +91,7 @@ static void make_unwinder(struct walk *w)
 	w->reader = (struct vm_reader){ph.pid, ph.vm_read_forbidden};
 	w->u = (struct pa_unwinder){
 		.stack = {.low = w->t->stack_low, .high = w->t->stack_high, .probe = page_readable},
-		.tables = {vm_copy, &w->reader},
+		.tables = {vm_copy, &w->reader, heap_at(w->t->room_at)},
 		.find_module = modules_find,
 		.modules = c,
 		.mode = c->unwind,

@@ -28,7 +28,7 @@ static int thread_begin(struct pa_heap_thread *t)
 {
 	u64 frames = (u64)ph.heap->max_depth * sizeof(struct pa_walked);
 	const u64 recent = PA_RECENT * sizeof(struct pa_heap_recent), children = PA_RECENT * sizeof(struct pa_heap_child);
-	u64 page = pool_take(pages_for(recent + children + 2 * frames));
+	u64 page = pool_take(pages_for(recent + children + 2 * frames + PA_ROOM_BYTES));
 	u64 map = pool_take((4UL << FIRST_MAP_BITS) >> 12);
 	if (!page || !map)
 		return 0;
@@ -36,6 +36,7 @@ static int thread_begin(struct pa_heap_thread *t)
 	t->children_at = t->recent_at + recent;
 	t->frames_at = t->children_at + children;
 	t->scratch_at = t->frames_at + frames;
+	t->room_at = t->scratch_at + frames;
 	t->map_at = pool_offset(map);
 	t->map_bits = FIRST_MAP_BITS;
 	t->random = t->tp * HASH ^ ph.control->nonce;

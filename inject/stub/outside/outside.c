@@ -31,6 +31,7 @@ struct walk {
 	struct pa_outside *o;
 	struct pa_stack *stack;
 	u64 base, filled;
+	struct pa_room room;
 };
 
 static i64 read_memory(const struct pa_outside *o, void *to, u64 from, u64 bytes)
@@ -148,7 +149,7 @@ static struct pa_unwinder unwinder_of(struct pa_outside *o, struct walk *w)
 {
 	return (struct pa_unwinder){
 		.stack = {.probe = copy_page, .arg = w},
-		.tables = {copy_table, o},
+		.tables = {copy_table, o, &w->room},
 		.find_module = find_module,
 		.modules = o,
 		.cache = o->cache,

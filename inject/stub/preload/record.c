@@ -128,7 +128,7 @@ static void divide(struct pa_control *c, u64 ring_words)
 	c->costs_offset = pages(c->slots_offset + SLOTS * sizeof(struct pa_slot));
 	c->scratch_offset = pages(c->costs_offset + SLOTS * PA_COSTS * 4);
 	c->kept_offset = pages(c->scratch_offset + (u64)SLOTS * MAX_DEPTH * 8);
-	c->ring_offset = pages(c->kept_offset + SLOTS * PA_KEPT_BYTES);
+	c->ring_offset = pages(c->kept_offset + SLOTS * PA_WALK_BYTES);
 	c->ring_words = ring_words;
 	c->cache_lines = CACHE_LINES;
 	c->region_size = pages(c->ring_offset + ring_words * 8);
