@@ -174,7 +174,8 @@ def versions() -> Iterator[str]:
     for name, words in VERSIONS.items():
         if found := shutil.which(words[0], path=path):
             done = subprocess.run([found, *words[1:]], capture_output=True, text=True, check=False)
-            yield f"{name}: {(done.stdout or done.stderr).strip().splitlines()[0]}"
+            said = (done.stdout or done.stderr).strip().splitlines()[0]
+            yield f"{name}: {said.rpartition(': ')[2] + ', so it does not run here' if done.returncode else said}"
         else:
             yield f"{name}: not installed"
 
