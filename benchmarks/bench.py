@@ -175,7 +175,11 @@ def versions() -> Iterator[str]:
         if found := shutil.which(words[0], path=path):
             done = subprocess.run([found, *words[1:]], capture_output=True, text=True, check=False)
             said = (done.stdout or done.stderr).strip().splitlines()[0]
-            yield f"{name}: {said.rpartition(': ')[2] + ', so it does not run here' if done.returncode else said}"
+            yield (
+                f"{name}: {said.rpartition(': ')[2]}, so it does not run here"
+                if done.returncode
+                else f"{name}: {said}"
+            )
         else:
             yield f"{name}: not installed"
 
