@@ -139,7 +139,6 @@ class HeapSession:
         if self.shared.renew_lease(LEASE_NS):
             self.notes.append("pyattach was held up for so long that the recording ended early")
         self._look_at_memory()
-        self.tables.take_back()
         self.follow_maps()
 
     def _look_at_memory(self) -> None:

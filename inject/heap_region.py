@@ -10,26 +10,30 @@ import dataclasses
 
 from .heap_layout import (
     DIRECTORY,
+    FAN,
     FILTER,
     FIRST_ITEM,
-    FIRST_LEVEL,
     HEAP_MAGIC,
     HEAP_VERSION,
     LEAF_WORDS,
+    NODE_BITS,
     PATCHES,
+    REGIONS,
+    SITE_BITS,
     WIDE_DIRECTORY,
+    Counts,
     Heap,
     HeapThread,
-    Item,
+    Node,
     Patch,
+    Site,
 )
 from .layout import CacheLine, Control
 from .region import PAGE, RegionPlan
 
 _THREADS = 4096
 _LEAVES = 1 << 15
-_NODES, _NODE_LEVELS = 1 << 22, 14
-_SITES, _SITE_LEVELS = 1 << 23, 15
+_NODES, _SITES, _FANS = 1 << NODE_BITS, 1 << SITE_BITS, 1 << 20
 _POOL_PAGES = 1 << 20
 _LEAST_LINES, _MOST_LINES = 1 << 13, 1 << 16
 _BYTES_OF_CODE = 1024
@@ -93,10 +97,14 @@ class HeapPlan(RegionPlan):
         )
         at = _Places(ctypes.sizeof(Heap))
         heap.threads_offset = at.take(_THREADS * ctypes.sizeof(HeapThread))
-        for table, most, levels in ((heap.nodes, _NODES, _NODE_LEVELS), (heap.sites, _SITES, _SITE_LEVELS)):
-            table.most, table.levels, table.used = most, levels, FIRST_ITEM
-            table.items_offset = at.take(most * ctypes.sizeof(Item))
-            table.index_offset = at.take(4 * ((1 << FIRST_LEVEL + levels) - (1 << FIRST_LEVEL)))
+        for table, most, size in (
+            (heap.nodes, _NODES, ctypes.sizeof(Node)),
+            (heap.sites, _SITES, ctypes.sizeof(Site)),
+            (heap.fans, _FANS, 4 * FAN),
+        ):
+            table.most, table.used = most, FIRST_ITEM
+            table.items_offset = at.take(most * size)
+        heap.regions_offset = at.take(4 * REGIONS)
         heap.directory_offset = at.take(4 * DIRECTORY)
         heap.wide_offset = at.take(4 * WIDE_DIRECTORY)
         heap.next_offset = at.take(4 * _LEAVES)
@@ -105,6 +113,7 @@ class HeapPlan(RegionPlan):
         heap.filter_offset = at.take(2 * FILTER)
         cache_at = at.take(_MOST_LINES * ctypes.sizeof(CacheLine))
         heap.pool_offset = at.take(_POOL_PAGES * PAGE)
+        heap.first_counts_offset = at.take(_SITES * ctypes.sizeof(Counts))
         return heap, at.next, cache_at
 
 

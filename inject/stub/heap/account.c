@@ -1,6 +1,6 @@
 /* What is recorded of an allocation and of a free. */
 #include "blocks.h"
-#include "intern.h"
+#include "tree.h"
 
 static void new_peak(i64 live)
 {
@@ -42,7 +42,12 @@ static inline void note_peak(struct pa_heap_counts *counts)
 	}
 }
 
-/* The site of blocks of this size from this stack, and the thread's counts of it; 0 where there is no room. */
+static inline u32 counts_words(const struct pa_heap_counts *counts)
+{
+	return (u32)(((u64)counts - (u64)ph.heap - ph.heap->pool_offset) / 8);
+}
+
+/* The thread's counts of blocks of this size from this stack; 0 where there is no room. */
 static struct pa_heap_counts *find_site(struct pa_heap_thread *t, u64 size, u32 node)
 {
 	struct pa_heap_recent *recent = heap_at(t->recent_at);
@@ -51,7 +56,7 @@ static struct pa_heap_counts *find_site(struct pa_heap_thread *t, u64 size, u32 
 	recent += ((size ^ (u64)node * HASH) * HASH >> 32) & (PA_RECENT - 1);
 	if (LIKELY(recent->size == size && recent->node == node && recent->site))
 		return counts_at(recent->counts);
-	site = intern(&ph.heap->sites, size, node);
+	site = tree_site(size, node);
 	counts = site ? thread_counts(t, site) : 0;
 	if (!counts)
 		return 0;
@@ -60,7 +65,19 @@ static struct pa_heap_counts *find_site(struct pa_heap_thread *t, u64 size, u32 
 	recent->site = site;
 	recent->size = (u32)size;
 	recent->node = node;
-	recent->counts = (u32)(((u64)counts - (u64)ph.heap - ph.heap->pool_offset) / 8);
+	recent->counts = counts_words(counts);
+	return counts;
+}
+
+/* The same, of the walk that it comes from. */
+static inline struct pa_heap_counts *site_of(struct pa_heap_thread *t, u64 size, struct pa_memo *memo)
+{
+	struct pa_heap_counts *counts;
+	if (LIKELY(memo->size == size && memo->counts))
+		return counts_at(memo->counts);
+	counts = find_site(t, size, memo->node);
+	memo->size = size;
+	memo->counts = counts ? counts_words(counts) : 0;
 	return counts;
 }
 
@@ -111,7 +128,7 @@ static void count_free(struct pa_heap_thread *t, u32 site, int temporary)
 	counts->temporary += temporary;
 	if (UNLIKELY(++counts->frees == PA_COUNTS_FULL))
 		thread_counts_anew(t, site);
-	t->pending -= (i64)item_at(&ph.heap->sites, site)->key;
+	t->pending -= (i64)site_at(site)->size;
 	fold(t);
 }
 
@@ -133,7 +150,7 @@ void account_alloc(struct pa_heap_thread *t, u64 address, u64 size, const u64 *f
 	thread_event(t);
 	if (h->sample_bytes && !is_sampled(t, size))
 		return;
-	counts = find_site(t, size, stack_node(t, frame[1], (u64)(frame + 2), frame[0]));
+	counts = site_of(t, size, stack_walk(t, frame[1], (u64)(frame + 2), frame[0]));
 	if (UNLIKELY(!counts)) {
 		t->lost++;
 		return;
@@ -185,6 +202,6 @@ void account_keep(struct pa_heap_thread *t, u64 address, u32 site)
 		return;
 	note_peak(counts);
 	counts->frees--;
-	t->pending += (i64)item_at(&h->sites, site)->key;
+	t->pending += (i64)site_at(site)->size;
 	fold(t);
 }

@@ -21,7 +21,9 @@ static int fits(const struct pa_control *c, u64 region_size)
 	return c->magic == PA_MAGIC && c->version == PA_VERSION && c->control_size == sizeof(*c) &&
 	       c->region_size <= region_size && c->heap_offset && c->heap_offset + sizeof(*h) <= region_size &&
 	       h->magic == PA_HEAP_MAGIC && h->version == PA_HEAP_VERSION && h->size == sizeof(*h) &&
-	       c->heap_offset + h->pool_offset + (h->pool_pages << 12) <= region_size && h->max_depth &&
+	       c->heap_offset + h->pool_offset + (h->pool_pages << 12) <= region_size &&
+	       c->heap_offset + h->first_counts_offset + h->sites.most * sizeof(struct pa_heap_counts) <= region_size &&
+	       h->nodes.most <= 1U << PA_NODE_BITS && h->sites.most <= 1U << PA_SITE_BITS && h->max_depth &&
 	       h->thread_count && !(h->thread_count & (h->thread_count - 1)) && c->cache_lines &&
 	       c->cache_offset + c->cache_lines * 32 <= region_size &&
 	       !(c->cache_lines & (c->cache_lines - 1));
@@ -53,6 +55,8 @@ EXPORT i64 pa_init(struct pa_control *c, u64 region_size)
 	ph.pid = (u32)sys0(SYS_getpid);
 	ph.vm_read_forbidden = c->flags & PA_NO_VM_READ;
 	ph.heap = (struct pa_heap *)((u8 *)c + c->heap_offset);
+	ph.threads = heap_at(ph.heap->threads_offset);
+	ph.thread_mask = ph.heap->thread_count - 1;
 	if (ph.heap->flags & PA_HEAP_ATTACHED)
 		for (u32 i = 0; i < PA_REAL; i++)
 			((u64 *)&ph.real)[i] = ph.heap->real[i];

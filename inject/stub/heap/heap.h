@@ -3,7 +3,8 @@
  *   hooks.c    the functions that programs call, in place of the allocator's
  *   account.c  what is recorded of an allocation and of a free
  *   stack.c    the stack of a call, as a node
- *   intern.h   nodes and sites, each once
+ *   memo.h     whole walks, by where they began
+ *   tree.h     nodes and sites, each once
  *   blocks.h   live blocks by address
  *   thread.c   a thread's own tables
  *   real.c     the allocator's functions
@@ -51,6 +52,8 @@ struct pa_heap_private {
 	struct pa_control *control;
 	struct pa_heap *heap;
 	volatile u32 *mine;
+	struct pa_heap_thread *threads;
+	u32 thread_mask;
 	u32 pid;
 	u32 vm_read_forbidden;
 	struct pa_real real;
@@ -75,15 +78,31 @@ static inline struct pa_heap_counts *counts_at(u32 words)
 /* thread.c */
 #define THREAD_HASH(tp) ((u32)(((tp) >> 6) * HASH >> 40))
 struct pa_heap_thread *thread_find_slowly(u64 tp) HIDDEN;
-struct pa_heap_counts *thread_counts(struct pa_heap_thread *t, u32 site) HIDDEN;
+struct pa_heap_counts *thread_counts_by_map(struct pa_heap_thread *t, u32 site) HIDDEN;
 void thread_counts_anew(struct pa_heap_thread *t, u32 site) HIDDEN;
 void thread_look_at_lease(struct pa_heap_thread *t) HIDDEN;
+
+/* The first thread's are an array by site: mostly it is the only one, or has the most sites. */
+static inline struct pa_heap_counts *first_counts(u32 site)
+{
+	return (struct pa_heap_counts *)heap_at(ph.heap->first_counts_offset) + site;
+}
+
+/* The thread's counts of a site; 0: there is no room. */
+static inline struct pa_heap_counts *thread_counts(struct pa_heap_thread *t, u32 site)
+{
+	struct pa_heap_counts *counts;
+	if (UNLIKELY(!t->first))
+		return thread_counts_by_map(t, site);
+	counts = first_counts(site);
+	counts->site = site;
+	return counts;
+}
 
 /* The thread's tables, made when there are none; 0: there is no room. */
 static inline struct pa_heap_thread *thread_find(u64 tp)
 {
-	struct pa_heap_thread *t = heap_at(ph.heap->threads_offset);
-	t += THREAD_HASH(tp) & (ph.heap->thread_count - 1);
+	struct pa_heap_thread *t = ph.threads + (THREAD_HASH(tp) & ph.thread_mask);
 	if (LIKELY(__atomic_load_n(&t->tp, __ATOMIC_RELAXED) == tp) && LIKELY(t->map_at))
 		return t;
 	return thread_find_slowly(tp);
@@ -97,8 +116,9 @@ static inline void thread_event(struct pa_heap_thread *t)
 		thread_look_at_lease(t);
 }
 
-/* stack.c: the node of the stack whose innermost frame goes on at ip, with this sp and fp. */
-u32 stack_node(struct pa_heap_thread *t, u64 ip, u64 sp, u64 fp) HIDDEN;
+/* stack.c: the stack whose innermost frame goes on at ip, with this sp and fp: its node is what counts.  The thread's
+ * until its next walk. */
+struct pa_memo *stack_walk(struct pa_heap_thread *t, u64 ip, u64 sp, u64 fp) HIDDEN;
 
 /* account.c */
 static inline u16 *filter_at(u64 address)
