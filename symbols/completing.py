@@ -84,5 +84,10 @@ def _read_lines(resolver: Resolver, options: NameOptions, cache: Cache) -> Itera
             yield f"{image.path}: {reader.error}"
             continue
         resolver.use_lines(file, places, found)
-        if missing := missing_parts(image):
+        try:
+            missing = missing_parts(image)
+        except MalformedInput as error:
+            yield str(error)
+            continue
+        if missing:
             yield f"{image.path}: {missing}"
