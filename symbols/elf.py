@@ -23,9 +23,6 @@ from typing import BinaryIO
 from ..errors import MalformedInput
 from .cache import Cache
 from .headers import (
-    PF_R,
-    PF_W,
-    PF_X,
     PT_GNU_EH_FRAME,
     PT_INTERP,
     PT_LOAD,
@@ -44,8 +41,6 @@ from .headers import (
 from .maps import Mapping
 from .symtab import SHN_UNDEF, STB_LOCAL, RawSymbol, entry_size, functions, name_column, raw_symbols
 from .table import NO_STRINGS, STT_TLS, StringTable, Symbol, SymbolTable, SymbolTableBuilder
-
-__all__ = ["PF_R", "PF_W", "PF_X", "ElfImage", "Section", "Segment", "Symbol", "SymbolTable", "load_bias"]
 
 _NT_GNU_BUILD_ID = 3
 _VERSION_HIDDEN = 0x8000
