@@ -24,7 +24,8 @@ class Selection:
 
     def window(self, rows: Sequence[object], height: int) -> range:
         """Which of ``rows`` are shown where ``height`` fit; the selected one is among them."""
-        self.selected = min(self.selected, len(rows) - 1)
+        if rows:  # an empty table, as it is for a moment after a reset, makes nobody forget the choice
+            self.selected = min(self.selected, len(rows) - 1)
         if self.selected >= 0:
             self.top = min(max(self.top, self.selected - height + 1), self.selected)
         self.top = max(0, min(self.top, len(rows) - height))
