@@ -40,6 +40,7 @@ def complete(
         yield from _ask_servers(resolver, options, cache, say)
     if options.lines:
         yield from _read_lines(resolver, options, cache)
+    yield from resolver.left_out()
     if stripped := resolver.nameless_files():
         names = [posixpath.basename(file.image.path) for file in stripped]
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
