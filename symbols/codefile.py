@@ -9,6 +9,7 @@ from ..errors import MalformedInput
 from .cache import Cache
 from .elf import ElfImage
 from .files import PathOpener
+from .headers import Section
 from .plt import PltTable, read_plt
 from .separate import embedded_debug, separate_debug
 from .table import Symbol, SymbolTable
@@ -66,9 +67,9 @@ class CodeFile:
             return False
         if self.image.has_symtab:
             return self.image.symbols_size > _MANY_SYMBOLS
-        if self.image.build_id is None and self.image.has_section(b".gnu_debuglink"):
+        if self.image.build_id is None and self._section(self.image, b".gnu_debuglink") is not None:
             return not self._searched  # the whole debug file is summed up
-        packed = self.image.section(b".gnu_debugdata")
+        packed = self._section(self.image, b".gnu_debugdata")
         if packed is not None and packed.size > _MUCH_PACKED:
             return True
         return self.debug is not None and self.debug.symbols_size > _MANY_SYMBOLS
@@ -82,7 +83,7 @@ class CodeFile:
     def with_lines(self) -> ElfImage | None:
         """The file that has its line numbers: itself or its debug file."""
         for image in (self.image, self.debug):
-            if image is not None and image.has_section(b".debug_info"):
+            if image is not None and self._section(image, b".debug_info") is not None:
                 return image
         return None
 
@@ -132,6 +133,9 @@ class CodeFile:
         if self._plt is None:
             self._plt = self._found(lambda: read_plt(self.image)) or PltTable()
         return self._plt
+
+    def _section(self, image: ElfImage, name: bytes) -> Section | None:
+        return self._found(lambda: image.section(name))
 
     def _found(self, read: Callable[[], _T | None]) -> _T | None:
         try:

@@ -40,6 +40,7 @@ def complete(
         yield from _ask_servers(resolver, options, cache, say)
     if options.lines:
         yield from _read_lines(resolver, options, cache)
+    yield from resolver.left_out()
     if stripped := resolver.nameless_files():
         names = [posixpath.basename(file.image.path) for file in stripped]
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
@@ -84,5 +85,10 @@ def _read_lines(resolver: Resolver, options: NameOptions, cache: Cache) -> Itera
             yield f"{image.path}: {reader.error}"
             continue
         resolver.use_lines(file, places, found)
-        if missing := missing_parts(image):
+        try:
+            missing = missing_parts(image)
+        except MalformedInput as error:
+            yield str(error)
+            continue
+        if missing:
             yield f"{image.path}: {missing}"

@@ -125,10 +125,6 @@ class Maps:
         """Those that may be executed, in order of address."""
         return tuple(mapping for mapping in self._mappings if mapping.executable)
 
-    def of_file(self, device: str, inode: int) -> tuple[Mapping, ...]:
-        """All mappings of one file, in order of address."""
-        return tuple(m for m in self._mappings if m.is_file and (m.device, m.inode) == (device, inode))
-
     def __iter__(self) -> Iterator[Mapping]:
         return iter(self._mappings)
 

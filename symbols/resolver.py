@@ -140,6 +140,10 @@ class Resolver:
                 self._nameless.discard(place)
                 self._stacks.pop(place, None)
 
+    def left_out(self) -> list[str]:
+        """What JIT compilers have told and was not taken, in words."""
+        return list(self._locator.jit.left_out()) if self._locator.jit is not None else []
+
     def image(self, mapping: Mapping) -> ElfImage | None:
         """The file behind ``mapping``, opened at most once; None if it is none or is not readable."""
         file = self._locator.file(mapping)
