@@ -18,7 +18,7 @@ from support import build_target
 from test_attach_ends import check_detached
 from test_attach_run import CLOCKS, MARK, Folded, Spawn, cpu_time_s, maps_text, needs_perf, pyattach
 
-from pyattach.attacher import clock, session
+from pyattach.attacher import clock, sampling
 from pyattach.attacher.contract import Options, Outcome, Progress
 from pyattach.attacher.planning import strays_can_be_met
 from pyattach.attacher.procfs import read_status, thread_ids
@@ -278,7 +278,7 @@ def test_a_thread_that_sleeps_is_woken_once_at_most(
     spawn: Spawn, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without such a signal the process's clock has to signal it, where the one that runs blocks it."""
-    monkeypatch.setattr(session, "spare_signal", lambda _pid, _maps: 0)
+    monkeypatch.setattr(sampling, "spare_signal", lambda _pid, _maps: 0)
     with spawn("masked") as target:
         meta = sample(target.pid, 99, name, cpu_s=1).profile.meta
         check_detached(target)

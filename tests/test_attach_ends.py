@@ -28,7 +28,7 @@ from test_attach_run import (
 )
 
 from pyattach.attacher.contract import Options
-from pyattach.attacher.session import Session
+from pyattach.attacher.sampling import Session
 from pyattach.attacher.target import TargetProcess
 
 

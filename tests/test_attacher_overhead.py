@@ -21,7 +21,7 @@ from pyattach.attacher.clock import why_no_events
 from pyattach.attacher.contract import Options
 from pyattach.attacher.delivery import DeliveryCost
 from pyattach.attacher.overhead import bucket_cycles, own_cpu_lap_s, percentile_cycles
-from pyattach.attacher.session import Session
+from pyattach.attacher.sampling import Session
 from pyattach.attacher.target import TargetProcess
 from pyattach.inject.layout import COSTS, COSTS_FROM
 
