@@ -11,6 +11,7 @@ import pytest
 from support import Target, build_target
 from test_attach_run import (
     CLOCKS,
+    COMMAND_IGNORING_CHILDREN,
     MARK,
     TICK,
     Folded,
@@ -144,6 +145,17 @@ def test_the_duration_ends_the_run(spawn: Spawn, files: Files) -> None:
         target.finish()
     files.check(out)
     assert "duration reached" in out
+
+
+def test_whoever_started_it_ignores_children(spawn: Spawn, files: Files) -> None:
+    """Children of pyattach's own measure what a tick costs."""
+    arguments = ("-d", "700ms", *files.arguments)
+    with spawn("split") as target:
+        with pyattach(target.pid, *arguments, command=COMMAND_IGNORING_CHILDREN) as run:
+            out = run.finish(0)
+        check_detached(target)
+        target.finish()
+    files.check(out)
 
 
 def test_a_second_signal_skips_the_report_but_not_the_detach(spawn: Spawn, files: Files) -> None:

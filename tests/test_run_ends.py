@@ -14,6 +14,7 @@ import pytest
 from support import build_target
 from test_attach_run import (
     COMMAND,
+    COMMAND_IGNORING_CHILDREN,
     MARK,
     ROOT,
     cpu_time_s,
@@ -36,6 +37,14 @@ TIMERS = 3 if strays_can_be_met() else 2
 def child_of(pid: int) -> int:
     """The pid of its first child; 0 while there is none."""
     return int((Path(f"/proc/{pid}/task/{pid}/children").read_text().split() or ["0"])[0])
+
+
+def test_whoever_started_it_ignores_children(tmp_path: Path) -> None:
+    """pyattach knows how the program ends; the program finds it as it was."""
+    ignored = "import signal as s, sys; sys.exit(3 if s.getsignal(s.SIGCHLD) is s.SIG_IGN else 4)"
+    words = ("run", "-o", tmp_path / "o.svg", "--", sys.executable, "-c", ignored)
+    with pyattach(*words, command=COMMAND_IGNORING_CHILDREN) as run:
+        run.finish(3)
 
 
 # What can't be run, or not be sampled.
