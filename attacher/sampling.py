@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable
@@ -91,10 +92,19 @@ class Session:
         self._asleep_before = asleep_now(target.pid) if options.mode == "wall" else {}
 
     def load(self) -> None:
-        """Bring the stub in; sampling begins with it."""
+        """Bring the stub in; sampling begins with it.  Raises PyattachError and OSError, with the stub out
+        again."""
         self.stub, self.threads = self._stay.load(self.resolver.maps, self.modules)
         self._stub = self.stub
         self.shared = SharedMemory(self.stub)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._stay.leave, self.shared, lambda: None)
+            self._begin()
+            undo.pop_all()
+        fault.reach("loaded", self.target.pid)
+
+    def _begin(self) -> None:
+        """The clock, and all that reads what the stub writes."""
         self.shared.renew_lease()
         self.clock.start(self.shared.slots)
         self.reader = RingReader(self.plan, self.shared.read)
@@ -109,7 +119,6 @@ class Session:
             self.delivery, self.governor, self.wall,
         )  # fmt: skip
         self.own_startup_cpu_s = own_cpu_lap_s()
-        fault.reach("loaded", self.target.pid)
 
     def _wall_clock(self) -> WallClock:
         options = self.options

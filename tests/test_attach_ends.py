@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import signal
 import sys
@@ -28,6 +29,7 @@ from test_attach_run import (
     wait_for,
 )
 
+from pyattach.attacher.clock import TimerClock
 from pyattach.attacher.contract import Options
 from pyattach.attacher.sampling import Session
 from pyattach.attacher.target import TargetProcess
@@ -136,6 +138,21 @@ def test_no_sample_is_later_than_the_end(spawn: Spawn) -> None:
     assert profile.timeline is not None
     times_s = [time_s for time_s, *_rest in profile.timeline.samples()]
     assert sampled_s + 0.1 < max(times_s) <= profile.meta.duration_s + 1e-6 < sampled_s + 60
+
+
+def test_what_fails_once_the_stub_is_in_takes_it_out(spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_clock: TimerClock, _slots: object) -> None:
+        assert MARK in maps_text(target.pid)
+        raise OSError(errno.ENOMEM, "no room for its events")
+
+    monkeypatch.setattr(TimerClock, "start", fails)
+    with spawn("split") as target, TargetProcess(target.pid) as process:
+        session = Session(process, Options(clock="timer"))
+        with pytest.raises(OSError, match="no room for its events"):
+            session.load()
+        session.close()
+        check_detached(target)
+        target.finish()
 
 
 def test_the_duration_ends_the_run(spawn: Spawn, files: Files) -> None:
