@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import select
@@ -119,6 +120,23 @@ def test_the_child_that_measures_keeps_nothing_open(unmeasured: None) -> None:
     finally:
         os.close(read)
         measurement.abandon()
+
+
+def test_where_no_more_processes_may_be_it_is_not_measured(
+    unmeasured: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session goes on without: its profile is worth more."""
+
+    def refused() -> int:
+        raise BlockingIOError(errno.EAGAIN, "the container's limit")
+
+    monkeypatch.setattr(os, "fork", refused)
+    open_before = os.listdir("/proc/self/fd")
+    measurement = DeliveryCost("timer")
+    measurement.look()
+    measurement.finish()
+    assert measurement.cost is None and measurement.child_cpu_s == 0
+    assert os.listdir("/proc/self/fd") == open_before
 
 
 def test_own_cpu_time_is_counted_once_and_a_fork_begins_anew() -> None:
