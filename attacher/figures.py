@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 
+from ..inject.borrow import error_text
 from ..render.profile import Meta
 from .account import CpuAccount
 from .contract import Options, Progress
@@ -87,7 +87,7 @@ class Figures:
         notes += self.options.threads.note(self.threads.left_out.values())
         failed = self.threads.failed(slots)
         if failed:
-            error = os.strerror(-int(self.shared.control.last_error))
+            error = error_text(int(self.shared.control.last_error))
             notes.append(f"{failed} threads could not be given a timer: {error}")
         if self.reader.lost_words:
             notes.append(f"{self.reader.lost_words} words of the ring were unreadable")
