@@ -16,7 +16,18 @@ from pathlib import Path
 import pytest
 from support import build_target
 from test_attach_ends import check_detached
-from test_attach_run import CLOCKS, MARK, Folded, Spawn, cpu_time_s, maps_text, needs_perf, pyattach
+from test_attach_run import (
+    CLOCKS,
+    MARK,
+    TICK,
+    Folded,
+    Spawn,
+    cpu_time_s,
+    maps_text,
+    needs_perf,
+    pyattach,
+    wait_for,
+)
 
 from pyattach.attacher import clock, sampling
 from pyattach.attacher.contract import Options, Outcome, Progress
@@ -24,6 +35,7 @@ from pyattach.attacher.planning import strays_can_be_met
 from pyattach.attacher.procfs import read_status, thread_ids
 from pyattach.attacher.session import attach as attach_here
 from pyattach.errors import NoPermission
+from pyattach.inject.layout import Slot
 
 
 def caught(pid: int) -> int:
@@ -86,6 +98,31 @@ def test_events_of_two_threads_are_not_in_step(spawn: Spawn) -> None:
         assert clock.EventClock(target.pid, 99, 23, jitter=False)._off_step(10_000_000) == 10_000_000
     assert len(periods) > 32
     assert all(0.01 <= 1 - period / 10_000_000 <= 0.03 for period in periods)
+
+
+@needs_perf
+def test_events_that_a_fork_has_open_end_with_the_clock(spawn: Spawn) -> None:
+    """Helpers of -s are forks: they have all files that were open when they began."""
+    slots = (Slot * 2)()
+    with spawn("split") as target, contextlib.ExitStack() as undo:
+        events = clock.EventClock(target.pid, 99, TICK, jitter=True)
+        undo.callback(events.stop)
+        assert all(events.add(target.pid, index, slots[index]) for index in range(2))
+        events.start(slots)
+        inherited = [os.dup(event) for event in events.events]
+        for number in inherited:
+            undo.callback(os.close, number)
+        wait_for("they count", lambda: all(map(counted_ns, inherited)))
+        events.remove(0, slots[0])
+        events.stop()
+        before, begin_s = [counted_ns(number) for number in inherited], cpu_time_s(target.pid)
+        wait_for("it has worked", lambda: cpu_time_s(target.pid) > begin_s + 0.1)
+        assert [counted_ns(number) for number in inherited] == before
+
+
+def counted_ns(event: int) -> int:
+    """What an event has counted (man perf_event_open, "Reading results")."""
+    return int.from_bytes(os.read(event, 8), "little")
 
 
 def test_without_permission_the_reached_rate_and_its_reason_are_shown(
