@@ -9,12 +9,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import build_target
+from support import build_target, skip_unless_ci
 from test_attach_ends import check_detached
 from test_attach_run import (
     CLOCKS,
@@ -146,7 +145,7 @@ def test_in_a_user_namespace_perf_is_not_there(tmp_path: Path) -> None:
     unshare = shutil.which("unshare")
     probe = [unshare or "unshare", "--user", "--map-root-user", "true"]
     if subprocess.run(probe, capture_output=True, check=False).returncode:
-        pytest.skip("user namespaces can't be made here")
+        skip_unless_ci("user namespaces can't be made here")
     paranoid = int(Path("/proc/sys/kernel/perf_event_paranoid").read_text())
     if paranoid < 2:
         pytest.skip(f"perf_event_paranoid is {paranoid}: everybody may use perf")
@@ -332,8 +331,7 @@ def test_xz_with_several_threads(tmp_path: Path, requires: Callable[[str], str],
     data.write_bytes(os.urandom(1 << 26))
     words = [requires("xz"), "-T2", "-c", data]
     with subprocess.Popen(words, stdout=subprocess.DEVNULL) as process:
-        while len(thread_ids(process.pid)) < 3:
-            time.sleep(0.01)
+        wait_for("its threads are there", lambda: len(thread_ids(process.pid)) >= 3)
         meta = sample(process.pid, 99, name, cpu_s=2).profile.meta
         process.kill()
     assert meta.cpu_time_s is not None

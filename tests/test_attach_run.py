@@ -164,6 +164,11 @@ def thread_ids(pid: int) -> list[int]:
     return []
 
 
+def child_of(pid: int) -> int:
+    """The pid of its first child; 0 while there is none."""
+    return int((proc_text(pid, f"task/{pid}/children").split() or ["0"])[0])
+
+
 # What pyattach wrote.
 
 

@@ -15,10 +15,9 @@ from collections.abc import Iterable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_attach_run import Spawn
+from test_attach_run import CLOCKS, Spawn
 
 from pyattach.attacher import delivery
-from pyattach.attacher.clock import why_no_events
 from pyattach.attacher.contract import Options
 from pyattach.attacher.delivery import DeliveryCost
 from pyattach.attacher.overhead import bucket_cycles, own_cpu_lap_s, percentile_cycles
@@ -29,7 +28,6 @@ from pyattach.inject.layout import COSTS, COSTS_FROM
 PATIENCE = 20
 """So many tries, or seconds: where others want the processors all the time, nothing can be measured."""
 BUCKETS = [bucket_cycles(bucket) for bucket in range(COSTS)]
-CLOCKS = ["timer", *(["perf"] if not why_no_events(os.getpid()) else [])]
 
 
 def summed(tables: Iterable[list[int]]) -> list[int]:
