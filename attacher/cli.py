@@ -170,6 +170,8 @@ class StopSignals:
             if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
                 continue  # nohup
             self._before[number] = signal.signal(number, self._on_signal)
+        # Inherited as ignored, it would have the kernel tell nobody how a child has ended (man 2 wait).
+        self._before[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         self._before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, self._on_request)
         return self
 

@@ -13,6 +13,7 @@ Where it is given they are the default, for the truth of their shares.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -37,7 +38,7 @@ NAMES = ("auto", "timer", "perf")
 _SYS_PERF_EVENT_OPEN = 298  # x86_64
 _PERF_TYPE_SOFTWARE, _PERF_COUNT_SW_TASK_CLOCK = 1, 1
 _PERF_FLAG_FD_CLOEXEC = 8
-_IOC_ENABLE, _IOC_PERIOD = 0x2400, 0x40082404
+_IOC_ENABLE, _IOC_DISABLE, _IOC_PERIOD = 0x2400, 0x2401, 0x40082404
 _F_SETOWN_EX, _F_OWNER_TID = 15, 0  # asm-generic/fcntl.h
 _DISABLED, _REMOVE_ON_EXEC = 1 << 0, 1 << 36  # bits of struct perf_event_attr
 _ATTR = struct.Struct("=IIQQQQQIIQQQQIiQIHHIIQ")  # its first 128 bytes, linux/perf_event.h
@@ -144,7 +145,7 @@ class EventClock:
         if event is None:
             slot.state = SlotState.RETIRE
             return False
-        os.close(event)
+        end_event(event)
         slot.state = SlotState.FREE
         return True
 
@@ -201,9 +202,9 @@ class EventClock:
         return list(self._events.values())
 
     def stop(self) -> None:
-        """Close all events; the kernel waits for those that are just being handled."""
+        """End all events; the kernel waits for those that are just being handled."""
         while self._events:
-            os.close(self._events.popitem()[1])
+            end_event(self._events.popitem()[1])
 
 
 def open_event(tid: int, period_ns: int) -> int:
@@ -235,6 +236,13 @@ def aim_event(event: int, signal_number: int, tid: int) -> None:
 def enable_event(event: int) -> None:
     """From now on it counts."""
     fcntl.ioctl(event, _IOC_ENABLE, 0)
+
+
+def end_event(event: int) -> None:
+    """Close it; it ticks no more, though a fork of this process (a helper) may have the file open still."""
+    with contextlib.suppress(OSError):  # its thread has gone, and the event with it
+        fcntl.ioctl(event, _IOC_DISABLE)
+    os.close(event)
 
 
 def kernel_hz() -> float:

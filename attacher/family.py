@@ -89,7 +89,11 @@ class Family:
                 continue
             self._sharing.discard(pid)
             self._known.add((pid, stat.start_time))
-            helper = Helper(pid, self._options, self._stop_fd, self._stop_end)
+            try:
+                helper = Helper(pid, self._options, self._stop_fd, self._stop_end)
+            except OSError as error:  # a limit of processes, a container's for one
+                self._refused.append(f"{pid} {stat.name}: {error.strerror}")
+                continue
             self._children.append(_Child(pid, stat.start_time, stat.name, helper))
             room -= 1
 

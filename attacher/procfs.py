@@ -10,6 +10,9 @@ from pathlib import Path
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE = 4096  # no file here gives more to one read
+_MOST_COMMAND = 1 << 16
+"""Bytes of a command line that are read: a process may name any part of its memory as that (man 2 prctl,
+PR_SET_MM), and be a thousand times longer."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -155,9 +158,10 @@ def runnable() -> int:
 
 
 def command_line(pid: int) -> str:
-    """The command line, arguments joined by blanks; ``[name]`` when there is none."""
+    """The command line, arguments joined by blanks, or its begin; ``[name]`` when there is none."""
     try:
-        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
+        with Path(f"/proc/{pid}/cmdline").open("rb") as file:
+            raw = file.read(_MOST_COMMAND)
     except (FileNotFoundError, ProcessLookupError):
         raw = b""
     stat = read_stat(pid)

@@ -18,7 +18,7 @@ from .contract import Options, Outcome, Progress
 from .family import Family
 from .preloaded import Preloaded
 from .program import Program
-from .session import Session
+from .sampling import Session
 from .shared import SharedMemory
 
 _LOOK_S = 0.001

@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import fcntl
 import functools
 import os
 import re
@@ -55,7 +56,7 @@ AREA_SIZE = MAIL_SIZE + BOOT_SIZE + LOADER_SIZE
 MEMFD_PREFIX = b"pyattach-"
 
 _WINDOW = 4096
-_MFD_CLOEXEC, _MFD_EXEC = 1, 0x10
+_MFD_CLOEXEC, _MFD_ALLOW_SEALING, _MFD_EXEC = 1, 2, 0x10
 _PR_SET_TIMERSLACK = 29
 
 
@@ -83,7 +84,18 @@ def memfd_flags() -> int:
     """MFD_EXEC must be said from kernel 6.3 on and is unknown before (man memfd_create)."""
     found = re.match(r"(\d+)\.(\d+)", os.uname().release)
     version = (int(found[1]), int(found[2])) if found else (0, 0)
-    return _MFD_CLOEXEC | (_MFD_EXEC if version >= (6, 3) else 0)
+    return _MFD_CLOEXEC | _MFD_ALLOW_SEALING | (_MFD_EXEC if version >= (6, 3) else 0)
+
+
+def forbid_shrinking(memfd: int) -> None:
+    """To be called before it is mapped here: a store behind the end of a file that the target has cut off
+    would end pyattach (SIGBUS)."""
+    fcntl.fcntl(memfd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+
+
+def error_text(number: int) -> str:
+    """What a negative error number says.  The target has written it, so it may be any number."""
+    return os.strerror(-number) if -4096 < number < 0 else f"error {number}"
 
 
 def _processor() -> int:
@@ -299,7 +311,7 @@ class Borrowing:
                 number = int.from_bytes(mail[8:16], "little", signed=True)
                 if number < 0:
                     raise InjectionFailed(
-                        f"pid {self.target.pid}: memfd_create there: {os.strerror(-number)}",
+                        f"pid {self.target.pid}: memfd_create there: {error_text(number)}",
                         "raise its limit of open files, or see whether vm.memfd_noexec forbids it",
                     )
                 return number, int.from_bytes(mail[16:24], "little")
@@ -319,6 +331,7 @@ class Borrowing:
             name = os.readlink(f"/proc/self/fd/{memfd}").encode()
             if self._name not in name:
                 raise self._gave_up()
+            forbid_shrinking(memfd)
             if self.args.path == b"":
                 self.args.path = _path_of_its_own(number, self._nonce).encode()
             os.pwrite(memfd, self._front + bytes(self.args), 0)

@@ -7,14 +7,14 @@ import mmap
 import os
 
 from ..errors import InjectionFailed
-from .borrow import Borrowed, Borrowing
+from .borrow import Borrowed, Borrowing, error_text
 from .image import StubImage, stub_image
 from .layout import BOOT_SIZE, LOADER_SIZE, BootArgs, BootCommand, BootSegment, BootStep, Control
 from .locks import LoaderCalls
 from .region import PAGE, RegionPlan
 from .tracee import HeldThread, Target
 
-_STEPS = {
+_STEPS: dict[int, str] = {
     BootStep.SHARED: "mapping the shared memory",
     BootStep.DLOPEN: "dlopen of the stub",
     BootStep.IMAGE: "mapping the stub",
@@ -26,9 +26,9 @@ _STEPS = {
 def _check(target: Target, borrowed: Borrowed) -> None:
     error = borrowed.args.error
     if error:
-        step = _STEPS.get(BootStep(borrowed.args.step), "running the command")
+        step = _STEPS.get(borrowed.args.step, "running the command")
         os.close(borrowed.memfd)
-        raise InjectionFailed(f"pid {target.pid}: {step} failed there: {os.strerror(-error)}")
+        raise InjectionFailed(f"pid {target.pid}: {step} failed there: {error_text(error)}")
 
 
 @dataclasses.dataclass

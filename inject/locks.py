@@ -29,6 +29,8 @@ _HOLDS_LOCKS = re.compile(
 _SIGRETURN = bytes.fromhex("48c7c00f0000000f05")  # mov $15, %rax; syscall: __restore_rt
 
 LIMIT_BYTES = 256 * 1024
+_MOST_CODE = 64 << 20
+"""Bytes of a C library's code; the largest there are have 2 MB.  A file's name promises nothing."""
 
 
 def _blocks(image: ElfImage, bias: int, end: int) -> list[Range]:
@@ -141,6 +143,8 @@ def _has_an_allocator(image: ElfImage) -> bool:
 
 
 def _signal_returns(mapping: Mapping, read: Callable[[int, int], bytes]) -> list[Range]:
+    if mapping.end - mapping.start > _MOST_CODE:
+        return [(mapping.start, mapping.end)]
     code = read(mapping.start, mapping.end - mapping.start)
     at = code.find(_SIGRETURN)
     return [(mapping.start + at, mapping.start + at + len(_SIGRETURN))] if at >= 0 else []
