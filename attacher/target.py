@@ -189,7 +189,7 @@ class TargetProcess:
         """Whether a thread with this stack pointer may be in a handler that was called in ``ranges``: then
         the kernel's frame for it is on its stack.  One left behind in unused words looks the same."""
         stack = self._from(sp, _HANDLERS_STACK)
-        return not stack or any(arch.handler_called_in(stack, low, high) for low, high in ranges)
+        return not stack or any(arch.handler_called_in(stack, sp, low, high) for low, high in ranges)
 
 
 def _outside(address: int, ranges: list[Range]) -> bool:
