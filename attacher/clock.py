@@ -32,8 +32,6 @@ from ..inject.layout import Slot, SlotState
 from ..symbols.maps import Maps
 from . import procfs
 
-NAMES = ("auto", "timer", "perf")
-
 _SYS_PERF_EVENT_OPEN = 298  # x86_64
 _PERF_TYPE_SOFTWARE, _PERF_COUNT_SW_TASK_CLOCK = 1, 1
 _PERF_FLAG_FD_CLOEXEC = 8

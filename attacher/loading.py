@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
+from typing import NamedTuple
 
 from ..errors import InjectionFailed, TargetDied
 from ..inject import fault
@@ -32,8 +32,7 @@ OTHERS_S = 0.5
 loader.  Without being asked for, dlopen is never called but at such a moment."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Loaded:
+class Loaded(NamedTuple):
     """The stub in the target, and the threads that were posted to it."""
 
     stub: LoadedStub

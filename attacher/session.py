@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import InjectionFailed, NoPermission, PyattachError, TargetDied, UsageError
 from ..inject import fault
 from ..inject.cave import NoRoom
 from ..inject.loader import LoadedStub
-from ..render.profile import Meta, Profile
-from ..symbols.completing import complete
 from . import stale
 from .account import CpuAccount
 from .clock import choose, spare_signal
 from .contract import Beside, Options, Outcome, Progress
 from .delivery import DeliveryCost
 from .governor import RateGovernor
+from .later import import_the_rest
 from .modules import ModuleTable
 from .naming import make_cache, make_resolver
 from .overhead import HandlerCost, Overhead, own_cpu_lap_s
@@ -32,8 +31,12 @@ from .samples import SampleStore
 from .shared import SharedMemory, SharedRegion
 from .stay import Injected, Stay
 from .target import TargetProcess
-from .verify import Verification
-from .wall import WallClock, asleep_now, check_wall
+
+if TYPE_CHECKING:
+    from ..render.profile import Profile
+    from .procfs import Blocked
+    from .verify import Verification
+    from .wall import WallClock
 
 _NO_TIME = "of a program that executed another one no lines and no debug files of servers were looked for"
 PROGRESS_S = 0.5
@@ -112,6 +115,8 @@ def _loaded(pid: int, options: Options) -> Iterator[Session]:
                 check_seccomp(pid)
             options.threads.check(pid)
             if options.mode == "wall":
+                from .wall import check_wall
+
                 check_wall(pid)
             fault.reach("checked", pid)
             try:
@@ -173,7 +178,11 @@ class Session:
         self._sooner = False
         self._stub: SharedRegion | None = None
         self.wall: WallClock | None = None
-        self._asleep_before = asleep_now(target.pid) if options.mode == "wall" else {}
+        self._asleep_before: dict[int, Blocked] = {}
+        if options.mode == "wall":
+            from .wall import asleep_now
+
+            self._asleep_before = asleep_now(target.pid)
 
     def load(self) -> None:
         """Bring the stub in; sampling begins with it."""
@@ -189,13 +198,14 @@ class Session:
         self.cpu = CpuAccount(self.target, self.threads, only_known=bool(self.options.threads.patterns))
         if self.options.mode == "wall":
             self.wall = self._wall_clock()
-        self.own_startup_cpu_s = own_cpu_lap_s()
         fault.reach("loaded", self.target.pid)
 
     def _wall_clock(self) -> WallClock:
         options = self.options
         if not isinstance(self.stub, LoadedStub):
             raise UsageError("wall mode is for processes that are attached to", "attach by pid")
+        from .wall import WallClock
+
         return WallClock(
             self.target, self.threads, self.modules, self.store, rate_hz=options.rate_hz,
             region=self.stub.shared_address, max_depth=options.max_depth, unwind=options.unwind,
@@ -227,6 +237,8 @@ class Session:
 
     def sample(self, should_stop: Callable[[], bool], on_progress: Callable[[Progress], None]) -> None:
         """Drain at a steady pace until the end."""
+        import_the_rest()
+        self.own_startup_cpu_s = own_cpu_lap_s()
         while not self.ended_by:
             self._drain()
             elapsed_s = time.monotonic() - self.started
@@ -384,6 +396,10 @@ class Session:
 
     def profile(self) -> Profile:
         """The profile with everything that was measured about it."""
+        import dataclasses
+
+        from ..render.profile import Meta, Profile
+
         self._complete_names()
         slots = self.threads.used(self.shared.slots)
         if self.cpu.speaks:
@@ -427,9 +443,11 @@ class Session:
     def _complete_names(self) -> None:
         """What takes its time: the target has been left.  But not where it has gone on as another program,
         which is to be sampled, too."""
+        from ..symbols.completing import complete
+
         names = self.options.names
         if self.replaced and self.options.follow_exec and (names.lines or names.servers):
-            names = dataclasses.replace(names, lines=False, servers=())
+            names = names._replace(lines=False, servers=())
             self.notes.append(_NO_TIME)
         self.store.place()
         self.resolver.refresh_jit()

@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import dataclasses
 import functools
 import os
 import re
 import time
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from ..errors import InjectionFailed
 from . import fault
@@ -59,8 +59,7 @@ _MFD_CLOEXEC, _MFD_EXEC = 1, 0x10
 _PR_SET_TIMERSLACK = 29
 
 
-@dataclasses.dataclass(frozen=True)
-class Borrowed:
+class Borrowed(NamedTuple):
     """What came of it.  ``memfd`` is open here and now the caller's; times are CLOCK_MONOTONIC, ns."""
 
     args: BootArgs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import mmap
 import os
 
@@ -31,17 +30,21 @@ def _check(target: Target, borrowed: Borrowed) -> None:
         raise InjectionFailed(f"pid {target.pid}: {step} failed there: {os.strerror(-error)}")
 
 
-@dataclasses.dataclass
 class MappedStub:
     """The stub's image in one target: what is needed to call it and to take it out.  ``handle`` is that of
     dlopen, 0 where it was mapped without; ``held_ns``: how long threads were held for it."""
 
-    target: Target
-    image: StubImage
-    calls: LoaderCalls | None
-    base: int
-    handle: int
-    held_ns: list[int]
+    def __init__(
+        self,
+        target: Target,
+        image: StubImage,
+        calls: LoaderCalls | None,
+        base: int,
+        handle: int,
+        held_ns: list[int],
+    ) -> None:
+        self.target, self.image, self.calls = target, image, calls
+        self.base, self.handle, self.held_ns = base, handle, held_ns
 
     @property
     def by_dlopen(self) -> bool:
@@ -85,17 +88,18 @@ class MappedStub:
         self.held_ns.append(borrowed.held_ns)
 
 
-@dataclasses.dataclass
 class LoadedStub(MappedStub):
     """One that this pyattach has brought in.  ``memfd`` holds image and shared memory and outlives the
     target; ``region`` maps the shared memory here, for the words that pyattach writes."""
 
-    plan: RegionPlan
-    shared_address: int
-    memfd: int
-    region_offset: int
-    region: mmap.mmap
-    clock_offset_ns: int
+    def __init__(
+        self, target: Target, image: StubImage, calls: LoaderCalls | None, *, base: int, handle: int,
+        held_ns: list[int], plan: RegionPlan, shared_address: int, memfd: int, region_offset: int,
+        region: mmap.mmap, clock_offset_ns: int,
+    ) -> None:  # fmt: skip
+        super().__init__(target, image, calls, base, handle, held_ns)
+        self.plan, self.shared_address, self.memfd = plan, shared_address, memfd
+        self.region_offset, self.region, self.clock_offset_ns = region_offset, region, clock_offset_ns
 
     def read_in_target(self, offset: int, size: int) -> bytes:
         """Bytes of the shared memory through the target's own mapping; OSError where it is gone."""

@@ -6,8 +6,8 @@ executables have ``.eh_frame`` but no table; for those the FDEs are listed here,
 
 from __future__ import annotations
 
-import dataclasses
 import struct
+from typing import NamedTuple
 
 from ..errors import MalformedInput
 from .elf import ElfImage
@@ -16,8 +16,7 @@ LIMIT_BYTES = 64 << 20
 _SEARCHABLE = 0x3B  # DW_EH_PE_datarel | DW_EH_PE_sdata4, the only one that can be searched in place
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class SearchTable:
+class SearchTable(NamedTuple):
     """``.eh_frame_hdr`` in the file: address before relocation, and bytes."""
 
     vaddr: int
