@@ -172,7 +172,6 @@ class Session:
         self.store = SampleStore(self.resolver)
         self.modules = ModuleTable(target, self.resolver, self.plan)
         self.ended_by = ""
-        self.started_at_unix_s = time.time()
         self._sweep_at = self._progress_at = 0.0
         self._expired_seen = 0
         self._sooner = False
@@ -186,15 +185,15 @@ class Session:
 
     def load(self) -> None:
         """Bring the stub in; sampling begins with it."""
-        self.stub, self.threads = self._stay.load(self.resolver.maps, self.modules)
+        self.stub, self.threads, self.started = self._stay.load(self.resolver.maps, self.modules)
+        self.started_at_unix_s = time.time() - (time.monotonic() - self.started)
         self._stub = self.stub
         self.shared = SharedMemory(self.stub)
         self.shared.renew_lease()
-        self.clock.start(self.shared.slots)
         self.reader = RingReader(self.plan, self.shared.read)
         self.cost = HandlerCost(self.shared)
         self.governor = RateGovernor(self.options.max_overhead)
-        self.started = self.ended = time.monotonic()
+        self.ended = self.started
         self.cpu = CpuAccount(self.target, self.threads, only_known=bool(self.options.threads.patterns))
         if self.options.mode == "wall":
             self.wall = self._wall_clock()
@@ -239,9 +238,10 @@ class Session:
         """Drain at a steady pace until the end."""
         import_the_rest()
         self.own_startup_cpu_s = own_cpu_lap_s()
+        looking_from = time.monotonic()
         while not self.ended_by:
             self._drain()
-            elapsed_s = time.monotonic() - self.started
+            elapsed_s = time.monotonic() - looking_from
             if time.monotonic() >= self._progress_at:
                 self._progress_at = time.monotonic() + PROGRESS_S
                 on_progress(self._progress(elapsed_s))

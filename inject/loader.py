@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+from collections.abc import Callable
 
 from ..errors import InjectionFailed
 from .borrow import Borrowed, Borrowing
@@ -154,10 +155,20 @@ class Loading:
         behind += ((plan.modules_offset, modules[0]), (plan.index_offset, modules[1]))
         self._borrowing = Borrowing(target, args, front, behind + more, plan.size)
 
-    def run(self, held: HeldThread) -> LoadedStub:
-        """Load on ``held``.  Raises InjectionFailed; the target is then as it was."""
-        borrowed = self._borrowing.run(held)
-        _check(self._target, borrowed)
+    def run(self, held: HeldThread, loaded: Callable[[LoadedStub], None] = lambda _stub: None) -> LoadedStub:
+        """Load on ``held``; ``loaded`` is told at once, the stub is returned when the thread has left.
+        Raises InjectionFailed; the target is then as it was."""
+        stubs: list[LoadedStub] = []
+
+        def done(borrowed: Borrowed) -> None:
+            _check(self._target, borrowed)
+            stubs.append(self._stub_of(borrowed))
+            loaded(stubs[0])
+
+        self._borrowing.run(held, done)
+        return stubs[0]
+
+    def _stub_of(self, borrowed: Borrowed) -> LoadedStub:
         args = borrowed.args
         return LoadedStub(
             target=self._target,
