@@ -50,6 +50,9 @@ class StringTable:
 
     def get(self, index: int) -> bytes:
         """The name at ``index`` bytes into the section; b"" outside of it.  Cut at 64 KiB."""
+        if self._whole is not None:
+            end = self._whole.find(b"\0", index, index + _NAME_LIMIT)
+            return self._whole[index : end if end >= 0 else index + _NAME_LIMIT]
         name = self._read(index, _NAME_CHUNK)
         if len(name) == _NAME_CHUNK and b"\0" not in name:
             name = self._read(index, _NAME_LIMIT)
