@@ -19,7 +19,6 @@ import errno
 import fcntl
 import os
 import posixpath
-import random
 import resource
 import signal
 import struct
@@ -29,11 +28,10 @@ from pathlib import Path
 from typing import Protocol
 
 from ..errors import NoPermission, UnsupportedTarget
+from ..inject.chance import random_bits
 from ..inject.layout import Slot, SlotState
 from ..symbols.maps import Maps
 from . import procfs
-
-NAMES = ("auto", "timer", "perf")
 
 _SYS_PERF_EVENT_OPEN = 298  # x86_64
 _PERF_TYPE_SOFTWARE, _PERF_COUNT_SW_TASK_CLOCK = 1, 1
@@ -194,7 +192,8 @@ class EventClock:
     def _off_step(self, period_ns: int) -> int:
         """The period, shorter by one to three percent: ticks move on against work that goes by a beat of the
         same length, and against each other's.  The stub counts in true periods and leaves out the rest."""
-        return round(period_ns * (1 - random.uniform(*_OFF_STEP))) if self._jitter else period_ns
+        shorter = _OFF_STEP[0] + (_OFF_STEP[1] - _OFF_STEP[0]) * random_bits(32) / (1 << 32)
+        return round(period_ns * (1 - shorter)) if self._jitter else period_ns
 
     @property
     def events(self) -> list[int]:

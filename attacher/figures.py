@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..inject.borrow import error_text
-from ..render.profile import Meta
 from .account import CpuAccount
 from .contract import Options, Progress
 from .delivery import DeliveryCost
@@ -15,13 +14,15 @@ from .ring import RingReader
 from .samples import SampleStore
 from .shared import SharedMemory
 from .threads import ThreadTable
-from .wall import WallClock
+
+if TYPE_CHECKING:
+    from ..render.profile import Meta
+    from .wall import WallClock
 
 _STRAYS_TO_SPEAK_OF = 0.05
 
 
-@dataclasses.dataclass(frozen=True)
-class Figures:
+class Figures(NamedTuple):
     """Reads the parts of a session that count something; changes nothing.
 
     ``over``: when the target ended (time.monotonic()), None while it lives.
@@ -57,6 +58,8 @@ class Figures:
 
     def complete(self, meta: Meta, over: float | None) -> Meta:
         """``meta``, which says what was asked for and how long it took, with all that was counted."""
+        import dataclasses
+
         slots = self.threads.used(self.shared.slots)
         overhead, ticks, tick = self.overhead(), self._ticks(), self.delivery.cost
         return dataclasses.replace(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE = 4096  # no file here gives more to one read
@@ -15,8 +15,7 @@ _MOST_COMMAND = 1 << 16
 PR_SET_MM), and be a thousand times longer."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Stat:
+class Stat(NamedTuple):
     """The fields of /proc/PID/stat that are needed (man proc_pid_stat); times in seconds of CPU time,
     ``start_time`` in clock ticks since boot."""
 
@@ -105,8 +104,7 @@ def sign_of_threads(pid: int) -> tuple[int, int] | None:
         return None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Blocked:
+class Blocked(NamedTuple):
     """Where a thread sleeps in the kernel: the system call's number (-1: it is in none), and its stack
     pointer and instruction pointer in user space."""
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import PyattachError, UsageError
 from ..inject import fault
 from ..inject.loader import LoadedStub
-from ..render.profile import Meta, Profile
-from ..symbols.completing import complete
 from . import stale
 from .account import CpuAccount
 from .clock import choose, spare_signal
@@ -20,6 +18,7 @@ from .contract import Options, Progress
 from .delivery import DeliveryCost
 from .figures import Figures
 from .governor import RateGovernor
+from .later import import_the_rest
 from .modules import ModuleTable
 from .naming import make_cache, make_resolver
 from .overhead import HandlerCost, own_cpu_lap_s
@@ -30,8 +29,12 @@ from .samples import SampleStore
 from .shared import SharedMemory, SharedRegion
 from .stay import Injected, Stay
 from .target import TargetProcess
-from .verify import Verification
-from .wall import WallClock, asleep_now
+
+if TYPE_CHECKING:
+    from ..render.profile import Profile
+    from .procfs import Blocked
+    from .verify import Verification
+    from .wall import WallClock
 
 _NO_TIME = "of a program that executed another one no lines and no debug files of servers were looked for"
 _PROGRESS_S = 0.5
@@ -83,18 +86,22 @@ class Session:
         self.store = SampleStore(self.resolver)
         self.modules = ModuleTable(target, self.resolver, self.plan)
         self.ended_by = ""
-        self.started_at_unix_s = time.time()
         self._sweep_at = self._progress_at = 0.0
         self._expired_seen = 0
         self._sooner = False
         self._stub: SharedRegion | None = None
         self.wall: WallClock | None = None
-        self._asleep_before = asleep_now(target.pid) if options.mode == "wall" else {}
+        self._asleep_before: dict[int, Blocked] = {}
+        if options.mode == "wall":
+            from .wall import asleep_now
+
+            self._asleep_before = asleep_now(target.pid)
 
     def load(self) -> None:
         """Bring the stub in; sampling begins with it.  Raises PyattachError and OSError, with the stub out
         again."""
-        self.stub, self.threads = self._stay.load(self.resolver.maps, self.modules)
+        self.stub, self.threads, self.started = self._stay.load(self.resolver.maps, self.modules)
+        self.started_at_unix_s = time.time() - (time.monotonic() - self.started)
         self._stub = self.stub
         self.shared = SharedMemory(self.stub)
         with contextlib.ExitStack() as undo:
@@ -104,13 +111,12 @@ class Session:
         fault.reach("loaded", self.target.pid)
 
     def _begin(self) -> None:
-        """The clock, and all that reads what the stub writes."""
+        """All that reads what the stub writes."""
         self.shared.renew_lease()
-        self.clock.start(self.shared.slots)
         self.reader = RingReader(self.plan, self.shared.read)
         self.cost = HandlerCost(self.shared)
         self.governor = RateGovernor(self.options.max_overhead)
-        self.started = self.ended = time.monotonic()
+        self.ended = self.started
         self.cpu = CpuAccount(self.target, self.threads, only_known=bool(self.options.threads.patterns))
         if self.options.mode == "wall":
             self.wall = self._wall_clock()
@@ -118,12 +124,13 @@ class Session:
             self.options, self.shared, self.threads, self.reader, self.store, self.cpu, self.cost,
             self.delivery, self.governor, self.wall,
         )  # fmt: skip
-        self.own_startup_cpu_s = own_cpu_lap_s()
 
     def _wall_clock(self) -> WallClock:
         options = self.options
         if not isinstance(self.stub, LoadedStub):
             raise UsageError("wall mode is for processes that are attached to", "attach by pid")
+        from .wall import WallClock
+
         return WallClock(
             self.target, self.threads, self.modules, self.store, rate_hz=options.rate_hz,
             region=self.stub.shared_address, max_depth=options.max_depth, unwind=options.unwind,
@@ -159,9 +166,12 @@ class Session:
 
     def sample(self, should_stop: Callable[[], bool], on_progress: Callable[[Progress], None]) -> None:
         """Drain at a steady pace until the end."""
+        import_the_rest()
+        self.own_startup_cpu_s = own_cpu_lap_s()
+        looking_from = time.monotonic()
         while not self.ended_by:
             self._drain()
-            elapsed_s = time.monotonic() - self.started
+            elapsed_s = time.monotonic() - looking_from
             if time.monotonic() >= self._progress_at:
                 self._progress_at = time.monotonic() + _PROGRESS_S
                 on_progress(self.figures.progress(elapsed_s, self._over))
@@ -303,6 +313,10 @@ class Session:
 
     def profile(self) -> Profile:
         """The profile with everything that was measured about it."""
+        import dataclasses
+
+        from ..render.profile import Meta, Profile
+
         self._complete_names()
         if self.cpu.speaks:
             self.delivery.finish()
@@ -330,9 +344,11 @@ class Session:
     def _complete_names(self) -> None:
         """What takes its time: the target has been left.  But not where it has gone on as another program,
         which is to be sampled, too."""
+        from ..symbols.completing import complete
+
         names = self.options.names
         if self.replaced and self.options.follow_exec and (names.lines or names.servers):
-            names = dataclasses.replace(names, lines=False, servers=())
+            names = names._replace(lines=False, servers=())
             self.notes.append(_NO_TIME)
         self.store.place()
         self.resolver.refresh_jit()

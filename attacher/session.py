@@ -14,7 +14,6 @@ from .ptrace import wait_for_late_stops
 from .refusals import check_seccomp
 from .sampling import Session
 from .target import TargetProcess
-from .wall import check_wall
 
 _EXECS_FOR_S = 1.0
 
@@ -71,6 +70,8 @@ def _loaded(pid: int, options: Options) -> Iterator[Session]:
                 check_seccomp(pid)
             options.threads.check(pid)
             if options.mode == "wall":
+                from .wall import check_wall
+
                 check_wall(pid)
             fault.reach("checked", pid)
             try:

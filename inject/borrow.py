@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import dataclasses
 import fcntl
 import functools
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from ..errors import InjectionFailed
 from . import fault
@@ -60,8 +60,7 @@ _MFD_CLOEXEC, _MFD_ALLOW_SEALING, _MFD_EXEC = 1, 2, 0x10
 _PR_SET_TIMERSLACK = 29
 
 
-@dataclasses.dataclass(frozen=True)
-class Borrowed:
+class Borrowed(NamedTuple):
     """What came of it.  ``memfd`` is open here and now the caller's; times are CLOCK_MONOTONIC, ns."""
 
     args: BootArgs
@@ -190,7 +189,7 @@ class Borrowing:
         self.args.fault = fault.in_loader()
         self.boot_offset = len(front)
         self._nonce = random_bits(63) | 1
-        self._tidied = False
+        self._mailed = self._tidied = False
         self._front = front
         self._pieces = [(offset, data) for offset, data in behind if data]
         boot_code(), loader_code()  # read from disk before anything waits for them
@@ -209,8 +208,9 @@ class Borrowing:
         )
         _sleep_precisely()
 
-    def run(self, held: HeldThread) -> Borrowed:
-        """Run the command on ``held`` and return when the thread has left our code.
+    def run(self, held: HeldThread, done: Callable[[Borrowed], None] | None = None) -> Borrowed:
+        """Run the command on ``held`` and return when the thread has left our code.  ``done`` is told as soon
+        as the command was run: until the thread is seen elsewhere tens of milliseconds may pass.
 
         Raises InjectionFailed when the thread did not get through, ProcessLookupError when it died.
         The thread is released in every case.
@@ -228,7 +228,10 @@ class Borrowing:
         try:
             held.release(arch.entry_registers(held.registers, self._cave.address + BOOT_DATA_SIZE))
             fault.reach("released", self.target.pid)
-            return self._serve(held)
+            borrowed = self._serve(held)
+            if done is not None:
+                done(borrowed)
+            return borrowed
         except _NoSign as error:
             self._tidy(held, before)
             raise self._gave_up() from error  # it was there, and has gone home before it was seen
@@ -256,7 +259,8 @@ class Borrowing:
 
         From the cave it calls the loader, which calls the C library's, and comes back: outside of the cave is
         not enough.  As long as it may come back the mail page is mapped, but that is not mapped yet when the
-        thread begins, either.  So: outside, then no mail page, then outside still.
+        thread begins, either.  So: outside, then no mail page, then outside still.  Once the mail was read,
+        the page was mapped: no mail page, then outside.
 
         Where signals are let in, at the first and the last instructions, a handler may be called, and takes
         as long as it takes.
@@ -270,7 +274,7 @@ class Borrowing:
 
         while time.monotonic() < deadline:
             time.sleep(POLL_S)
-            if not outside():
+            if not self._mailed and not outside():
                 return False
             if self._mail_is_gone() and outside():
                 return True
@@ -286,6 +290,7 @@ class Borrowing:
 
     def _serve(self, held: HeldThread) -> Borrowed:
         number, ready_ns = self._wait_for_mail()
+        self._mailed = True
         clock_offset_ns = ready_ns - time.monotonic_ns()
         fault.reach("mailed", self.target.pid)
         memfd = self._fill(number)

@@ -6,7 +6,6 @@ Room is for the largest process there may be: what is not used of it takes addre
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 
 from .heap_layout import (
     DIRECTORY,
@@ -28,7 +27,7 @@ from .heap_layout import (
     Patch,
     Site,
 )
-from .layout import CacheLine, Control
+from .layout import CacheLine, Control, Unwind
 from .region import PAGE, RegionPlan
 
 _THREADS = 4096
@@ -45,7 +44,6 @@ def cache_lines(code_bytes: int) -> int:
     return max(_LEAST_LINES, min(_MOST_LINES, 1 << (code_bytes // _BYTES_OF_CODE).bit_length()))
 
 
-@dataclasses.dataclass(frozen=True)
 class HeapPlan(RegionPlan):
     """A region with a heap part behind everything else.
 
@@ -54,10 +52,17 @@ class HeapPlan(RegionPlan):
     ``code_bytes``: of all executable mappings, as far as they are known.
     """
 
-    sample_bytes: int = 0
-    heap_flags: int = 0
-    real: tuple[int, ...] = ()
-    code_bytes: int = 0
+    def __init__(
+        self, *, period_ns: int, slot_count: int, max_depth: int, ring_words: int, signal: int,
+        unwind: Unwind = Unwind.AUTO, flags: int = 0,
+        sample_bytes: int = 0, heap_flags: int = 0, real: tuple[int, ...] = (), code_bytes: int = 0,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            period_ns=period_ns, slot_count=slot_count, max_depth=max_depth, ring_words=ring_words,
+            signal=signal, unwind=unwind, flags=flags,
+        )  # fmt: skip
+        self.sample_bytes, self.heap_flags = sample_bytes, heap_flags
+        self.real, self.code_bytes = real, code_bytes
 
     @property
     def heap_offset(self) -> int:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import functools
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import PyattachError
 from ..symbols.elf import ElfImage
-from .heap_layout import FUNCTIONS
 from .layout import (
     BOOT_DATA_SIZE,
     LOADER_SIZE,
@@ -26,8 +25,7 @@ _HERE = Path(__file__).parent
 _PAGE = 4096
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """A PT_LOAD of the stub: offsets and sizes in bytes, ``prot`` as for mmap."""
 
     offset: int
@@ -37,8 +35,7 @@ class Segment:
     prot: int
 
 
-@dataclasses.dataclass(frozen=True)
-class StubImage:
+class StubImage(NamedTuple):
     """``_stub.so``: its bytes, segments, and where its entry points lie (offsets from its base)."""
 
     data: bytes
@@ -128,6 +125,8 @@ def stub_image() -> StubImage:
 @functools.cache
 def heap_image() -> StubImage:
     """The heap profiler's stub, whose hooks are entries, too.  Raises PyattachError as ``stub_image``."""
+    from .heap_layout import FUNCTIONS
+
     return _parsed("_heap.so", (*_ENTRIES, *(f"pa_hook_{name}" for name in FUNCTIONS)))
 
 

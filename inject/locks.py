@@ -6,10 +6,9 @@ dlopen takes both.  A thread that holds one of them and is made to call dlopen w
 from __future__ import annotations
 
 import array
-import dataclasses
 import re
 from collections.abc import Callable, Iterable
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from ..errors import MalformedInput
 from ..symbols.elf import ElfImage, load_bias
@@ -64,8 +63,7 @@ def _merge(ranges: Iterable[Range]) -> list[Range]:
     return out
 
 
-@dataclasses.dataclass(frozen=True)
-class LockZones:
+class LockZones(NamedTuple):
     """Address ranges a thread must not be in when it calls dlopen; sorted, disjoint."""
 
     ranges: list[Range]
@@ -92,8 +90,7 @@ class LockZones:
         return None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class LoaderCalls:
+class LoaderCalls(NamedTuple):
     """Addresses in the target: dlopen, dlclose, __errno_location (0 where unknown), and dlopen's flags."""
 
     dlopen: int

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import MalformedInput
 from .cache import Cache
 from .elf import ElfImage
 from .files import PathOpener
-from .headers import Section
-from .plt import PltTable, read_plt
-from .separate import embedded_debug, separate_debug
-from .table import Symbol, SymbolTable
+
+if TYPE_CHECKING:
+    from .headers import Section
+    from .plt import PltTable
+    from .table import Symbol, SymbolTable
 
 _T = TypeVar("_T")
 Warn = Callable[[str], None]
@@ -48,6 +49,8 @@ class CodeFile:
     def debug(self) -> ElfImage | None:
         """Its separate debug file."""
         if not self._searched:
+            from .separate import separate_debug
+
             self._searched = True
             self._debug = self._found(lambda: separate_debug(self.image, self._path, self._openers))
         return self._debug
@@ -120,6 +123,8 @@ class CodeFile:
     def _function_tables(self) -> Iterator[SymbolTable]:
         if not self.image.has_symtab:
             if self.debug is None and self._embedded is None:
+                from .separate import embedded_debug
+
                 self._embedded = self._found(lambda: embedded_debug(self.image))
             for image in (self.debug, self._embedded):
                 table = self._found(lambda image=image: image and image.function_symbols(self._cache))  # type: ignore[misc]
@@ -131,6 +136,8 @@ class CodeFile:
 
     def _plt_table(self) -> PltTable:
         if self._plt is None:
+            from .plt import PltTable, read_plt
+
             self._plt = self._found(lambda: read_plt(self.image)) or PltTable()
         return self._plt
 

@@ -6,8 +6,8 @@ executables have ``.eh_frame`` but no table; for those the FDEs are listed here,
 
 from __future__ import annotations
 
-import dataclasses
 import struct
+from typing import NamedTuple
 
 from ..errors import MalformedInput
 from .elf import ElfImage
@@ -17,8 +17,7 @@ _MOST_AUGMENTATION, _MOST_LEB = 64, 10  # bytes; unbounded, each of a million CI
 _SEARCHABLE = 0x3B  # DW_EH_PE_datarel | DW_EH_PE_sdata4, the only one that can be searched in place
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class SearchTable:
+class SearchTable(NamedTuple):
     """``.eh_frame_hdr`` in the file: address before relocation, and bytes."""
 
     vaddr: int

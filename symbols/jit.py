@@ -9,7 +9,6 @@ lines that make no sense are counted and left out.
 from __future__ import annotations
 
 import bisect
-import dataclasses
 import itertools
 import os
 import struct
@@ -31,14 +30,13 @@ _MOVE = struct.Struct("=IIQQQQQ")  # pid, tid, vma, old address, new address, co
 _CODE_LOAD, _CODE_MOVE = 0, 1
 
 
-@dataclasses.dataclass(eq=False, slots=True)
 class JitSymbol:
     """One function as it was made: it has its addresses until another is made there."""
 
-    name: str
-    start: int
-    end: int
-    number: int
+    __slots__ = ("end", "name", "number", "start")
+
+    def __init__(self, name: str, start: int, end: int, number: int) -> None:
+        self.name, self.start, self.end, self.number = name, start, end, number
 
 
 class JitSymbols:

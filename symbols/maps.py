@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import bisect
-import dataclasses
 import re
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from ..errors import MalformedInput
 
@@ -20,8 +20,7 @@ _LINE = re.compile(
 _DELETED = " (deleted)"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Mapping:
+class Mapping(NamedTuple):
     """One line of ``/proc/PID/maps``: the bytes ``start <= address < end``, all of them one file's or
     nobody's.
 

@@ -36,7 +36,7 @@ def test_headers() -> None:
     assert (image.machine, image.type, image.bits, image.entry) == ("EM_X86_64", "ET_EXEC", 64, 0x1000)
     assert image.interpreter == "/lib/ld.so" and image.has_interpreter and not image.is_position_independent
     assert image.build_id == bytes(range(20))
-    assert image.segments == (Segment(0x1000, 0x1000, 0x1000, 0x1000, PF_R | PF_X),)
+    assert image.segments == (Segment(0x1000, 0x1000, 0x1000, 0x1000, PF_R | PF_X, align=4),)
     bare = ElfImage(Elf().encode())
     assert bare.build_id is None and not bare.has_interpreter and bare.is_position_independent
     assert len(bare.function_symbols()) == 0 and bare.function_symbols().lookup(0x1000) is None
