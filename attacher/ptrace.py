@@ -1,6 +1,7 @@
 """ptrace, raw: SEIZE, INTERRUPT, registers, decoded stops.  Nothing above this knows a wait status.
 
-Requests and structs are from ``linux/ptrace.h``.
+python-ptrace gives the raw call and the register struct; its debugger layer is not used, it stops and
+quits targets in ways of its own.  Requests it does not know are from ``linux/ptrace.h``.
 """
 
 from __future__ import annotations
@@ -9,17 +10,19 @@ import contextlib
 import ctypes
 import enum
 import errno
+import functools
 import os
 import signal
 import struct
 import time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import NoPermission, PyattachError
-from ..inject.arch import x86_64 as arch
 from . import procfs
 from .permission import no_permission
-from .ptrace_call import ptrace
+
+if TYPE_CHECKING:
+    from ..inject.arch.x86_64 import Registers
 
 PTRACE_CONT = 7
 PTRACE_GETREGS = 12
@@ -34,7 +37,6 @@ PTRACE_GET_RSEQ_CONFIGURATION = 0x420F
 
 PTRACE_EVENT_STOP = 128
 _SEIZE_TRIES = 5
-_REGISTERS = struct.Struct(f"={len(arch.USER_REGISTERS)}Q")
 
 END_DEADLINE_S = 1.0
 LATE_S = 5.0
@@ -73,10 +75,13 @@ def decode(status: int) -> Stop:
     return Stop(StopKind.SIGNAL, number)
 
 
-def _call(request: int, tid: int, address: int = 0, data: int = 0) -> int:
+def _call(request: int, tid: int, address: Any = 0, data: Any = 0) -> int:
+    from ptrace.binding.func import ptrace as raw
+    from ptrace.error import PtraceError
+
     try:
-        return ptrace(request, tid, address, data)
-    except OSError as error:
+        return int(raw(request, tid, address, data))
+    except PtraceError as error:
         number = error.errno or errno.EIO
         if number == errno.ESRCH:
             raise ProcessLookupError(number, f"thread {tid} is gone or not stopped") from error
@@ -86,6 +91,15 @@ def _call(request: int, tid: int, address: int = 0, data: int = 0) -> int:
                 raise ProcessLookupError(errno.ESRCH, f"thread {tid} has ended") from error
             raise no_permission(int(procfs.read_status(tid).get("Tgid", tid))) from error
         raise PyattachError(f"ptrace request {request:#x} on thread {tid}: {os.strerror(number)}") from error
+
+
+@functools.cache
+def _register_layout() -> tuple[Any, list[str], struct.Struct]:
+    """python-ptrace's ``user_regs_struct``, its names, and how to (un)pack it at once: a thread waits."""
+    from ptrace.binding.linux_struct import user_regs_struct
+
+    names = [name for name, _ in user_regs_struct._fields_]
+    return user_regs_struct, names, struct.Struct(f"={len(names)}Q")
 
 
 class _RseqConfiguration(ctypes.Structure):
@@ -112,6 +126,7 @@ class Tracee:
         self._seized = False
 
     def __enter__(self) -> Tracee:
+        _register_layout()  # what has to be imported is, before anything is stopped
         self._seize()
         self._seized = True
         return self
@@ -165,17 +180,18 @@ class Tracee:
             else:
                 time.sleep(0.001)
 
-    def registers(self) -> arch.Registers:
+    def registers(self) -> Registers:
         """All general registers, by name; the thread must be stopped."""
-        values = ctypes.create_string_buffer(_REGISTERS.size)
-        _call(PTRACE_GETREGS, self.tid, 0, ctypes.addressof(values))
-        return dict(zip(arch.USER_REGISTERS, _REGISTERS.unpack(values), strict=True))
+        struct_type, names, form = _register_layout()
+        regs = struct_type()
+        _call(PTRACE_GETREGS, self.tid, 0, ctypes.addressof(regs))
+        return dict(zip(names, form.unpack(regs), strict=True))
 
-    def set_registers(self, registers: arch.Registers) -> None:
+    def set_registers(self, registers: Registers) -> None:
         """Set all general registers; the thread must be stopped."""
-        packed = _REGISTERS.pack(*[registers[name] for name in arch.USER_REGISTERS])
-        values = ctypes.create_string_buffer(packed, len(packed))
-        _call(PTRACE_SETREGS, self.tid, 0, ctypes.addressof(values))
+        struct_type, names, form = _register_layout()
+        regs = struct_type.from_buffer_copy(form.pack(*[registers[name] for name in names]))
+        _call(PTRACE_SETREGS, self.tid, 0, ctypes.addressof(regs))
 
     def signal_mask(self) -> int:
         """The signals the thread blocks, as a bit mask (bit 0: signal 1)."""

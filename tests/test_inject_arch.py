@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import struct
-import subprocess
-from pathlib import Path
 
 import pytest
-from native.drivers import compiler
 
 from pyattach.inject.arch import x86_64 as arch
 
@@ -178,19 +175,3 @@ def test_what_is_no_frame_of_a_signal(words: tuple[int, ...]) -> None:
     """Elsewhere, a return address, or cut."""
     assert not arch.handler_called_in(signal_frame(*words), SP, LOW, HIGH)
     assert not arch.handler_called_in(b"", SP, LOW, HIGH)
-
-
-def test_registers_lie_as_the_header_has_them(tmp_path: Path) -> None:
-    lines = "".join(
-        f'printf("%zu %zu\\n", offsetof(struct user_regs_struct, {name}), sizeof regs.{name});'
-        for name in arch.USER_REGISTERS
-    )
-    source, program = tmp_path / "registers.c", tmp_path / "registers"
-    source.write_text(
-        "#include <stddef.h>\n#include <stdio.h>\n#include <sys/user.h>\nstruct user_regs_struct regs;\n"
-        f'int main(void) {{ {lines} printf("%zu", sizeof regs); }}\n'
-    )
-    subprocess.run([*compiler(), source, "-o", program], check=True)
-    *places, whole = subprocess.run([program], capture_output=True, text=True, check=True).stdout.split("\n")
-    assert places == [f"{8 * number} 8" for number in range(len(arch.USER_REGISTERS))]
-    assert int(whole) == 8 * len(arch.USER_REGISTERS)

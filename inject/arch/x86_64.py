@@ -10,12 +10,6 @@ from ..layout import BOOT_DATA_SIZE
 Registers = dict[str, int]
 """Register values by the names of ``struct user_regs_struct`` (``sys/user.h``), as unsigned 64 bit."""
 
-USER_REGISTERS = (
-    "r15 r14 r13 r12 rbp rbx r11 r10 r9 r8 rax rcx rdx rsi rdi orig_rax rip cs eflags rsp ss fs_base gs_base "
-    "ds es fs gs"
-).split()
-"""In the order in which ptrace hands them over (``struct user_regs_struct``), 64 bits each."""
-
 SYSCALL_INSTRUCTIONS = (b"\x0f\x05", b"\xcd\x80")
 RESTART_SYSCALL = 219
 
