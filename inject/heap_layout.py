@@ -25,7 +25,12 @@ LEVELS = 16
 FOLD_BYTES = 65536
 HEAP_ATTACHED = 1
 HEAP_WAITS = 2
-FILTER = 32768
+FILTER = 6080
+SAMPLED_SITE_BITS = 20
+SAMPLED_FIRST = 256
+SAMPLED_LEVELS = 10
+NEAR_THREADS = 32
+FAR_THREADS = 4096
 REAL = 11
 PATCHES = 65536
 COUNTS_IN_PAGE = 170
@@ -93,12 +98,15 @@ class Heap(ctypes.Structure):
         ("thread_count", _u32),
         ("leaf_count", _u32),
         ("pool_pages", _u64),
-        ("filter_offset", _u64),
+        ("tallies_offset", _u64),
         ("patches_offset", _u64),
         ("real", _u64 * REAL),
         ("patch_count", _u32),
         ("pad0", _u32),
-        ("pad5", _u64 * 6),
+        ("sampled_offset", _u64),
+        ("more_offset", _u64),
+        ("private_at", _u64),
+        ("pad5", _u64 * 3),
         ("nodes", Intern),
         ("sites", Intern),
         ("pool_used", _u64),
@@ -108,7 +116,10 @@ class Heap(ctypes.Structure):
         ("at_exit", _u32),
         ("without_thread", _u64),
         ("without_block", _u64),
-        ("pad2", _u64 * 3),
+        ("private_bytes", _u64),
+        ("blocks_level", _u32),
+        ("pad6", _u32),
+        ("pad2", _u64),
         ("live", _i64),
         ("peak", _i64),
         ("peak_seq", _u32),
@@ -221,5 +232,41 @@ class HeapThread(ctypes.Structure):
         ("spare_pages", _u32),
         ("children_at", _u64),
         ("room_at", _u64),
-        ("pad", _u64 * 8),
+        ("children_mask", _u32),
+        ("pad0", _u32),
+        ("pad", _u64 * 7),
+    )
+
+
+class Tally(ctypes.Structure):
+    """``struct pa_tally``: sampled, all threads' counts of one site."""
+
+    _fields_ = (("allocs", _u64), ("frees", _u64), ("temporary", _u64), ("at_peak", _u64))
+
+
+class SampledThread(ctypes.Structure):
+    """``struct pa_sampled_thread``: what a thread has for itself where allocations are sampled."""
+
+    _fields_ = (
+        ("tp", _u64),
+        ("until", _u64),
+        ("rest", _u64),
+        ("guard", _u64),
+        ("last", _u64),
+        ("last_left", _u64),
+        ("random", _u64),
+        ("visits", _u32),
+        ("pad", _u32),
+    )
+
+
+class Sampled(ctypes.Structure):
+    """``struct pa_sampled``: the stub's private memory."""
+
+    _fields_ = (
+        ("near", SampledThread * NEAR_THREADS),
+        ("mine", _u32),
+        ("pad", _u32 * 15),
+        ("filter", _u8 * FILTER),
+        ("far", SampledThread * FAR_THREADS),
     )

@@ -224,10 +224,10 @@ static void note_again(struct walk *w, struct state *s, u32 from, u32 to)
 }
 
 /* The caller's node and this return address: among those looked for lately, or in the table of all. */
-static inline u32 node_of(struct pa_heap_child *children, u64 ip, u32 caller)
+static inline u32 node_of(struct pa_heap_child *children, u32 mask, u64 ip, u32 caller)
 {
 	u64 hash = item_hash(ip, caller);
-	struct pa_heap_child *child = &children[hash >> 40 & (PA_RECENT - 1)];
+	struct pa_heap_child *child = &children[hash >> 40 & mask];
 	if (LIKELY(child->ip == ip && child->caller == caller))
 		return child->node;
 	u32 node = intern_hashed(&ph.heap->nodes, hash, ip, caller);
@@ -245,7 +245,7 @@ static u32 keep(struct walk *w, u32 kept)
 	u8 needs_fp = kept ? w->frames[kept - 1].needs_fp : 1;
 	for (u32 i = w->fresh; i--;) {
 		struct pa_walked *to = &w->frames[kept], *from = &w->scratch[i];
-		node = node_of(children, from->ip, node);
+		node = node_of(children, w->t->children_mask, from->ip, node);
 		needs_fp = from->by_fp || (!from->fp_at && needs_fp);
 		*to = *from;
 		to->node = node;
