@@ -9,11 +9,7 @@
 #define HOOKED __attribute__((visibility("default")))
 /* Of these most calls go on to the allocator by a jump: what they do else is in functions of their own, which need a
  * frame of their own to find the caller's.  A jump there leaves them the caller's stack as it was. */
-#ifdef __clang__
-#define PASSING
-#else
 #define PASSING __attribute__((optimize("omit-frame-pointer")))
-#endif
 #define APART __attribute__((noinline))
 
 struct pa_heap_private ph;
