@@ -13,7 +13,7 @@ from ..inject.heap_layout import FUNCTIONS, HEAP_ATTACHED, Heap, PatchState
 from ..inject.image import heap_image
 from ..inject.loader import LoadedStub, Loading
 from . import stale
-from .heap_hooks import Hooks, patch_table, still_lead, wait_until_left
+from .heap_hooks import Hooks, patch_table, sampled_guarded, still_lead, wait_until_left
 from .heap_session import (
     LEASE_NS,
     HeapOptions,
@@ -223,7 +223,8 @@ class Attached:
         return sum(1 for i in range(self._head.patch_count) if self._patches[i].state == state)
 
     def _in_a_hook(self) -> bool:
-        return any(thread.guard for thread in self.session.tables.threads())
+        threads = self.session.tables.threads()
+        return any(thread.guard for thread in threads) or sampled_guarded(self.target, self._head)
 
     def close(self) -> None:
         """Close what is open here."""

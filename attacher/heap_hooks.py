@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from ..errors import UnsupportedTarget
 from ..inject.arch import x86_64 as arch
 from ..inject.got import LoadedModule, Slot, loaded_modules, search_order, slots
-from ..inject.heap_layout import FUNCTIONS, PATCHES, Patch, PatchState
+from ..inject.heap_layout import FUNCTIONS, PATCHES, Heap, Patch, PatchState, Sampled
 from ..inject.loader import MappedStub
 from ..symbols.maps import Maps
 from ..symbols.resolver import Resolver
@@ -211,6 +211,18 @@ def still_lead(target: TargetProcess, patches: Iterable[Patch]) -> int:
         with contextlib.suppress(OSError):  # its library has gone
             count += int.from_bytes(target.read(patch.address, 8), "little") == patch.after
     return count
+
+
+def sampled_guarded(target: TargetProcess, heap: Heap) -> bool:
+    """Whether a thread is in a hook where allocations are sampled: the stub's private memory says so.  What
+    can't be read may be in use."""
+    if not heap.sample_bytes:
+        return False
+    try:
+        own = Sampled.from_buffer_copy(target.read(int(heap.private_at), ctypes.sizeof(Sampled)))
+    except OSError:
+        return True
+    return any(thread.guard for places in (own.near, own.far) for thread in places)
 
 
 def wait_until_left(target: TargetProcess, stub: MappedStub, guarded: Callable[[], bool]) -> bool:

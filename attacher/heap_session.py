@@ -256,7 +256,7 @@ class HeapSession:
         notes = [f"{count:,} {what}" for count, what in counted if count]
         if head.expired:
             notes.append("the lease ran out: the recording ended before pyattach's")
-        if head.threads_used > 1:
+        if head.threads_used > 1:  # never where allocations are sampled: those threads add up each block
             notes.append(
                 f"the peak is known to {size_text(65536 * head.threads_used)}: threads add up their bytes "
                 "by 64 KiB"

@@ -14,7 +14,7 @@ from ..inject.heap_layout import FUNCTIONS, HEAP_MAGIC, HEAP_VERSION, PATCHES, H
 from ..inject.layout import Control, State
 from ..inject.loader import MappedStub
 from . import leaving
-from .heap_hooks import Hooks, still_lead, wait_until_left
+from .heap_hooks import Hooks, sampled_guarded, still_lead, wait_until_left
 from .naming import make_resolver
 from .target import TargetProcess
 
@@ -51,4 +51,5 @@ def _why_it_must_stay(target: TargetProcess, stub: MappedStub, at: int, heap: He
 def _in_a_hook(target: TargetProcess, at: int, heap: Heap) -> bool:
     size = ctypes.sizeof(HeapThread)
     table = target.read(at + heap.threads_offset, size * heap.thread_count)
-    return any(thread.guard for thread in (HeapThread * heap.thread_count).from_buffer_copy(table))
+    threads = (HeapThread * heap.thread_count).from_buffer_copy(table)
+    return any(thread.guard for thread in threads) or sampled_guarded(target, heap)

@@ -25,13 +25,18 @@ from ..inject.heap_layout import (
     LINE_WORDS,
     NODE_BITS,
     REGIONS,
+    SAMPLED_FIRST,
+    SAMPLED_LEVELS,
+    SAMPLED_SITE_BITS,
     SITE_BITS,
     WIDE_DIRECTORY,
     WIDE_SHIFT,
     CountsPage,
     Heap,
     HeapThread,
+    Sampled,
     Table,
+    Tally,
 )
 from ..inject.heap_region import HeapPlan
 from ..inject.region import PAGE
@@ -43,6 +48,8 @@ _AREA = 1 << (LINE_SHIFT + WIDE_SHIFT)  # a block's word says where in such a st
 _MOST_LEAVES = 64  # of one place; 28 hold all blocks there can be
 _COUNTS = struct.Struct("<IIiiii")
 """``struct pa_heap_counts``."""
+_TALLY = struct.Struct("<QQQII")
+"""``struct pa_tally``."""
 
 
 @dataclasses.dataclass
@@ -88,8 +95,9 @@ class HeapTables:
         return Heap.from_buffer_copy(self._read(0, ctypes.sizeof(Heap)))
 
     def memory(self) -> int:
-        """Bytes of memory that the whole file takes now."""
-        return os.fstat(self._memfd).st_blocks * 512
+        """Bytes of memory that the whole file takes now, and the stub's own."""
+        own = min(int(self.head().private_bytes), ctypes.sizeof(Sampled))
+        return os.fstat(self._memfd).st_blocks * 512 + own
 
     def update(self) -> None:
         """Read the nodes and sites that have come since."""
@@ -136,6 +144,8 @@ class HeapTables:
 
     def counts(self) -> dict[int, SiteCounts]:
         """By site."""
+        if self._heap.sample_bytes:
+            return self._tallies()
         seq = self.head().peak_seq
         out: collections.defaultdict[int, SiteCounts] = collections.defaultdict(SiteCounts)
         for part in self._all_counts():
@@ -157,6 +167,18 @@ class HeapTables:
         for thread in self.threads():
             yield from self._pages(thread)
 
+    def _tallies(self) -> dict[int, SiteCounts]:
+        """Sampled: all threads count together."""
+        head = self.head()
+        used = min(head.sites.used, self._heap.sites.most)
+        table = self._read(self._heap.tallies_offset, used * ctypes.sizeof(Tally))
+        out = {}
+        for site, (allocs, frees, temporary, at_peak, peak_seq) in enumerate(_TALLY.iter_unpack(table)):
+            if allocs:
+                at_peak = at_peak if peak_seq == head.peak_seq else allocs - frees
+                out[site] = SiteCounts(allocs, frees, temporary, at_peak)
+        return out
+
     def _pages(self, thread: HeapThread) -> Iterator[bytes]:
         """Counts, page by page."""
         number, seen = thread.first_page, 0
@@ -169,12 +191,24 @@ class HeapTables:
 
     def blocks(self) -> Iterator[Block]:
         """All live blocks, in no order."""
+        if self._heap.sample_bytes:
+            yield from self._sampled()
+            return
         for place, leaf in self._directory(self._heap.directory_offset, DIRECTORY):
             if leaf < self._heap.leaf_count:
                 yield from self._leaf(leaf, place << LEAF_SHIFT, LINE_SHIFT)
         for place, leaves in self._wide_leaves():
             for leaf in leaves:
                 yield from self._leaf(leaf, place << LEAF_SHIFT + WIDE_SHIFT, LINE_SHIFT + WIDE_SHIFT)
+
+    def _sampled(self) -> Iterator[Block]:
+        more = 8 * sum(SAMPLED_FIRST << 2 * level for level in range(1, SAMPLED_LEVELS))
+        for offset, size in ((self._heap.sampled_offset, 8 * SAMPLED_FIRST), (self._heap.more_offset, more)):
+            for _, data in self._written(offset, size):
+                words = array.array("Q")
+                words.frombytes(data)
+                for word in filter(None, words):
+                    yield Block(word >> SAMPLED_SITE_BITS << 3, word & ((1 << SAMPLED_SITE_BITS) - 1))
 
     def live(self, *, glibc: bool = False) -> SortedBlocks:
         """All live blocks, in the order of their addresses; ``glibc``: as long as glibc's malloc makes

@@ -26,7 +26,12 @@ FAN = 16
 FOLD_BYTES = 65536
 HEAP_ATTACHED = 1
 HEAP_WAITS = 2
-FILTER = 32768
+FILTER = 6080
+SAMPLED_SITE_BITS = 20
+SAMPLED_FIRST = 256
+SAMPLED_LEVELS = 10
+NEAR_THREADS = 32
+FAR_THREADS = 4096
 REAL = 11
 PATCHES = 65536
 COUNTS_IN_PAGE = 170
@@ -95,14 +100,17 @@ class Heap(ctypes.Structure):
         ("thread_count", _u32),
         ("leaf_count", _u32),
         ("pool_pages", _u64),
-        ("filter_offset", _u64),
+        ("tallies_offset", _u64),
         ("patches_offset", _u64),
         ("real", _u64 * REAL),
         ("patch_count", _u32),
         ("pad0", _u32),
         ("regions_offset", _u64),
         ("first_counts_offset", _u64),
-        ("pad5", _u64 * 4),
+        ("sampled_offset", _u64),
+        ("more_offset", _u64),
+        ("private_at", _u64),
+        ("pad5", _u64),
         ("nodes", Table),
         ("sites", Table),
         ("fans", Table),
@@ -112,10 +120,11 @@ class Heap(ctypes.Structure):
         ("expired", _u32),
         ("at_exit", _u32),
         ("first_taken", _u32),
-        ("pad6", _u32),
+        ("blocks_level", _u32),
         ("without_thread", _u64),
         ("without_block", _u64),
-        ("pad2", _u64 * 2),
+        ("private_bytes", _u64),
+        ("pad2", _u64),
         ("live", _i64),
         ("peak", _i64),
         ("peak_seq", _u32),
@@ -251,6 +260,40 @@ class HeapThread(ctypes.Structure):
         ("room_at", _u64),
         ("memos_at", _u64),
         ("first", _u32),
-        ("pad0", _u32),
+        ("children_mask", _u32),
         ("pad", _u64 * 6),
+    )
+
+
+class Tally(ctypes.Structure):
+    """``struct pa_tally``: sampled, all threads' counts of one site."""
+
+    _fields_ = (("allocs", _u64), ("frees", _u64), ("temporary", _u64), ("at_peak", _u64))
+
+
+class SampledThread(ctypes.Structure):
+    """``struct pa_sampled_thread``: what a thread has for itself where allocations are sampled."""
+
+    _fields_ = (
+        ("tp", _u64),
+        ("until", _u64),
+        ("rest", _u64),
+        ("guard", _u64),
+        ("last", _u64),
+        ("last_left", _u64),
+        ("random", _u64),
+        ("visits", _u32),
+        ("pad", _u32),
+    )
+
+
+class Sampled(ctypes.Structure):
+    """``struct pa_sampled``: the stub's private memory."""
+
+    _fields_ = (
+        ("near", SampledThread * NEAR_THREADS),
+        ("mine", _u32),
+        ("pad", _u32 * 15),
+        ("filter", _u8 * FILTER),
+        ("far", SampledThread * FAR_THREADS),
     )

@@ -109,8 +109,18 @@ def preload_image() -> bytes:
 
 @functools.cache
 def heap_preload_image() -> bytes:
-    """``_heap_preload.so``."""
-    return _fitting("_heap_preload.so", PRELOAD_REGION)
+    """``_heap_preload.so``, as far as it is loaded: what is there for debuggers takes memory as well."""
+    return _loaded_part(_fitting("_heap_preload.so", PRELOAD_REGION))
+
+
+def _loaded_part(data: bytes) -> bytes:
+    """The file up to its last segment's end, and no word of sections (Elf64_Ehdr in <elf.h>)."""
+    image = ElfImage(data, "_heap_preload.so")
+    end = max(segment.offset + segment.file_size for segment in image.segments)
+    head = bytearray(data[:64])
+    head[40:48] = bytes(8)  # e_shoff
+    head[60:64] = bytes(4)  # e_shnum, e_shstrndx
+    return bytes(head) + data[64:end]
 
 
 _ENTRIES = ("pa_init", "pa_arm", "pa_stop", "pa_leave")

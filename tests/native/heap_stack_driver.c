@@ -35,6 +35,7 @@ static void begin_thread(struct pa_heap_thread *t)
 {
 	t->recent_at = take(PA_RECENT * sizeof(struct pa_heap_recent));
 	t->children_at = take(PA_RECENT * sizeof(struct pa_heap_child));
+	t->children_mask = PA_RECENT - 1;
 	t->frames_at = take(MAX_DEPTH * sizeof(struct pa_walked));
 	t->scratch_at = take(MAX_DEPTH * sizeof(struct pa_walked));
 	t->room_at = take(PA_ROOM_BYTES);

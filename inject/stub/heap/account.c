@@ -2,7 +2,7 @@
 #include "blocks.h"
 #include "tree.h"
 
-static void new_peak(i64 live)
+void new_peak(i64 live)
 {
 	struct pa_heap *h = ph.heap;
 	i64 peak = __atomic_load_n(&h->peak, __ATOMIC_RELAXED);
@@ -40,6 +40,11 @@ static inline void note_peak(struct pa_heap_counts *counts)
 		counts->at_peak = counts->allocs - counts->frees;
 		counts->peak_seq = seq;
 	}
+}
+
+u32 site_number(u64 size, u32 node)
+{
+	return tree_site(size, node);
 }
 
 static inline u32 counts_words(const struct pa_heap_counts *counts)
@@ -81,42 +86,6 @@ static inline struct pa_heap_counts *site_of(struct pa_heap_thread *t, u64 size,
 	return counts;
 }
 
-/* -ln(u) of a random u in (0, 1], in 1/65536: an exponential distribution of mean 1.  The logarithm to base 2 comes
- * from its integer part, and for the rest by squaring (Knuth, The Art of Computer Programming 1.2.2, exercise 25). */
-static u64 exponential(u64 *random)
-{
-	u64 x, whole, mantissa, fraction = 0;
-	*random += HASH; /* splitmix64 */
-	x = *random;
-	x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9UL;
-	x = (x ^ (x >> 27)) * 0x94d049bb133111ebUL;
-	x = (x ^ (x >> 31)) | 1;
-	whole = 63 - (u64)__builtin_clzl(x);
-	mantissa = x << (63 - whole) >> 32; /* in [1, 2), 31 bits behind the point */
-	for (u32 bit = 0; bit < 16; bit++) {
-		mantissa = mantissa * mantissa >> 31;
-		fraction <<= 1;
-		if (mantissa >> 32) {
-			mantissa >>= 1;
-			fraction |= 1;
-		}
-	}
-	return ((64UL << 16) - (whole << 16) - fraction) * 45426 >> 16; /* ln 2 */
-}
-
-static int is_sampled(struct pa_heap_thread *t, u64 size)
-{
-	u64 mean = ph.heap->sample_bytes;
-	if (!t->until)
-		t->until = (exponential(&t->random) * mean >> 16) + 1;
-	if (LIKELY(t->until > size)) {
-		t->until -= size;
-		return 0;
-	}
-	t->until = (exponential(&t->random) * mean >> 16) + 1;
-	return 1;
-}
-
 static void count_free(struct pa_heap_thread *t, u32 site, int temporary)
 {
 	struct pa_heap_counts *counts = thread_counts(t, site);
@@ -148,8 +117,6 @@ void account_alloc(struct pa_heap_thread *t, u64 address, u64 size, const u64 *f
 	struct pa_heap_counts *counts;
 	t->calls++;
 	thread_event(t);
-	if (h->sample_bytes && !is_sampled(t, size))
-		return;
 	counts = site_of(t, size, stack_walk(t, frame[1], (u64)(frame + 2), frame[0]));
 	if (UNLIKELY(!counts)) {
 		t->lost++;
@@ -159,8 +126,6 @@ void account_alloc(struct pa_heap_thread *t, u64 address, u64 size, const u64 *f
 		replace_block(t, address);
 	if (UNLIKELY(!block_put(address, counts->site)))
 		__atomic_fetch_add(&h->without_block, 1, __ATOMIC_RELAXED);
-	if (h->sample_bytes)
-		__atomic_fetch_add(filter_at(address), 1, __ATOMIC_RELAXED);
 	note_peak(counts);
 	if (UNLIKELY(++counts->allocs == PA_COUNTS_FULL))
 		thread_counts_anew(t, counts->site);
@@ -171,21 +136,16 @@ void account_alloc(struct pa_heap_thread *t, u64 address, u64 size, const u64 *f
 
 u32 account_free(struct pa_heap_thread *t, u64 address, int by_free)
 {
-	struct pa_heap *h = ph.heap;
 	int is_last = t->last == address;
 	u32 site;
 	thread_event(t);
 	if (is_last)
 		t->last = 0;
-	if (h->sample_bytes && !__atomic_load_n(filter_at(address), __ATOMIC_RELAXED))
-		return 0;
 	site = block_take(address);
 	if (UNLIKELY(!site)) {
-		t->unknown_frees += !h->sample_bytes;
+		t->unknown_frees++;
 		return 0;
 	}
-	if (h->sample_bytes)
-		__atomic_fetch_sub(filter_at(address), 1, __ATOMIC_RELAXED);
 	count_free(t, site, is_last && by_free);
 	return site;
 }
@@ -196,8 +156,6 @@ void account_keep(struct pa_heap_thread *t, u64 address, u32 site)
 	struct pa_heap_counts *counts = thread_counts(t, site);
 	if (UNLIKELY(!block_put(address, site)))
 		__atomic_fetch_add(&h->without_block, 1, __ATOMIC_RELAXED);
-	if (h->sample_bytes)
-		__atomic_fetch_add(filter_at(address), 1, __ATOMIC_RELAXED);
 	if (!counts)
 		return;
 	note_peak(counts);

@@ -6,6 +6,9 @@
  *   memo.h     whole walks, by where they began
  *   tree.h     nodes and sites, each once
  *   blocks.h   live blocks by address
+ *   sampled.h  sampled: calls of which nothing is recorded
+ *   sampled.c  sampled: those of which something is
+ *   sampled_blocks.h, sampled_chance.h  their live blocks by address; when samples are due
  *   thread.c   a thread's own tables
  *   real.c     the allocator's functions
  *   patch.c    words that lead to the hooks
@@ -26,8 +29,12 @@
 
 #define LIKELY(condition) __builtin_expect(!!(condition), 1)
 #define UNLIKELY(condition) __builtin_expect(!!(condition), 0)
+/* Seldom called: small before fast.  The library itself takes memory, too. */
+#define COLD __attribute__((cold))
 #define HASH 0x9e3779b97f4a7c15UL
 #define ENOMEM 12
+/* On the stack farther up than this is no caller of ours: the guard is of a hook that was left by a jump. */
+#define FAR (8UL << 20)
 
 /* The allocator's functions, 0 where it has none.  In this order in pyattach, too. */
 struct pa_real {
@@ -54,6 +61,7 @@ struct pa_heap_private {
 	volatile u32 *mine;
 	struct pa_heap_thread *threads;
 	u32 thread_mask;
+	struct pa_sampled *sampled; /* where `mine` lies, if allocations are sampled; else 0 */
 	u32 pid;
 	u32 vm_read_forbidden;
 	struct pa_real real;
@@ -76,6 +84,7 @@ static inline struct pa_heap_counts *counts_at(u32 words)
 }
 
 /* thread.c */
+u64 pool_take(u64 pages) HIDDEN;
 #define THREAD_HASH(tp) ((u32)(((tp) >> 6) * HASH >> 40))
 struct pa_heap_thread *thread_find_slowly(u64 tp) HIDDEN;
 struct pa_heap_counts *thread_counts_by_map(struct pa_heap_thread *t, u32 site) HIDDEN;
@@ -119,22 +128,25 @@ static inline void thread_event(struct pa_heap_thread *t)
 /* stack.c: the stack whose innermost frame goes on at ip, with this sp and fp: its node is what counts.  The thread's
  * until its next walk. */
 struct pa_memo *stack_walk(struct pa_heap_thread *t, u64 ip, u64 sp, u64 fp) HIDDEN;
+/* The node alone, for a thread that keeps no whole walks. */
+u32 stack_node(struct pa_heap_thread *t, u64 ip, u64 sp, u64 fp) HIDDEN;
 
 /* account.c */
-static inline u16 *filter_at(u64 address)
-{
-	return (u16 *)heap_at(ph.heap->filter_offset) + ((address >> 4) * HASH >> 49);
-}
+void new_peak(i64 live) HIDDEN;
+u32 site_number(u64 size, u32 node) HIDDEN; /* 0: there is no room */
 void account_alloc(struct pa_heap_thread *t, u64 address, u64 size, const u64 *frame) HIDDEN;
 /* The site of the block, which is gone then; 0: not known. */
 u32 account_free(struct pa_heap_thread *t, u64 address, int by_free) HIDDEN;
 /* It was not freed after all. */
 void account_keep(struct pa_heap_thread *t, u64 address, u32 site) HIDDEN;
 
+/* hooks.c: frees of blocks from before the allocator could be called are to be seen. */
+COLD void mark_arena(void) HIDDEN;
+
 /* real.c: find what is not found yet behind this library; whether all that matters is. */
-int real_find(void) HIDDEN;
+COLD int real_find(void) HIDDEN;
 
 /* Where the program was started with this library: map the shared memory at the first call. */
-void heap_begin(void) HIDDEN;
+COLD void heap_begin(void) HIDDEN;
 
 #endif

@@ -4,9 +4,13 @@
  * have its address.  Arguments go to the allocator as they came, so what it does with those that are zero, too
  * large or not aligned is what the program sees.
  */
-#include "heap.h"
+#include "sampled.h"
 
 #define HOOKED __attribute__((visibility("default")))
+/* Of these most calls go on to the allocator by a jump: what they do else is in functions of their own, which need a
+ * frame of their own to find the caller's.  A jump there leaves them the caller's stack as it was. */
+#define PASSING __attribute__((optimize("omit-frame-pointer")))
+#define APART __attribute__((noinline))
 
 struct pa_heap_private ph;
 
@@ -20,8 +24,6 @@ static u64 arena_used;
 #define HOOK(name) pa_hook_##name
 #endif
 
-/* On the stack farther up than this is no caller of ours: the guard is of a hook that was left by a jump. */
-#define FAR (8UL << 20)
 #define ARENA_LIMIT (1UL << 32)
 
 /* Calls that begin inside a hook are the allocator's own, or a signal handler's. */
@@ -108,6 +110,17 @@ static inline void *arena_move(void *block, u64 size) { (void)block; (void)size;
 
 #define BEFORE_ALLOCATOR(function) (UNLIKELY(!ph.real.function) && without_allocator())
 
+#ifdef PA_HEAP_PRELOADED
+/* The filter takes them for sampled ones: so they are looked at. */
+void mark_arena(void)
+{
+	for (u64 at = 0; at < arena_used; at += 16)
+		*sampled_filter(ph.sampled, (u64)arena + at) = 255;
+}
+#else
+void mark_arena(void) {}
+#endif
+
 static void *no_memory(void)
 {
 	if (ph.real.errno_location)
@@ -115,47 +128,87 @@ static void *no_memory(void)
 	return 0;
 }
 
-/* Where allocations are sampled, whether this one is not: known before it is made, and all that is to be done. */
-static inline int passes(struct pa_heap_thread *t, u64 size)
-{
-	if (!ph.heap->sample_bytes || t->until <= size)
-		return 0;
-	t->until -= size;
-	t->last = 0; /* something else is allocated */
-	t->calls++;
-	thread_event(t);
-	return 1;
-}
-
 /* An allocation by `call`, recorded with the size asked for. */
-#define ALLOCATION(call, size)                                                                        \
+#define RECORDED(call, size)                                                                          \
 	struct pa_heap_thread *t = enter(FRAME);                                                      \
 	void *block;                                                                                  \
 	if (UNLIKELY(!t))                                                                             \
 		return ph.real.call;                                                                  \
-	if (passes(t, size)) {                                                                        \
-		block = ph.real.call;                                                                 \
-		leave(t);                                                                             \
-		return block;                                                                         \
-	}                                                                                             \
 	block = ph.real.call;                                                                         \
 	if (LIKELY(block))                                                                            \
 		account_alloc(t, (u64)block, size, FRAME);                                            \
 	leave(t);                                                                                     \
 	return block
 
-HOOKED void *HOOK(malloc)(u64 size)
+/* The same where allocations are sampled, and this one perhaps. */
+#define SAMPLED(call, size)                                                                           \
+	struct pa_sampled_thread *s = sampled_enter(FRAME);                                           \
+	void *block;                                                                                  \
+	u64 left;                                                                                     \
+	if (UNLIKELY(!s))                                                                             \
+		return ph.real.call;                                                                  \
+	left = sampled_begin(s);                                                                      \
+	block = ph.real.call;                                                                         \
+	sampled_end(s, left, (u64)block, size, FRAME);                                                \
+	return block
+
+/* One or the other. */
+#define ALLOCATION(call, size)                                                                        \
+	if (own_of_sampled()) {                                                                       \
+		SAMPLED(call, size);                                                                  \
+	}                                                                                             \
+	RECORDED(call, size)
+
+static inline struct pa_sampled *own_of_sampled(void)
+{
+	return __atomic_load_n(&ph.sampled, __ATOMIC_RELAXED);
+}
+
+static APART void *malloc_recorded(u64 size)
 {
 	if (BEFORE_ALLOCATOR(malloc))
 		return arena_take(16, size);
-	ALLOCATION(malloc(size), size);
+	RECORDED(malloc(size), size);
 }
 
-HOOKED void *HOOK(calloc)(u64 count, u64 size)
+static APART void *malloc_sampled(u64 size) { SAMPLED(malloc(size), size); }
+
+static APART PASSING void *malloc_far(u64 size)
+{
+	struct pa_sampled_thread *s = sampled_far(ph.sampled);
+	return s && sampled_passes(s, size) ? ph.real.malloc(size) : malloc_sampled(size);
+}
+
+HOOKED PASSING void *HOOK(malloc)(u64 size)
+{
+	struct pa_sampled *own = own_of_sampled();
+	struct pa_sampled_thread *s;
+	if (!own)
+		return malloc_recorded(size);
+	s = sampled_near(own);
+	if (UNLIKELY(!s))
+		return malloc_far(size);
+	return LIKELY(sampled_passes(s, size)) ? ph.real.malloc(size) : malloc_sampled(size);
+}
+
+static APART void *calloc_any(u64 count, u64 size)
 {
 	if (BEFORE_ALLOCATOR(calloc))
 		return size && count > ARENA_LIMIT / size ? 0 : arena_take(16, count * size);
 	ALLOCATION(calloc(count, size), count * size);
+}
+
+HOOKED void *HOOK(calloc)(u64 count, u64 size)
+{
+	struct pa_sampled *own = own_of_sampled();
+	struct pa_sampled_thread *s;
+	u64 bytes, left;
+	void *block;
+	if (!own || __builtin_mul_overflow(count, size, &bytes) || !(s = sampled_guard(own, bytes, FRAME, &left)))
+		return calloc_any(count, size);
+	block = ph.real.calloc(count, size);
+	sampled_leave(s, left);
+	return block;
 }
 
 HOOKED void *HOOK(memalign)(u64 alignment, u64 size)
@@ -186,12 +239,27 @@ HOOKED void *HOOK(pvalloc)(u64 size)
 	ALLOCATION(pvalloc(size), size);
 }
 
+static int memalign_sampled(void **block, u64 alignment, u64 size, const u64 *frame)
+{
+	struct pa_sampled_thread *s = sampled_enter(frame);
+	u64 left;
+	int error;
+	if (UNLIKELY(!s))
+		return ph.real.posix_memalign(block, alignment, size);
+	left = sampled_begin(s);
+	error = ph.real.posix_memalign(block, alignment, size);
+	sampled_end(s, left, error ? 0 : (u64)*block, size, frame);
+	return error;
+}
+
 HOOKED int HOOK(posix_memalign)(void **block, u64 alignment, u64 size)
 {
 	struct pa_heap_thread *t;
 	int error;
 	if (UNLIKELY(!ph.real.posix_memalign))
 		return ENOMEM;
+	if (own_of_sampled())
+		return memalign_sampled(block, alignment, size, FRAME);
 	t = enter(FRAME);
 	if (UNLIKELY(!t))
 		return ph.real.posix_memalign(block, alignment, size);
@@ -213,6 +281,35 @@ static inline void resized(struct pa_heap_thread *t, void *block, u32 site, void
 		account_keep(t, (u64)block, site);
 }
 
+static inline void *real_resize(int by_array, void *block, u64 count, u64 size)
+{
+	return by_array ? ph.real.reallocarray(block, count, size) : ph.real.realloc(block, size);
+}
+
+static inline void *resize_sampled(int by_array, void *block, u64 count, u64 size, const u64 *frame)
+{
+	u64 bytes = count * size, left;
+	struct pa_sampled *own = own_of_sampled();
+	struct pa_sampled_thread *s = sampled_is_unknown(own, block) ? sampled_guard(own, bytes, frame, &left) : 0;
+	void *fresh;
+	u32 site;
+	if (LIKELY(s)) {
+		fresh = real_resize(by_array, block, count, size);
+		sampled_leave(s, left);
+		return fresh;
+	}
+	s = sampled_enter(frame);
+	if (!s)
+		return real_resize(by_array, block, count, size);
+	site = sampled_is_known((u64)block) ? sampled_free(s, (u64)block, 0) : 0;
+	left = sampled_begin(s);
+	fresh = real_resize(by_array, block, count, size);
+	if (!fresh && site && bytes)
+		sampled_keep((u64)block, site);
+	sampled_end(s, left, (u64)fresh, bytes, frame);
+	return fresh;
+}
+
 HOOKED void *HOOK(realloc)(void *block, u64 size)
 {
 	struct pa_heap_thread *t;
@@ -222,6 +319,8 @@ HOOKED void *HOOK(realloc)(void *block, u64 size)
 		return arena_move(block, size);
 	if (BEFORE_ALLOCATOR(realloc))
 		return arena_take(16, size);
+	if (own_of_sampled())
+		return resize_sampled(0, block, 1, size, FRAME);
 	t = enter(FRAME);
 	if (UNLIKELY(!t))
 		return ph.real.realloc(block, size);
@@ -241,6 +340,8 @@ HOOKED void *HOOK(reallocarray)(void *block, u64 count, u64 size)
 		return arena_move(block, count * size);
 	if (UNLIKELY(!ph.real.reallocarray))
 		return no_memory();
+	if (own_of_sampled())
+		return resize_sampled(1, block, count, size, FRAME);
 	t = enter(FRAME);
 	if (UNLIKELY(!t))
 		return ph.real.reallocarray(block, count, size);
@@ -251,23 +352,11 @@ HOOKED void *HOOK(reallocarray)(void *block, u64 count, u64 size)
 	return fresh;
 }
 
-/* Where allocations are sampled, most frees are of blocks that were not: nothing is to be done, nor is the thread's
- * table needed.  The allocator's own calls of free come to the same. */
-static inline int is_unrecorded(const void *block)
-{
-	const volatile u32 *mine = __atomic_load_n(&ph.mine, __ATOMIC_ACQUIRE);
-	return mine && ph.heap->sample_bytes && !__atomic_load_n(filter_at((u64)block), __ATOMIC_RELAXED);
-}
-
-HOOKED void HOOK(free)(void *block)
+static APART void free_recorded(void *block)
 {
 	struct pa_heap_thread *t;
 	if (UNLIKELY(in_arena(block)) || (UNLIKELY(!ph.real.free) && without_allocator()))
 		return;
-	if (is_unrecorded(block)) {
-		ph.real.free(block);
-		return;
-	}
 	/* glibc and others will look there: let that and our own look be waited for together. */
 	__builtin_prefetch((const u8 *)block - 16);
 	t = block ? enter(FRAME) : 0;
@@ -276,4 +365,29 @@ HOOKED void HOOK(free)(void *block)
 		leave(t);
 	}
 	ph.real.free(block);
+}
+
+/* Sampled, if the table says so, too. */
+static APART void free_sampled(void *block)
+{
+	struct pa_sampled_thread *s;
+	if (UNLIKELY(in_arena(block)))
+		return;
+	s = sampled_is_known((u64)block) ? sampled_enter(FRAME) : 0;
+	if (s) {
+		sampled_free(s, (u64)block, 1);
+		sampled_leave(s, s->until);
+	}
+	ph.real.free(block);
+}
+
+HOOKED PASSING void HOOK(free)(void *block)
+{
+	struct pa_sampled *own = own_of_sampled();
+	if (!own)
+		free_recorded(block);
+	else if (LIKELY(sampled_is_unknown(own, block)))
+		ph.real.free(block);
+	else
+		free_sampled(block);
 }

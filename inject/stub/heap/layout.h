@@ -10,9 +10,15 @@
  *   wide_offset           u32[]                     which holds those of 16 MB that have no room there
  *   next_offset           u32[]                     by leaf of those: the one for what has no room there either
  *   leaves_offset         u32[65536] each           live blocks (blocks.h)
+ *   sampled_offset        u64[256]                  sampled: live blocks (sampled_blocks.h), and from here on
+ *   more_offset           u64[1024], u64[4096] ...  the further levels of that
+ *   tallies_offset        struct pa_tally[]         and what is counted of each site
  *   patches_offset        struct pa_patch[]         attached: the words that lead to the hooks
  *   first_counts_offset   struct pa_heap_counts[]   of the first thread, by site
  *   pool_offset           pages                     of threads: struct pa_heap_counts pages, and private tables
+ *
+ * Sampled, threads_offset leads to contexts, which a thread has only while it records (sampled.c); what each thread
+ * has for itself lies in private memory: struct pa_sampled.
  *
  * All of it is sparse: what is not used takes no memory.  All offsets but heap_offset count from struct pa_heap.
  * Nothing is locked: a thread that ends at any instruction leaves nothing held, at most one event half counted.
@@ -51,7 +57,6 @@
 
 #define PA_FOLD_BYTES 65536 /* a thread adds its live bytes to the process's sum when so many have changed */
 
-#define PA_FILTER 32768
 #define PA_REAL 11
 
 struct pa_node {
@@ -87,13 +92,15 @@ struct pa_heap {
 	u64 pool_offset;
 	u32 thread_count, leaf_count; /* of threads: a power of two */
 	u64 pool_pages;
-	u64 filter_offset; /* with sample_bytes: u16[PA_FILTER], how many sampled blocks hash there */
+	u64 tallies_offset;
 	u64 patches_offset;
 	u64 real[PA_REAL]; /* attached: the allocator's functions, in the order of struct pa_real */
 	u32 patch_count; /* of patches_offset's: pyattach writes more, then has them made */
 	u32 pad0;
 	u64 regions_offset, first_counts_offset;
-	u64 pad5[4];
+	u64 sampled_offset, more_offset;
+	u64 private_at; /* written by the stub, sampled: where its struct pa_sampled is, in the target */
+	u64 pad5;
 
 	struct pa_table nodes, sites, fans;
 
@@ -104,10 +111,11 @@ struct pa_heap {
 	u32 expired;
 	u32 at_exit; /* enum pa_at_exit */
 	u32 first_taken; /* not 0: a thread has the counts at first_counts_offset */
-	u32 pad6;
+	u32 blocks_level; /* sampled: the last level of live blocks there is */
 	/* Events not recorded, by reason. */
 	u64 without_thread, without_block;
-	u64 pad2[2];
+	u64 private_bytes; /* of memory that is not in this file, at most */
+	u64 pad2;
 
 	/* Live bytes as folded, their peak, and how often that has risen. */
 	i64 live;
@@ -199,6 +207,7 @@ struct pa_heap_child { /* a node looked for lately */
 	u32 caller, node;
 };
 #define PA_RECENT 1024 /* of each */
+#define PA_SAMPLED_RECENT 64
 
 /* A thread, found by its thread pointer.  One that has ended leaves it to the next with that pointer. */
 struct pa_heap_thread {
@@ -226,10 +235,49 @@ struct pa_heap_thread {
 	u64 room_at;
 	u64 memos_at;
 	u32 first; /* its counts are those at first_counts_offset */
-	u32 pad0;
+	u32 children_mask; /* how many there are, less one */
 	u64 pad[6];
 };
 
+/* Sampled.  A live block's word: its address, in 8 bytes, and its site. */
+#define PA_SAMPLED_SITE_BITS 20
+#define PA_SAMPLED_FIRST 256 /* words of the first level; each has four times as many as the one before */
+#define PA_SAMPLED_LEVELS 10
+
+/* All threads' counts of one site.  Live blocks: allocs less frees. */
+struct pa_tally {
+	u64 allocs, frees;
+	u64 temporary;
+	u64 at_peak; /* as in struct pa_heap_counts, and above 32 bits the peak_seq */
+};
+
+/* What a call that is not sampled needs, and what comes of it.  Found by the thread pointer. */
+struct pa_sampled_thread {
+	u64 tp;
+	u64 until; /* so many bytes may be allocated before anything is to be done */
+	u64 rest;  /* and so many more before the next sample */
+	u64 guard; /* the stack pointer of the hook that it is in, as far as others have to know that */
+	u64 last;  /* the block it has recorded last, and what was left then */
+	u64 last_left;
+	u64 random;
+	u32 visits;
+	u32 pad;
+};
+
+/* The stub's private memory, which the kernel wipes at fork: a child finds no thread there, and no block. */
+#define PA_NEAR_THREADS 32
+#define PA_FAR_THREADS 4096
+#define PA_FILTER 6080 /* two pages, with what lies in front */
+struct pa_sampled {
+	struct pa_sampled_thread near[PA_NEAR_THREADS]; /* most programs' threads find room here */
+	u32 mine; /* 0: pass on */
+	u32 pad[15];
+	u8 filter[PA_FILTER]; /* how many sampled blocks hash there; 255: that or more, from then on */
+	struct pa_sampled_thread far[PA_FAR_THREADS];
+};
+
+_Static_assert(sizeof(struct pa_sampled_thread) == PA_LINE, "a line for each thread");
+_Static_assert(__builtin_offsetof(struct pa_sampled, far) == 8192, "whole pages");
 _Static_assert(sizeof(struct pa_heap_page) == 4096 && sizeof(struct pa_heap_counts) == 24, "counts");
 _Static_assert(sizeof(struct pa_heap_thread) == 256, "whole lines");
 _Static_assert(sizeof(struct pa_node) == 16 && sizeof(struct pa_site) == 16, "items");

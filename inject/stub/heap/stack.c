@@ -227,10 +227,10 @@ static void note_again(struct walk *w, struct state *s, u32 from, u32 to)
 }
 
 /* The caller's node and this return address: among those looked for lately, or in the table of all. */
-static inline u32 node_of(struct pa_heap_child *children, u64 ip, u32 caller)
+static inline u32 node_of(struct pa_heap_child *children, u32 mask, u64 ip, u32 caller)
 {
 	u64 hash = item_hash(ip, caller);
-	struct pa_heap_child *child = &children[hash >> 40 & (PA_RECENT - 1)];
+	struct pa_heap_child *child = &children[hash >> 40 & mask];
 	if (LIKELY(child->ip == ip && child->caller == caller))
 		return child->node;
 	u32 node = tree_node(hash, ip, caller);
@@ -248,7 +248,7 @@ static u32 keep(struct walk *w, u32 kept)
 	u8 needs_fp = kept ? w->frames[kept - 1].needs_fp : 1;
 	for (u32 i = w->fresh; i--;) {
 		struct pa_walked *to = &w->frames[kept], *from = &w->scratch[i];
-		node = node_of(children, from->ip, node);
+		node = node_of(children, w->t->children_mask, from->ip, node);
 		needs_fp = from->by_fp || (!from->fp_at && needs_fp);
 		*to = *from;
 		to->node = node;
@@ -315,15 +315,22 @@ static u32 walk_anew(struct pa_heap_thread *t, struct state s, u32 *depth)
 	return node;
 }
 
-struct pa_memo *stack_walk(struct pa_heap_thread *t, u64 ip, u64 sp, u64 fp)
+/* Before what is known of the last walks can be looked at. */
+static inline void begin_walk(struct pa_heap_thread *t, u64 sp)
 {
-	struct pa_memo *memos = memos_of(t, ip, sp), *memo;
-	u32 node, depth, generation = __atomic_load_n(&ph.control->modules_seq, __ATOMIC_ACQUIRE);
+	u32 generation = __atomic_load_n(&ph.control->modules_seq, __ATOMIC_ACQUIRE);
 	see_stack(t, sp);
 	if (UNLIKELY(generation != t->generation)) {
 		t->generation = generation;
 		t->depth = 0;
 	}
+}
+
+struct pa_memo *stack_walk(struct pa_heap_thread *t, u64 ip, u64 sp, u64 fp)
+{
+	struct pa_memo *memos = memos_of(t, ip, sp), *memo;
+	u32 node, depth;
+	begin_walk(t, sp);
 	for (u32 way = 0; way < PA_MEMO_WAYS; way++) {
 		memo = &memos[(memos->latest + way) & (PA_MEMO_WAYS - 1)];
 		if (memo_holds(memo, t, ip, sp, fp)) {
@@ -335,4 +342,11 @@ struct pa_memo *stack_walk(struct pa_heap_thread *t, u64 ip, u64 sp, u64 fp)
 	node = walk_anew(t, (struct state){ip, sp, fp}, &depth);
 	memo_make(memo, t, ip, sp, fp, depth, node);
 	return memo;
+}
+
+u32 stack_node(struct pa_heap_thread *t, u64 ip, u64 sp, u64 fp)
+{
+	u32 depth;
+	begin_walk(t, sp);
+	return walk_anew(t, (struct state){ip, sp, fp}, &depth);
 }

@@ -7,7 +7,7 @@
 
 #define FIRST_MAP_BITS 10
 
-static u64 pool_take(u64 pages)
+u64 pool_take(u64 pages)
 {
 	u64 page = __atomic_fetch_add(&ph.heap->pool_used, pages, __ATOMIC_RELAXED);
 	return page + pages <= ph.heap->pool_pages ? page : 0;
@@ -35,6 +35,7 @@ static int thread_begin(struct pa_heap_thread *t)
 		return 0;
 	t->recent_at = pool_offset(page);
 	t->children_at = t->recent_at + recent;
+	t->children_mask = PA_RECENT - 1;
 	t->frames_at = t->children_at + children;
 	t->scratch_at = t->frames_at + frames;
 	t->room_at = t->scratch_at + frames;
