@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import NamedTuple
 
-from ..errors import InjectionFailed, TargetDied
+from ..errors import InjectionFailed, PyattachError, TargetDied
 from ..inject import fault
 from ..inject.borrow import ThreadUnderWay
 from ..inject.chance import random_bits
@@ -34,11 +34,12 @@ loader.  Without being asked for, dlopen is never called but at such a moment.""
 
 class Loaded(NamedTuple):
     """The stub in the target, the threads that were posted to it, and since when they are sampled
-    (time.monotonic())."""
+    (time.monotonic()), or why the clock could not be started: then the stub is there, and has to leave."""
 
     stub: LoadedStub
     threads: ThreadTable
     began: float
+    failed: Exception | None
 
 
 class StubLoader:
@@ -108,16 +109,22 @@ class StubLoader:
     def _run(self, loading: Loading, held: Held, threads: ThreadTable) -> Loaded:
         """Ticks come as soon as the stub is there: the borrowed thread has a little way to go yet, and may
         run for some time until it is shown that it has gone it."""
-        began = []
+        began, failed = 0.0, None
 
         def start(stub: LoadedStub) -> None:
+            nonlocal began, failed
             shared = SharedMemory(stub)
-            shared.renew_lease()
-            self._clock.start(shared.slots)
-            shared.close()
-            began.append(time.monotonic())
+            try:
+                shared.renew_lease()
+                self._clock.start(shared.slots)
+            except (PyattachError, OSError) as error:  # the thread has to get home all the same
+                failed = error.with_traceback(None)  # that holds on to the shared memory
+            finally:
+                shared.close()
+            began = time.monotonic()
 
-        return Loaded(loading.run(held, start), threads, began[0])
+        stub = loading.run(held, start)
+        return Loaded(stub, threads, began, failed)
 
     def _prepare(self, *, by_dlopen: bool) -> tuple[Loading, ThreadTable]:
         """All that can be done before a thread is stopped."""

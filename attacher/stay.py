@@ -112,7 +112,18 @@ class Injected:
         with fault.during("load"):
             loaded = loader.load()
         self._stub = loaded.stub
-        return loaded
+        if loaded.failed is not None:
+            self._leave_again()
+            raise loaded.failed
+        return loaded.stub, loaded.threads, loaded.began
+
+    def _leave_again(self) -> None:
+        shared = SharedMemory(self.stub)
+        try:
+            self.leave(shared, lambda: None)
+        finally:
+            shared.close()
+            self.stub.close()
 
     @property
     def stub(self) -> LoadedStub:
