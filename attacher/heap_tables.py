@@ -89,6 +89,7 @@ class HeapTables:
         self.nodes = array.array("Q")
         """Two words for each node: return address; the caller's node (32 bits)."""
         self.sites = array.array("Q")
+        self._begun: dict[int, list[int]] = {}
 
     def head(self) -> Heap:
         """The heap's first bytes as they are now."""
@@ -104,22 +105,33 @@ class HeapTables:
         head = self.head()
         halves = array.array("I", self._read(self._heap.regions_offset, 4 * REGIONS))
         upper = [half - 1 if half else 0 for half in halves]
-        for packed in self._items(self.nodes, self._heap.nodes, head.nodes.used):
+        for first, packed in self._items(self.nodes, self._heap.nodes, head.nodes.used):
             under = packed[1::4]
             packed[1::4] = array.array("I", [upper[word >> NODE_BITS] for word in under])
             packed[2::4] = array.array("I", [word & (1 << NODE_BITS) - 1 for word in under])
-            packed[3::4] = array.array("I", bytes(4 * len(under)))
-            self.nodes.frombytes(packed.tobytes())
-        for packed in self._items(self.sites, self._heap.sites, head.sites.used):
-            self.sites.frombytes(packed.tobytes())
+            self._take(self.nodes, first, packed)
+        for first, packed in self._items(self.sites, self._heap.sites, head.sites.used):
+            self._take(self.sites, first, packed)
 
-    def _items(self, items: array.array[int], table: Table, used: int) -> Iterator[array.array[int]]:
-        """Those that have come to the table since, four words each."""
+    def _items(
+        self, items: array.array[int], table: Table, used: int
+    ) -> Iterator[tuple[int, array.array[int]]]:
+        """Those that have come to the table since, or were not whole yet: the first one's number, and four
+        words each."""
+        begun, self._begun[id(items)] = self._begun.get(id(items), []), []
         have, used = len(items) // 2, min(used, table.most)
-        while have < used:
-            count = min(used - have, _CHUNK // _ITEM)
-            yield array.array("I", self._read(table.items_offset + have * _ITEM, count * _ITEM))
-            have += count
+        parts = [(number, 1) for number in begun]
+        parts += [(at, min(used - at, _CHUNK // _ITEM)) for at in range(have, used, _CHUNK // _ITEM)]
+        for first, count in parts:
+            yield first, array.array("I", self._read(table.items_offset + first * _ITEM, count * _ITEM))
+
+    def _take(self, items: array.array[int], first: int, packed: array.array[int]) -> None:
+        """Two words of each.  An item's number is handed out before it is written, the third word last: what
+        has none is read again the next time."""
+        packed[3::4] = array.array("I", bytes(len(packed)))
+        begun = (first + i for i, word in enumerate(packed[2::4]) if not word)
+        self._begun[id(items)] += [number for number in begun if number >= FIRST_ITEM]
+        items[2 * first : 2 * first + len(packed) // 2] = array.array("Q", packed.tobytes())
 
     def site(self, site: int) -> tuple[int, int]:
         """Size in bytes and node; of one that is not known, nothing."""

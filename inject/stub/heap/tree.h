@@ -89,7 +89,7 @@ static inline int is_wanted(u32 ref, const struct wanted *w)
 	return node_at(id)->address == (u32)w->key && node_at(id)->under == w->under;
 }
 
-/* The reference to a new item, or 0. */
+/* The reference to a new item, or 0.  What is under what is written last: pyattach may read it meanwhile. */
 static inline u32 wanted_new(const struct wanted *w)
 {
 	u32 id = item_new(w->kind ? &ph.heap->sites : &ph.heap->nodes);
@@ -97,10 +97,10 @@ static inline u32 wanted_new(const struct wanted *w)
 		return 0;
 	if (w->kind) {
 		site_at(id)->size = w->key;
-		site_at(id)->node = w->under;
+		__atomic_store_n(&site_at(id)->node, w->under, __ATOMIC_RELEASE);
 	} else {
 		node_at(id)->address = (u32)w->key;
-		node_at(id)->under = w->under;
+		__atomic_store_n(&node_at(id)->under, w->under, __ATOMIC_RELEASE);
 	}
 	return id | w->kind;
 }
