@@ -24,7 +24,7 @@ from .clock import NAMES as CLOCKS
 from .contract import Options, Outcome, Progress, unheard
 from .family import attach as attach_family
 from .following import attach
-from .heap_words import DRAWN, add_heap_options
+from .heap_words import AUTO, DRAWN, add_entries_option, add_heap_options
 from .interim import on_request
 from .live_table import LiveTable
 from .naming import add_name_options, name_options
@@ -141,6 +141,7 @@ def add_attach_options(p: argparse.ArgumentParser) -> None:
         help="record allocations, too: out.svg and out-heap.svg (pyattach heap: these alone)",
     )  # fmt: skip
     add_heap_options(p, "--heap-kind", "--heap-unit")
+    add_entries_option(p)
     p.set_defaults(before=True)
 
 
@@ -261,12 +262,17 @@ def run(arguments: argparse.Namespace, err: TextIO) -> ExitCode:
     return outcome.exit_code
 
 
+def _says_of_the_heap(arguments: argparse.Namespace) -> bool:
+    chosen = arguments.heap_kind != DRAWN or arguments.entries != AUTO
+    return bool(chosen or arguments.leaks or arguments.heap_sample)
+
+
 def _heap_beside(
     arguments: argparse.Namespace, pid: int, outputs: list[str], options: Options
 ) -> HeapBeside | None:
     """The heap's recording, where it is asked for.  Raises UsageError."""
     if not arguments.heap:
-        if arguments.leaks or arguments.heap_sample or arguments.heap_kind != DRAWN:
+        if _says_of_the_heap(arguments):
             raise UsageError("that is about the heap, which is not recorded", "add --heap")
         return None
     from .heap_beside import HeapBeside, heap_outputs  # late: a sampler alone need not wait for it
@@ -276,7 +282,12 @@ def _heap_beside(
     if options.subprocesses:
         raise UsageError("--heap is for one process", "leave out -s; for a child: pyattach heap PID")
     check_outputs(heap_outputs(outputs, arguments.format), arguments.format)
-    chosen = HeapOptions(unwind=options.unwind, allow_seccomp=options.allow_seccomp, before=True)
+    chosen = HeapOptions(
+        unwind=options.unwind,
+        allow_seccomp=options.allow_seccomp,
+        before=True,
+        entries=arguments.entries,
+    )
     heap = HeapBeside(pid, heap_options(arguments, chosen))
     say = unheard if arguments.quiet else _say_beside_the_view
     heap.on_look = interim_reports(pid, heap.was_asked, arguments, say, "-heap")

@@ -16,7 +16,7 @@ from .heap_attach import attach_heap
 from .heap_live import HeapLive
 from .heap_options import heap_options, interim_reports, report_heap
 from .heap_session import HeapOptions, HeapOutcome, HeapSession
-from .heap_words import add_heap_options
+from .heap_words import add_entries_option, add_heap_options
 from .outputs import check_outputs
 from .words import duration_s
 
@@ -49,6 +49,7 @@ def parser() -> argparse.ArgumentParser:
         help=".svg, .folded or .txt by its ending; - for the text on stdout; may be repeated",
     )  # fmt: skip
     add_heap_options(p, "--kind", "--unit")
+    add_entries_option(p)
     p.add_argument(
         "--no-before", dest="before", action="store_false", help="don't look at what was allocated before"
     )
@@ -78,6 +79,7 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
             unwind=Unwind[arguments.unwind.upper()],
             allow_seccomp=arguments.allow_seccomp,
             before=True,
+            entries=arguments.entries,
         ),
     )
     with StopSignals() as stop:

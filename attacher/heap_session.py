@@ -22,6 +22,7 @@ from .heap_before import NOT_GLIBC, OldHeap, read_old_heap
 from .heap_leaks import Leaks, find_leaks
 from .heap_profile import Amount, HeapResult
 from .heap_tables import HeapTables
+from .heap_words import AUTO
 from .interim import ENDED_BY
 from .modules import ModuleTable
 from .naming import make_resolver
@@ -42,13 +43,15 @@ _TICKS = 64  # words of a ring that nothing is written to
 @dataclasses.dataclass(frozen=True)
 class HeapOptions:
     """``sample_bytes``: mean bytes between two recorded allocations, 0: all.  ``leaks``: look at the end
-    which blocks are lost; ``before``: look at the begin what is there already.  The rest as in Options."""
+    which blocks are lost; ``before``: look at the begin what is there already.  ``entries``: of ENTRY_MODES.
+    The rest as in Options."""
 
     duration_s: float | None = None
     max_depth: int = 64
     sample_bytes: int = 0
     leaks: bool = False
     before: bool = False
+    entries: str = AUTO
     unwind: Unwind = Unwind.AUTO
     allow_seccomp: bool = False
 

@@ -10,17 +10,21 @@ import dataclasses
 
 from .heap_layout import (
     DIRECTORY,
+    ENTRIES,
     FILTER,
     FIRST_ITEM,
     FIRST_LEVEL,
     HEAP_MAGIC,
     HEAP_VERSION,
+    LANDINGS,
     LEAF_WORDS,
     PATCHES,
     WIDE_DIRECTORY,
+    Entry,
     Heap,
     HeapThread,
     Item,
+    Landing,
     Patch,
 )
 from .layout import CacheLine, Control
@@ -102,6 +106,8 @@ class HeapPlan(RegionPlan):
         heap.next_offset = at.take(4 * _LEAVES)
         heap.leaves_offset = at.take(4 * LEAF_WORDS * _LEAVES)
         heap.patches_offset = at.take(PATCHES * ctypes.sizeof(Patch))
+        heap.entries_offset = at.take(ENTRIES * ctypes.sizeof(Entry))
+        heap.landings_offset = at.take(LANDINGS * ctypes.sizeof(Landing))
         heap.filter_offset = at.take(2 * FILTER)
         cache_at = at.take(_MOST_LINES * ctypes.sizeof(CacheLine))
         heap.pool_offset = at.take(_POOL_PAGES * PAGE)

@@ -128,7 +128,8 @@ def stub_image() -> StubImage:
 @functools.cache
 def heap_image() -> StubImage:
     """The heap profiler's stub, whose hooks are entries, too.  Raises PyattachError as ``stub_image``."""
-    return _parsed("_heap.so", (*_ENTRIES, *(f"pa_hook_{name}" for name in FUNCTIONS)))
+    hooks = (f"pa_{kind}_{name}" for kind in ("hook", "entry") for name in FUNCTIONS)
+    return _parsed("_heap.so", (*_ENTRIES, "pa_passing", *hooks))
 
 
 def _parsed(file: str, exports: tuple[str, ...]) -> StubImage:

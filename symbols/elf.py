@@ -17,7 +17,7 @@ import mmap
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import BinaryIO
 
 from ..errors import MalformedInput
@@ -43,7 +43,7 @@ from .headers import (
 )
 from .maps import Mapping
 from .symtab import SHN_UNDEF, STB_LOCAL, RawSymbol, entry_size, functions, name_column, raw_symbols
-from .table import NO_STRINGS, STT_TLS, StringTable, Symbol, SymbolTable, SymbolTableBuilder
+from .table import NO_STRINGS, STT_FUNC, STT_TLS, StringTable, Symbol, SymbolTable, SymbolTableBuilder
 
 __all__ = ["PF_R", "PF_W", "PF_X", "ElfImage", "Section", "Segment", "Symbol", "SymbolTable", "load_bias"]
 
@@ -157,6 +157,19 @@ class ElfImage:
             return self._dynamic.get(name)
         with self._faults_are_malformed():
             return self._build_dynamic(name).get(name)
+
+    def full_symbols(self, names: Iterable[bytes]) -> dict[bytes, Symbol]:
+        """Of ``.symtab``, those functions of these names that are seen in all of the file."""
+        found: dict[bytes, Symbol] = {}
+        with self._faults_are_malformed():
+            for section in self.sections:
+                if section.type == SHT_SYMTAB:
+                    strings = self.strings_of(section)
+                    for name in names:
+                        for _, (_, info, home, value, size) in self._dynamic_rows(section, strings, name):
+                            if home != SHN_UNDEF and info & 0xF == STT_FUNC and info >> 4 != STB_LOCAL:
+                                found.setdefault(name, Symbol(name, value, size, info & 0xF))
+        return found
 
     def section_content(self, name: bytes, limit: int) -> tuple[int, bytes] | None:
         """Address (before relocation) and content, unpacked where zlib had packed it, of the first section

@@ -65,6 +65,7 @@ EXPORT i64 pa_init(struct pa_control *c, u64 region_size)
 
 EXPORT i64 pa_arm(void)
 {
+	entries_make();
 	patches_make();
 	return 0;
 }
@@ -73,6 +74,7 @@ EXPORT i64 pa_arm(void)
 EXPORT i64 pa_stop(void)
 {
 	__atomic_store_n(&ph.control->state, PA_STATE_STOP, __ATOMIC_RELEASE);
+	entries_undo();
 	patches_undo();
 	if (ph.mine)
 		__atomic_store_n(ph.mine, 0, __ATOMIC_RELEASE);
@@ -111,6 +113,7 @@ EXPORT i64 pa_leave(void)
 {
 	struct pa_control *c = ph.control;
 	volatile u32 *mine = ph.mine;
+	entries_end();
 	__atomic_store_n(&ph.mine, 0, __ATOMIC_SEQ_CST);
 	ph.control = 0;
 	sys2(SYS_munmap, mine, 4096);

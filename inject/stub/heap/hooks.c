@@ -6,9 +6,26 @@
  */
 #include "heap.h"
 
+#ifdef PA_HEAP_ENTRIES
+/* Come to from the first instruction of the allocator's function.  Its callers may know which registers that leaves
+ * alone (gcc -fipa-ra, for callers in the same file): so all are left alone here.  What passes on is returned to,
+ * and is counted: pyattach must not take the code away under it. */
+#define HOOKED __attribute__((visibility("default"), no_caller_saved_registers))
+#define HOOK(name) pa_entry_##name
+#define PASS_ON(call)                                                   \
+	do {                                                            \
+		__typeof__(ph.real.call) result;                        \
+		__atomic_fetch_add(&heap_passing, 1, __ATOMIC_SEQ_CST); \
+		result = ph.real.call;                                  \
+		__atomic_fetch_sub(&heap_passing, 1, __ATOMIC_SEQ_CST); \
+		return result;                                          \
+	} while (0)
+#else
 #define HOOKED __attribute__((visibility("default")))
+#define PASS_ON(call) return ph.real.call
 
 struct pa_heap_private ph;
+#endif
 
 #ifdef PA_HEAP_PRELOADED
 #define HOOK(name) name
@@ -16,7 +33,7 @@ struct pa_heap_private ph;
 #define ARENA_BYTES 65536
 static u8 arena[ARENA_BYTES] __attribute__((aligned(16)));
 static u64 arena_used;
-#else
+#elif !defined(PA_HEAP_ENTRIES)
 #define HOOK(name) pa_hook_##name
 #endif
 
@@ -132,7 +149,7 @@ static inline int passes(struct pa_heap_thread *t, u64 size)
 	struct pa_heap_thread *t = enter(FRAME);                                                      \
 	void *block;                                                                                  \
 	if (UNLIKELY(!t))                                                                             \
-		return ph.real.call;                                                                  \
+		PASS_ON(call);                                                                        \
 	if (passes(t, size)) {                                                                        \
 		block = ph.real.call;                                                                 \
 		leave(t);                                                                             \
@@ -194,7 +211,7 @@ HOOKED int HOOK(posix_memalign)(void **block, u64 alignment, u64 size)
 		return ENOMEM;
 	t = enter(FRAME);
 	if (UNLIKELY(!t))
-		return ph.real.posix_memalign(block, alignment, size);
+		PASS_ON(posix_memalign(block, alignment, size));
 	error = ph.real.posix_memalign(block, alignment, size);
 	if (LIKELY(!error && *block))
 		account_alloc(t, (u64)*block, size, FRAME);
@@ -224,7 +241,7 @@ HOOKED void *HOOK(realloc)(void *block, u64 size)
 		return arena_take(16, size);
 	t = enter(FRAME);
 	if (UNLIKELY(!t))
-		return ph.real.realloc(block, size);
+		PASS_ON(realloc(block, size));
 	site = block ? account_free(t, (u64)block, 0) : 0;
 	fresh = ph.real.realloc(block, size);
 	resized(t, block, site, fresh, size != 0, size, FRAME);
@@ -243,7 +260,7 @@ HOOKED void *HOOK(reallocarray)(void *block, u64 count, u64 size)
 		return no_memory();
 	t = enter(FRAME);
 	if (UNLIKELY(!t))
-		return ph.real.reallocarray(block, count, size);
+		PASS_ON(reallocarray(block, count, size));
 	site = block ? account_free(t, (u64)block, 0) : 0;
 	fresh = ph.real.reallocarray(block, count, size);
 	resized(t, block, site, fresh, count && size, count * size, FRAME);
@@ -259,6 +276,23 @@ static inline int is_unrecorded(const void *block)
 	return mine && ph.heap->sample_bytes && !__atomic_load_n(filter_at((u64)block), __ATOMIC_RELAXED);
 }
 
+#ifdef PA_HEAP_ENTRIES
+/* In it until the allocator has returned: it is returned to. */
+HOOKED void HOOK(free)(void *block)
+{
+	struct pa_heap_thread *t = block ? enter(FRAME) : 0;
+	if (UNLIKELY(!t)) {
+		__atomic_fetch_add(&heap_passing, 1, __ATOMIC_SEQ_CST);
+		ph.real.free(block);
+		__atomic_fetch_sub(&heap_passing, 1, __ATOMIC_SEQ_CST);
+		return;
+	}
+	if (!is_unrecorded(block))
+		account_free(t, (u64)block, 1);
+	ph.real.free(block);
+	leave(t);
+}
+#else
 HOOKED void HOOK(free)(void *block)
 {
 	struct pa_heap_thread *t;
@@ -277,3 +311,4 @@ HOOKED void HOOK(free)(void *block)
 	}
 	ph.real.free(block);
 }
+#endif

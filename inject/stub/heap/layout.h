@@ -10,6 +10,8 @@
  *   next_offset           u32[]                     by leaf of those: the one for what has no room there either
  *   leaves_offset         u32[65536] each           live blocks (blocks.h)
  *   patches_offset        struct pa_patch[]         attached: the words that lead to the hooks
+ *   entries_offset        struct pa_entry[]         attached: the allocator's own code that does
+ *   landings_offset       struct pa_landing[]       attached: the mappings that this code leads to first
  *   pool_offset           pages                     of threads: struct pa_heap_counts pages, and private tables
  *
  * All of it is sparse: what is not used takes no memory.  All offsets but heap_offset count from struct pa_heap.
@@ -21,7 +23,7 @@
 #include "../shared.h"
 
 #define PA_HEAP_MAGIC 0x70616568746179f0UL
-#define PA_HEAP_VERSION 1
+#define PA_HEAP_VERSION 2
 
 /* Nodes below this have no return address: a stack's root, 1 + enum pa_end, says why it ended there. */
 #define PA_FIRST_ITEM 16
@@ -82,8 +84,10 @@ struct pa_heap {
 	u64 patches_offset;
 	u64 real[PA_REAL]; /* attached: the allocator's functions, in the order of struct pa_real */
 	u32 patch_count; /* of patches_offset's: pyattach writes more, then has them made */
+	u32 entry_count, landing_count;
 	u32 pad0;
-	u64 pad5[6];
+	u64 entries_offset, landings_offset;
+	u64 pad5[3];
 
 	struct pa_intern nodes, sites;
 
@@ -128,6 +132,32 @@ enum pa_patch_state {
 	PA_PATCH_UNDONE = 3,
 	PA_PATCH_LEFT = 4, /* so was it when it was to be undone */
 };
+
+/* A mapping near the allocator, where it is called at its entry: there the code lies that goes on to the hooks. */
+struct pa_landing {
+	u64 address;
+	u32 bytes;
+	u32 state; /* enum pa_patch_state */
+};
+#define PA_LANDINGS 16
+
+/* A function of the allocator whose first instruction is made a jump (entries.c). */
+struct pa_entry {
+	u64 address;	   /* of the aligned word that is changed */
+	u64 before, after; /* all of that word */
+	u64 function;
+	u64 lands_at; /* `code` lies there, in a landing: a jump to the hook; PA_THROUGH bytes on, the way past it */
+	u64 jump_at;  /* where the first instruction has no room for the whole jump: it leads to padding, and that on */
+	u8 code[48];
+	u8 jump_before[8], jump_after[8];
+	u32 landing; /* the number of its landing */
+	u32 real;    /* bits: which of the allocator's functions it is */
+	u32 protection;
+	u32 state; /* enum pa_patch_state */
+};
+#define PA_ENTRIES 16
+#define PA_THROUGH 16
+#define PA_JUMP 5
 
 /* One thread's counts of one site.  Live blocks: allocs less frees, over all threads.  A number that would outgrow its
  * word is left as it is, and new counts of the site begin: a thread may have several. */
@@ -199,6 +229,7 @@ struct pa_heap_thread {
 
 _Static_assert(sizeof(struct pa_heap_page) == 4096 && sizeof(struct pa_heap_counts) == 24, "counts");
 _Static_assert(sizeof(struct pa_heap_thread) == 256, "whole lines");
+_Static_assert(sizeof(struct pa_entry) == 128, "whole lines");
 _Static_assert(sizeof(struct pa_item) == 12 && sizeof(struct pa_intern) % PA_LINE == 0, "intern");
 _Static_assert(__builtin_offsetof(struct pa_heap, nodes) % PA_LINE == 0, "the tables' lines");
 _Static_assert(sizeof(struct pa_heap) % PA_LINE == 0, "whole lines");

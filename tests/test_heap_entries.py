@@ -1,0 +1,128 @@
+"""Calls that go through no slot: reached at the allocator's own first instructions, exactly, and put back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from heap_support import sites_of, words
+from support import Target, build_target
+from support import spawn as start
+from test_attach_run import MARK, maps_text, pyattach
+from test_heap_attach import EXPECTED, attached, one_round
+
+from pyattach.attacher.heap_attach import attach_heap
+from pyattach.attacher.heap_hooks import Hooks
+from pyattach.attacher.heap_session import HeapOptions, HeapOutcome
+from pyattach.attacher.naming import make_resolver
+from pyattach.attacher.target import TargetProcess
+from pyattach.inject.heap_layout import FUNCTIONS
+
+pytestmark = pytest.mark.usefixtures("may_trace")
+
+
+def code(pid: int) -> dict[int, bytes]:
+    """How the allocator's functions begin."""
+    with TargetProcess(pid) as target, make_resolver(target) as resolver:
+        real = Hooks(target, resolver).real[: len(FUNCTIONS)]
+        return {address: target.read(address, 64) for address in real if address}
+
+
+def executable(pid: int) -> list[str]:
+    """Mappings that can be executed, or could be made to be."""
+    return [line for line in maps_text(pid).splitlines() if "x" in line.split()[1]]
+
+
+def exact(target: Target, outcome: HeapOutcome) -> None:
+    assert outcome.result is not None
+    assert sites_of(outcome.result, {"make"}) == {"make": EXPECTED}
+    assert outcome.residue == ()
+
+
+def entered(outcome: HeapOutcome) -> set[str]:
+    """The functions whose own code has led to the hooks."""
+    row = dict(outcome.meta.rows).get("entries", "").partition(":")[0]
+    return set(row.split(", ")) - {""}
+
+
+@pytest.mark.parametrize("how", ["TAKEN", "DLSYM"])
+@pytest.mark.parametrize("mode", ["auto", "always"])
+def test_addresses_taken_before(how: str, mode: str) -> None:
+    with start(build_target("heap_linked", f"-D{how}")) as target:
+        before, was, could_run = words(target.pid), code(target.pid), executable(target.pid)
+        for _ in range(2):
+            outcome = attached(target, one_round, HeapOptions(entries=mode))
+            exact(target, outcome)
+            assert entered(outcome) >= ({"malloc", "free"} if mode == "auto" else set(FUNCTIONS))
+            assert "of malloc" not in dict(outcome.meta.rows)["not hooked"]
+        assert words(target.pid) == before and code(target.pid) == was
+        assert executable(target.pid) == could_run
+        target.finish()
+
+
+def test_nothing_is_changed_where_slots_are_all() -> None:
+    with start(build_target("heap_linked")) as target:
+        outcome = attached(target, one_round)
+        exact(target, outcome)
+        assert entered(outcome) == set()
+        target.finish()
+
+
+def test_slots_are_left_alone_where_the_entry_leads_there() -> None:
+    """Each call is counted once, also those by slots; and all kinds of them are."""
+
+    def script(target: Target) -> Iterator[bool]:
+        assert words(target.pid) == before
+        assert code(target.pid) != was
+        yield from one_round(target)
+
+    with start(build_target("heap_linked", "-fno-plt")) as target:
+        before, was = words(target.pid), code(target.pid)
+        exact(target, attached(target, script, HeapOptions(entries="always")))
+        target.finish()
+
+
+@pytest.mark.parametrize("step", ["entered", "hooked"])
+def test_what_a_killed_one_has_left_is_taken_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    with start(build_target("heap_linked", "-DTAKEN")) as target:
+        before, was = words(target.pid), code(target.pid)
+        with monkeypatch.context() as environment:
+            environment.setenv("PYATTACH_FAULT", step)
+            with pyattach("heap", target.pid, "-o", tmp_path / "o.svg") as run:
+                assert run.process.wait(30) == -9
+        assert code(target.pid) != was
+        for _ in range(3):
+            target.tell("go")
+            target.expect("done")
+        with pyattach("heap", target.pid, "-d", "300ms", "-v", "-o", tmp_path / "o.txt") as run:
+            run.finish(0)
+        assert "the hooks of a heap profiler that was killed were taken out" in run.err, run.err
+        assert words(target.pid) == before and code(target.pid) == was
+        assert MARK not in maps_text(target.pid)
+        target.finish()
+
+
+@pytest.mark.parametrize("ten", range(3))
+def test_thirty_cycles_while_threads_hammer(ten: int) -> None:
+    """Code is changed, and put back, under four threads that run it without a pause."""
+    with start(build_target("heap_hammer")) as target:
+        was, could_run = code(target.pid), executable(target.pid)
+        for _ in range(10):
+            outcome = attach_heap(target.pid, HeapOptions(duration_s=0.02), lambda: False)
+            assert outcome.residue == ()
+            # Of glibc's calloc the landing's place may be taken by an arena of its own: that is said.
+            missing = {"malloc", "calloc", "realloc", "free"} - entered(outcome)
+            assert missing <= {"calloc"}
+            assert all("calloc: there is no room" in dict(outcome.meta.rows)["entries left"] for _ in missing)
+            result = outcome.result
+            assert result is not None
+            assert result.amount("allocated").blocks > 0
+            assert min(counts.live for counts in result.counts.values()) >= 0
+        assert code(target.pid) == was
+        assert executable(target.pid) == could_run
+        target.finish()
+    assert re.search(r"[1-9]\d* rounds", target.output)
