@@ -16,7 +16,7 @@ from ..inject.arch import x86_64 as arch
 from ..inject.got import LoadedModule, Slot, loaded_modules, search_order, slots
 from ..inject.heap_layout import FUNCTIONS, PATCHES, Patch, PatchState
 from ..inject.loader import MappedStub
-from ..symbols.elf import load_bias
+from ..symbols.elf import ElfImage, load_bias
 from ..symbols.maps import Maps
 from ..symbols.resolver import Resolver
 from . import procfs
@@ -57,20 +57,22 @@ class Hooks:
         self._seen: set[tuple[int, int]] = set()
         modules = loaded_modules(resolver.maps, target.read)
         self.order = search_order(modules, target.read)
-        if not self.order and entries == NEVER:
-            raise UnsupportedTarget(
-                f"process {target.pid} has no dynamic linker: its calls of malloc can't be redirected",
-                "leave out --entries never",
-            )
         names = (*FUNCTIONS, "__errno_location")
-        own = {} if self.order else self._own_functions(names)
-        self.real = tuple(own.get(name, 0) if own else self._find(name) for name in names)
-        if not (self.real[0] and self.real[FUNCTIONS.index("free")]):
+        real = {name: self._find(name) for name in names}
+        if not (real["malloc"] or any(module.is_loader for module in modules)):
+            real = self._own_functions(names, entries)
+        self.real = tuple(real.get(name, 0) for name in names)
+        if not (real.get("malloc") and real.get("free")):
             raise UnsupportedTarget(f"process {target.pid}: no module defines malloc and free")
         self.entries = Entries(target, self.real[: len(FUNCTIONS)], entries)
 
-    def _own_functions(self, names: Sequence[str]) -> dict[str, int]:
+    def _own_functions(self, names: Sequence[str], entries: str) -> dict[str, int]:
         """Those of a program without a dynamic linker, by its symbols."""
+        if entries == NEVER:
+            raise UnsupportedTarget(
+                f"process {self._target.pid} has no dynamic linker: its calls of malloc can't be redirected",
+                "leave out --entries never",
+            )
         path = self._target.exe_path()
         mapping = next((m for m in self._resolver.maps.executable() if m.file_path == path), None)
         image = self._resolver.image(mapping) if mapping is not None else None
@@ -81,8 +83,8 @@ class Hooks:
                 "build it without -static, or don't strip it",
             )
         bias = load_bias(mapping, image)
-        found = image.full_symbols(name.encode() for name in names)
-        return {name.decode(): symbol.value + bias for name, symbol in found.items()}
+        found = {name: _function(image, name) for name in names}
+        return {name: value + bias for name, value in found.items() if value}
 
     def choose_entries(self) -> list[int]:
         """The functions whose own code has to lead to the hooks, as not all calls go through slots."""
@@ -220,6 +222,14 @@ class Hooks:
             return False
         registers = registers_asleep(self._target, tid) if blocked.syscall in arch.GOES_ON else None
         return registers is None or bool(wanted & set(registers.values()))
+
+
+def _function(image: ElfImage, name: str) -> int:
+    """Where a static program has it; 0: nowhere.  A function that only one file of its sources knows by that
+    name may be any; but of a static PIE the linker makes many such, and glibc has names of its own."""
+    known = image.full_symbols(name.encode())
+    own = {symbol.value for symbol, _ in image.full_symbols(b"__libc_" + name.encode())}
+    return next((s.value for s, is_global in known if is_global or s.value in own), 0)
 
 
 def _patch(slot: Slot, hook: int, maps: Maps) -> Patch:

@@ -31,8 +31,10 @@ _CODE = Entry.code.size
 _LOWEST, _HIGHEST = 1 << 16, (1 << 47) - _PAGE
 _FAR = 1 << 31
 _MARGIN = 16 * _PAGE
-_GROWS = 1 << 30
-"""So much room is left above the heap, which grows up, and below a stack, which grows down."""
+_HEAP_GROWS, _STACK_GROWS = 256 << 20, 1 << 30
+"""So much room is left above the heap, which grows up, and below the stack, which grows down."""
+_NO_EFFECT = b"\x2e"
+"""A prefix that says nothing of a jump in 64-bit mode: it moves what the bytes behind it mean."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Start:
     @property
     def most(self) -> int:
         """How many of its bytes may be changed: its own, in one aligned word."""
-        return min(len(self.first.code), 8 - self.address % 8, JUMP)
+        return min(len(self.first.code), 8 - self.address % 8)
 
     def through(self, at: int) -> bytes:
         """Code for address ``at`` that does what the function does.  Raises NotMovable."""
@@ -84,6 +86,7 @@ class Room:
     def __init__(self, maps: Maps, program: str) -> None:
         self.gaps = list(_gaps(maps, program))
         self.taken: list[tuple[int, int]] = []
+        self.padding: set[int] = set()
 
     def pages(self) -> list[int]:
         """Those that are taken, in order."""
@@ -124,12 +127,12 @@ class Room:
 
 def _gaps(maps: Maps, program: str) -> Iterable[tuple[int, int]]:
     low = _LOWEST
+    heap = next((m.path for m in maps if m.path == "[heap]"), program)  # it will be behind the program
     for mapping in maps:
-        high = min(mapping.start - (_GROWS if mapping.path == "[stack]" else _MARGIN), _HIGHEST)
+        high = min(mapping.start - (_STACK_GROWS if mapping.path == "[stack]" else _MARGIN), _HIGHEST)
         if low < high:
             yield low, high
-        grows = mapping.path in ("[heap]", program)
-        low = max(low, mapping.end + (_GROWS if grows else _MARGIN))
+        low = max(low, mapping.end + (_HEAP_GROWS if mapping.path == heap else _MARGIN))
     if low < _HIGHEST:
         yield low, _HIGHEST
 
@@ -147,21 +150,33 @@ def find_jump(start: Start, room: Room, padding: Sequence[int] = ()) -> Jump:
     """With as few bytes changed as can be; ``padding``: where a jump may be put, that a short one leads to.
     Takes its landing from ``room``.  Raises NotMovable where there is none."""
     for count in range(1, start.most + 1):
-        spread = 1 << 8 * (count - 1)
-        fixed = start.code[start.skip + count : start.skip + JUMP]
-        distance = int.from_bytes(bytes(count - 1) + fixed, "little", signed=count < JUMP)
-        low = start.address + JUMP + (distance if count < JUMP else -_FAR)
-        at = _landing(start, room, low, low + spread)
-        if at is not None:
-            jump = b"\xe9" + (at - start.address - JUMP).to_bytes(4, "little", signed=True)
-            return Jump(jump[:count], at)
+        for prefixes in range(max(0, count - JUMP), count):
+            end = start.address + prefixes + JUMP
+            low, spread = _reach(start, count, prefixes)
+            at = _landing(start, room, end + low, end + low + spread)
+            if at is not None:
+                jump = _NO_EFFECT * prefixes + b"\xe9" + (at - end).to_bytes(4, "little", signed=True)
+                return Jump(jump[:count], at)
     if start.most >= 2:
         for place in padding:
+            if place in room.padding:
+                continue
             at = _landing(start, room, place + JUMP - _FAR, place + JUMP + _FAR)
             if at is not None:
+                room.padding.add(place)
                 short = (place - start.address - 2).to_bytes(1, "little", signed=True)
                 return Jump(b"\xeb" + short, at, place)
     raise NotMovable("there is no room where a jump could lead")
+
+
+def _reach(start: Start, count: int, prefixes: int) -> tuple[int, int]:
+    """The lowest distance of a jump of which all but the first ``count`` bytes are the function's own, and
+    how many there are."""
+    chosen = count - prefixes - 1
+    fixed = start.code[start.skip + count : start.skip + prefixes + JUMP]
+    if not fixed:
+        return -_FAR, 2 * _FAR
+    return int.from_bytes(bytes(chosen) + fixed, "little", signed=True), 1 << 8 * chosen
 
 
 def _landing(start: Start, room: Room, low: int, high: int) -> int | None:

@@ -17,7 +17,7 @@ import mmap
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 from ..errors import MalformedInput
@@ -158,17 +158,16 @@ class ElfImage:
         with self._faults_are_malformed():
             return self._build_dynamic(name).get(name)
 
-    def full_symbols(self, names: Iterable[bytes]) -> dict[bytes, Symbol]:
-        """Of ``.symtab``, those functions of these names that are seen in all of the file."""
-        found: dict[bytes, Symbol] = {}
+    def full_symbols(self, name: bytes) -> list[tuple[Symbol, bool]]:
+        """The functions of that name in ``.symtab``, and whether all of the file could call each by it."""
+        found = []
         with self._faults_are_malformed():
             for section in self.sections:
                 if section.type == SHT_SYMTAB:
                     strings = self.strings_of(section)
-                    for name in names:
-                        for _, (_, info, home, value, size) in self._dynamic_rows(section, strings, name):
-                            if home != SHN_UNDEF and info & 0xF == STT_FUNC and info >> 4 != STB_LOCAL:
-                                found.setdefault(name, Symbol(name, value, size, info & 0xF))
+                    for _, (_, info, home, value, size) in self._dynamic_rows(section, strings, name):
+                        if home != SHN_UNDEF and info & 0xF == STT_FUNC:
+                            found.append((Symbol(name, value, size, STT_FUNC), info >> 4 != STB_LOCAL))
         return found
 
     def section_content(self, name: bytes, limit: int) -> tuple[int, bytes] | None:

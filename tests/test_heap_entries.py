@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from heap_support import sites_of, words
-from support import Target, build_target
+from support import Target, build_target, skip_unless_ci
 from support import spawn as start
 from test_attach_run import MARK, maps_text, pyattach
 from test_heap_attach import EXPECTED, attached, one_round
@@ -81,6 +81,75 @@ def test_slots_are_left_alone_where_the_entry_leads_there() -> None:
     with start(build_target("heap_linked", "-fno-plt")) as target:
         before, was = words(target.pid), code(target.pid)
         exact(target, attached(target, script, HeapOptions(entries="always")))
+        target.finish()
+
+
+FIRST = {
+    "1 byte": "push %rbp; mov %rsp,%rbp; pop %rbp",
+    "2 bytes": "push %r12; mov %rdi,%rax; pop %r12",
+    "3 bytes": "mov %rdi,%rax; mov %rsi,%rdx",
+    "4 bytes": "sub $8,%rsp; add $8,%rsp",
+    "5 bytes": "mov $17,%eax",
+    "7 bytes": "cmp $4096,%rdi",
+    "reads by rip": "mov own_word(%rip),%rax",
+    "compares by rip": "cmpl $0,own_word(%rip)",
+    "jump": "jmp 1f; nop; 1:",
+    "a long jump": ".byte 0xe9, 0, 0, 0, 0",
+    "endbr64": "endbr64; push %rbp; mov %rsp,%rbp; pop %rbp",
+    "endbr64, 4 bytes": "endbr64; sub $8,%rsp; add $8,%rsp",
+    "call": "call 1f; 1: pop %rax",
+    "branch": "test %rdi,%rdi",
+}
+REFUSED = {"jump", "call"}
+
+
+@pytest.mark.parametrize("kind", FIRST)
+@pytest.mark.parametrize("linked", [("-fPIE", "-pie"), ("-fno-pie", "-no-pie")], ids=["PIE", "no PIE"])
+def test_an_allocator_in_the_program(kind: str, linked: tuple[str, ...]) -> None:
+    """Its calls are direct.  A function that can't be changed is left alone, and that is said."""
+    with start(build_target("heap_linked", f'-DFIRST="{FIRST[kind]}"', *linked)) as target:
+        was = code(target.pid)
+        for _ in range(2):
+            outcome = attached(target, one_round)
+            assert outcome.residue == ()
+            rows = dict(outcome.meta.rows)
+            if kind in REFUSED:
+                assert entered(outcome).isdisjoint({"malloc", "free", "calloc", "realloc"})
+                assert "malloc: it begins with a jump, call" in rows["entries left"]
+            else:
+                assert entered(outcome) >= {"malloc", "free", "calloc", "realloc"}, rows
+                exact(target, outcome)
+            assert code(target.pid) == was
+        target.finish()
+
+
+STATIC = {"static": ("-static",), "static PIE": ("-static-pie", "-fPIE")}
+
+
+@pytest.mark.parametrize("how", ["", "-DTAKEN"])
+@pytest.mark.parametrize("linked", STATIC)
+def test_a_static_program(linked: str, how: str) -> None:
+    with start(build_target("heap_linked", *STATIC[linked], *filter(None, [how]))) as target:
+        was = code(target.pid)
+        for _ in range(2):
+            outcome = attached(target, one_round)
+            exact(target, outcome)
+            assert entered(outcome) >= {"malloc", "free", "calloc", "realloc"}
+            assert code(target.pid) == was
+        target.finish()
+
+
+@pytest.mark.parametrize("allocator", ["libjemalloc.so.2", "libtcmalloc_minimal.so.4", "libmimalloc.so"])
+def test_another_allocator(allocator: str) -> None:
+    found = next(Path("/usr/lib/x86_64-linux-gnu").glob(f"{allocator}*"), None)
+    if found is None:
+        skip_unless_ci(f"{allocator} is not installed (tests/install-programs test)")
+    with start(build_target("heap_linked", "-DTAKEN"), env={"LD_PRELOAD": str(found)}) as target:
+        was = code(target.pid)
+        outcome = attached(target, one_round, HeapOptions(entries="always"))
+        exact(target, outcome)
+        assert entered(outcome) >= {"malloc", "free"}
+        assert code(target.pid) == was
         target.finish()
 
 

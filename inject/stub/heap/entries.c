@@ -20,6 +20,8 @@
 
 #ifndef PA_HEAP_PRELOADED
 
+#define INT3 0xcc
+
 u32 heap_passing;
 extern u32 pa_passing __attribute__((alias("heap_passing"), visibility("default")));
 
@@ -60,6 +62,9 @@ static int map_landing(u32 number)
 		sys2(SYS_munmap, at, l->bytes);
 		return 0;
 	}
+	/* Not zeros: behind code they are where the next thread that is borrowed would begin (inject/cave.py). */
+	for (u64 i = 0; i < l->bytes; i++)
+		((volatile u8 *)l->address)[i] = INT3;
 	for (u32 i = 0; i < entry_count(); i++) {
 		const struct pa_entry *e = entry_at(i);
 		if (e->landing == number && e->lands_at >= l->address &&
