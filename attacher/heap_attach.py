@@ -189,6 +189,7 @@ class Attached:
             call(self.target, stub, "pa_arm")
             fault.reach("entered", self.target.pid)
             own.note([entry.state for entry in self._entries[: len(entries)]])
+        self.session.notes += own.notes()
 
     def hook_new_modules(self, *, first: bool = False) -> None:
         """Redirect the slots of modules that were not there before."""
@@ -250,7 +251,7 @@ class Attached:
             residue.append(f"{wrong} slots are not as before: the target has changed them")
         leading = entries_that_lead(self.target, entries)
         if leading:
-            residue.append(f"{leading} functions of the allocator are not as before")
+            residue.append(f"functions of the allocator are not as before: {'; '.join(leading)}")
         ranges = ranges_of(entries, self._landings[: self._head.landing_count])
         if not wait_until_left(self.target, self.stub, self._in_a_hook, ranges):
             return [*residue, "a thread has not left a hook: the stub stays mapped, and passes on"]

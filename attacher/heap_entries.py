@@ -133,6 +133,15 @@ class Entries:
             else:
                 self._refuse(function, "its code, or a page near it, could not be had")
 
+    def notes(self) -> list[str]:
+        """Which figures are wrong where functions are not reached that are called without slots."""
+        missing = [name for name in ("malloc", "calloc", "realloc", "free") if name in self.refused]
+        if not missing:
+            return []
+        return [
+            f"not all calls of {', '.join(missing)} were seen: what is live may be too much or too little"
+        ]
+
     def facts(self) -> list[tuple[str, str]]:
         """For the report."""
         rows = []
@@ -156,14 +165,15 @@ def ranges_of(entries: Iterable[Entry], landings: Iterable[Landing]) -> list[Ran
     return ranges + [(e.jump_at, e.jump_at + JUMP) for e in entries if e.jump_at]
 
 
-def entries_that_lead(target: TargetProcess, entries: Iterable[Entry]) -> int:
-    """How many are not as before."""
-    count = 0
+def entries_that_lead(target: TargetProcess, entries: Iterable[Entry]) -> list[str]:
+    """Those that are not as before: where, what is there, and what was."""
+    out = []
     for entry in entries:
         with contextlib.suppress(OSError):
             now = int.from_bytes(target.read(entry.address, 8), "little")
-            count += entry.state != PatchState.REFUSED and now != entry.before
-    return count
+            if entry.state != PatchState.REFUSED and now != entry.before:
+                out.append(f"{entry.address:x}: {now:016x}, was {entry.before:016x} (state {entry.state})")
+    return out
 
 
 def entry_tables(

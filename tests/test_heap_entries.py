@@ -38,7 +38,7 @@ def executable(pid: int) -> list[str]:
 def exact(target: Target, outcome: HeapOutcome) -> None:
     assert outcome.result is not None
     assert sites_of(outcome.result, {"make"}) == {"make": EXPECTED}
-    assert outcome.residue == ()
+    assert outcome.residue == (), outcome.residue
 
 
 def entered(outcome: HeapOutcome) -> set[str]:
@@ -126,17 +126,31 @@ def test_an_allocator_in_the_program(kind: str, linked: tuple[str, ...]) -> None
 STATIC = {"static": ("-static",), "static PIE": ("-static-pie", "-fPIE")}
 
 
+def attached_twice(program: Path) -> bool:
+    """Whether all is reached, exactly; where a place is taken that a landing needs, that must be said."""
+    with start(program) as target:
+        was = code(target.pid)
+        reached = True
+        for _ in range(2):
+            outcome = attached(target, one_round)
+            assert outcome.residue == (), outcome.residue
+            missing = {"malloc", "free", "calloc", "realloc"} - entered(outcome)
+            if missing:
+                assert "there is no room" in dict(outcome.meta.rows)["entries left"]
+                assert [note for note in outcome.meta.notes if note.startswith("not all calls of")]
+                reached = False
+            else:
+                exact(target, outcome)
+            assert code(target.pid) == was
+        target.finish()
+    return reached
+
+
 @pytest.mark.parametrize("how", ["", "-DTAKEN"])
 @pytest.mark.parametrize("linked", STATIC)
 def test_a_static_program(linked: str, how: str) -> None:
-    with start(build_target("heap_linked", *STATIC[linked], *filter(None, [how]))) as target:
-        was = code(target.pid)
-        for _ in range(2):
-            outcome = attached(target, one_round)
-            exact(target, outcome)
-            assert entered(outcome) >= {"malloc", "free", "calloc", "realloc"}
-            assert code(target.pid) == was
-        target.finish()
+    program = build_target("heap_linked", *STATIC[linked], *filter(None, [how]))
+    assert any(attached_twice(program) for _ in range(3)), "addresses are random: one in a hundred is taken"
 
 
 @pytest.mark.parametrize("allocator", ["libjemalloc.so.2", "libtcmalloc_minimal.so.4", "libmimalloc.so"])
