@@ -25,6 +25,8 @@ from .target import Range, TargetProcess
 
 _MOST_LOOKED_AT = 256 << 20
 _SHOWN_BYTES = 8
+_OF_A_JUMP = 16
+"""A jump at a function's begin is made of no byte farther on."""
 _ALIKE = (("malloc", "valloc", "pvalloc"), ("memalign", "aligned_alloc"))
 """Functions whose hooks take the same arguments to the same end: the allocator may have one for them."""
 
@@ -114,10 +116,21 @@ class Entries:
         with contextlib.suppress(MalformedInput, OSError):
             bias = load_bias(mapping, image)
             covered = image.function_symbols().covered()
-            return padding_near(
-                address, ((low + bias, high + bias) for low, high in covered), self._target.read
-            )
+            functions = ((low + bias, high + bias) for low, high in covered)
+            return [
+                at
+                for at in padding_near(address, functions, self._target.read)
+                if self._is_apart(at, address)
+            ]
         return []
+
+    def _is_apart(self, padding: int, address: int) -> bool:
+        """Whether it is in no function's word, which is compared as a whole, and in nothing that the jump of
+        another than that at ``address`` is made of."""
+        if address & ~7 < padding + JUMP and padding < (address & ~7) + 8:
+            return False
+        others = (at for at in self._names if not 0 <= address - at <= len(ENDBR64))
+        return all(padding + JUMP <= at & ~7 or at + _OF_A_JUMP <= padding for at in others)
 
     def _refuse(self, function: int, why: str) -> None:
         with contextlib.suppress(OSError):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from heap_support import sites_of, words
-from support import Target, build_target, skip_unless_ci
+from support import SOURCES, Target, build_target, requires, skip_unless_ci
 from support import spawn as start
 from test_attach_run import MARK, maps_text, pyattach
 from test_heap_attach import EXPECTED, attached, one_round
@@ -103,29 +104,6 @@ FIRST = {
 REFUSED = {"jump", "call"}
 
 
-@pytest.mark.parametrize("kind", FIRST)
-@pytest.mark.parametrize("linked", [("-fPIE", "-pie"), ("-fno-pie", "-no-pie")], ids=["PIE", "no PIE"])
-def test_an_allocator_in_the_program(kind: str, linked: tuple[str, ...]) -> None:
-    """Its calls are direct.  A function that can't be changed is left alone, and that is said."""
-    with start(build_target("heap_linked", f'-DFIRST="{FIRST[kind]}"', *linked)) as target:
-        was = code(target.pid)
-        for _ in range(2):
-            outcome = attached(target, one_round)
-            assert outcome.residue == ()
-            rows = dict(outcome.meta.rows)
-            if kind in REFUSED:
-                assert entered(outcome).isdisjoint({"malloc", "free", "calloc", "realloc"})
-                assert "malloc: it begins with a jump, call" in rows["entries left"]
-            else:
-                assert entered(outcome) >= {"malloc", "free", "calloc", "realloc"}, rows
-                exact(target, outcome)
-            assert code(target.pid) == was
-        target.finish()
-
-
-STATIC = {"static": ("-static",), "static PIE": ("-static-pie", "-fPIE")}
-
-
 def attached_twice(program: Path) -> bool:
     """Whether all is reached, exactly; where a place is taken that a landing needs, that must be said."""
     with start(program) as target:
@@ -146,11 +124,66 @@ def attached_twice(program: Path) -> bool:
     return reached
 
 
+LINKED = {"PIE": ("-fPIE", "-pie"), "no PIE": ("-fno-pie", "-no-pie")}
+
+
+@pytest.mark.parametrize("kind", sorted(FIRST.keys() - REFUSED))
+@pytest.mark.parametrize("linked", LINKED)
+def test_an_allocator_in_the_program(kind: str, linked: str) -> None:
+    """Its calls are direct."""
+    program = build_target("heap_linked", f'-DFIRST="{FIRST[kind]}"', *LINKED[linked])
+    assert any(attached_twice(program) for _ in range(6)), "addresses are random: a place may be taken"
+
+
+@pytest.mark.parametrize("kind", sorted(REFUSED))
+def test_functions_that_cannot_be_changed(kind: str) -> None:
+    """They are left alone, and that is said."""
+    with start(build_target("heap_linked", f'-DFIRST="{FIRST[kind]}"')) as target:
+        was = code(target.pid)
+        outcome = attached(target, one_round)
+        assert outcome.residue == ()
+        assert entered(outcome).isdisjoint({"malloc", "free", "calloc", "realloc"})
+        assert "malloc: it begins with a jump, call" in dict(outcome.meta.rows)["entries left"]
+        assert code(target.pid) == was
+        target.finish()
+
+
+@pytest.mark.parametrize("kind", ["1 byte", "3 bytes", "branch"])
+def test_functions_close_together(kind: str) -> None:
+    """What is changed for one must not be in the way of another: some are left alone."""
+    flags = (f'-DFIRST="{FIRST[kind]}"', '-DOWN_ALIGN="4"', "-fno-pie", "-no-pie")
+    with start(build_target("heap_linked", *flags)) as target:
+        was = code(target.pid)
+        for _ in range(2):
+            assert attached(target, one_round).residue == ()
+            assert code(target.pid) == was
+        target.finish()
+
+
+STATIC = {"static": ("-static",), "static PIE": ("-static-pie", "-fPIE")}
+
+
 @pytest.mark.parametrize("how", ["", "-DTAKEN"])
 @pytest.mark.parametrize("linked", STATIC)
 def test_a_static_program(linked: str, how: str) -> None:
     program = build_target("heap_linked", *STATIC[linked], *filter(None, [how]))
     assert any(attached_twice(program) for _ in range(3)), "addresses are random: one in a hundred is taken"
+
+
+@pytest.mark.parametrize("linked", [["-static"], ["-static", "-DTAKEN"], []], ids=" ".join)
+def test_musl(tmp_path: Path, linked: list[str]) -> None:
+    """Its malloc and free begin with a long jump; its calloc calls malloc."""
+    requires("musl-gcc")
+    program = tmp_path / "heap_linked"
+    command = ["musl-gcc", "-std=gnu11", "-O2", "-pthread", SOURCES / "heap_linked.c", "-o", program]
+    subprocess.run([*command, *linked], check=True)
+    with start(program) as target:
+        was = code(target.pid)
+        outcome = attached(target, one_round, HeapOptions(entries="always"))
+        exact(target, outcome)
+        assert entered(outcome) >= {"malloc", "free"}
+        assert code(target.pid) == was
+        target.finish()
 
 
 @pytest.mark.parametrize("allocator", ["libjemalloc.so.2", "libtcmalloc_minimal.so.4", "libmimalloc.so"])

@@ -5,6 +5,9 @@
 #include <string.h>
 
 #define OWN_BYTES (64UL << 20)
+#ifndef OWN_ALIGN
+#define OWN_ALIGN "6"
+#endif
 #define OWN_CLASSES 4096 /* of 16 bytes each; what is larger is not used again */
 
 static char own_arena[OWN_BYTES] __attribute__((aligned(16)));
@@ -57,7 +60,7 @@ __attribute__((used, noinline)) static void *own_realloc(void *block, size_t siz
 }
 
 #define OWN_FUNCTION(name)                                       \
-    __asm__(".text\n.p2align 6\n.globl " #name "\n"              \
+    __asm__(".text\n.p2align " OWN_ALIGN "\n.globl " #name "\n"              \
             ".type " #name ", @function\n" #name ":\n.cfi_startproc\n" FIRST \
             "\njmp own_" #name "\n.cfi_endproc\n.size " #name ", . - " #name "\n.p2align 4\n")
 
