@@ -31,9 +31,17 @@ def code(pid: int) -> dict[int, bytes]:
         return {address: target.read(address, 64) for address in real if address}
 
 
-def executable(pid: int) -> list[str]:
-    """Mappings that can be executed, or could be made to be."""
-    return [line for line in maps_text(pid).splitlines() if "x" in line.split()[1]]
+def executable(pid: int) -> list[tuple[int, int, str, str]]:
+    """What can be executed: begin, end, protection and file.  Where several bytes are changed the kernel goes
+    on to list that page for itself, with the same protection: the pieces count as one."""
+    out: list[tuple[int, int, str, str]] = []
+    with TargetProcess(pid) as target:
+        for m in target.maps().executable():
+            if out and (out[-1][1], *out[-1][2:]) == (m.start, m.permissions, m.path):
+                out[-1] = (out[-1][0], m.end, m.permissions, m.path)
+            else:
+                out.append((m.start, m.end, m.permissions, m.path))
+    return out
 
 
 def exact(target: Target, outcome: HeapOutcome) -> None:
