@@ -16,7 +16,7 @@ from ..inject.image import heap_image
 from ..inject.loader import LoadedStub, Loading
 from ..inject.region import PAGE
 from . import stale
-from .heap_entries import entries_that_lead, entry_tables, ranges_of
+from .heap_entries import entries_that_lead, entry_tables, has_several_changed, ranges_of
 from .heap_hooks import Hooks, patch_table, still_lead, wait_until_left
 from .heap_session import (
     LEASE_NS,
@@ -189,6 +189,10 @@ class Attached:
             call(self.target, stub, "pa_arm")
             fault.reach("entered", self.target.pid)
             own.note([entry.state for entry in self._entries[: len(entries)]])
+            if any(map(has_several_changed, self._entries[: len(entries)])):
+                self.session.notes.append(
+                    "pages of the allocator's code are listed as mappings of their own now"
+                )
         self.session.notes += own.notes()
 
     def hook_new_modules(self, *, first: bool = False) -> None:

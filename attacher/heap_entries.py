@@ -178,6 +178,12 @@ def ranges_of(entries: Iterable[Entry], landings: Iterable[Landing]) -> list[Ran
     return ranges + [(e.jump_at, e.jump_at + JUMP) for e in entries if e.jump_at]
 
 
+def has_several_changed(entry: Entry) -> bool:
+    """More bytes than one: their page had to be writable for it."""
+    changed = (entry.before ^ entry.after).to_bytes(8, "little")
+    return bool(entry.state == PatchState.MADE and len(changed.replace(b"\0", b"")) > 1)
+
+
 def entries_that_lead(target: TargetProcess, entries: Iterable[Entry]) -> list[str]:
     """Those that are not as before: where, what is there, and what was."""
     out = []
