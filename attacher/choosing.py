@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-import fnmatch
 from collections import Counter
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from ..errors import UsageError
-from ..render.profile import Thread
+from ..render.thread import Thread
 from . import procfs
 
 _NAMES_SHOWN = 40
 
 
-@dataclasses.dataclass(frozen=True)
-class ThreadChoice:
+class ThreadChoice(NamedTuple):
     """``patterns``: names as the shell would match them (``worker-*``), or tids; none: all threads."""
 
     patterns: tuple[str, ...] = ()
@@ -24,6 +22,8 @@ class ThreadChoice:
         """Whether thread ``tid``, which is called ``name`` just now, is one of them."""
         if not self.patterns:
             return True
+        import fnmatch
+
         return any(p == str(tid) or fnmatch.fnmatchcase(name, p) for p in self.patterns)
 
     def check(self, pid: int) -> None:

@@ -13,12 +13,12 @@ Where it is given they are the default, for the truth of their shares.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
 import os
 import posixpath
-import random
 import resource
 import signal
 import struct
@@ -28,16 +28,15 @@ from pathlib import Path
 from typing import Protocol
 
 from ..errors import NoPermission, UnsupportedTarget
+from ..inject.chance import random_bits
 from ..inject.layout import Slot, SlotState
 from ..symbols.maps import Maps
 from . import procfs
 
-NAMES = ("auto", "timer", "perf")
-
 _SYS_PERF_EVENT_OPEN = 298  # x86_64
 _PERF_TYPE_SOFTWARE, _PERF_COUNT_SW_TASK_CLOCK = 1, 1
 _PERF_FLAG_FD_CLOEXEC = 8
-_IOC_ENABLE, _IOC_PERIOD = 0x2400, 0x40082404
+_IOC_ENABLE, _IOC_DISABLE, _IOC_PERIOD = 0x2400, 0x2401, 0x40082404
 _F_SETOWN_EX, _F_OWNER_TID = 15, 0  # asm-generic/fcntl.h
 _DISABLED, _REMOVE_ON_EXEC = 1 << 0, 1 << 36  # bits of struct perf_event_attr
 _ATTR = struct.Struct("=IIQQQQQIIQQQQIiQIHHIIQ")  # its first 128 bytes, linux/perf_event.h
@@ -144,7 +143,7 @@ class EventClock:
         if event is None:
             slot.state = SlotState.RETIRE
             return False
-        os.close(event)
+        end_event(event)
         slot.state = SlotState.FREE
         return True
 
@@ -193,7 +192,8 @@ class EventClock:
     def _off_step(self, period_ns: int) -> int:
         """The period, shorter by one to three percent: ticks move on against work that goes by a beat of the
         same length, and against each other's.  The stub counts in true periods and leaves out the rest."""
-        return round(period_ns * (1 - random.uniform(*_OFF_STEP))) if self._jitter else period_ns
+        shorter = _OFF_STEP[0] + (_OFF_STEP[1] - _OFF_STEP[0]) * random_bits(32) / (1 << 32)
+        return round(period_ns * (1 - shorter)) if self._jitter else period_ns
 
     @property
     def events(self) -> list[int]:
@@ -201,9 +201,9 @@ class EventClock:
         return list(self._events.values())
 
     def stop(self) -> None:
-        """Close all events; the kernel waits for those that are just being handled."""
+        """End all events; the kernel waits for those that are just being handled."""
         while self._events:
-            os.close(self._events.popitem()[1])
+            end_event(self._events.popitem()[1])
 
 
 def open_event(tid: int, period_ns: int) -> int:
@@ -235,6 +235,13 @@ def aim_event(event: int, signal_number: int, tid: int) -> None:
 def enable_event(event: int) -> None:
     """From now on it counts."""
     fcntl.ioctl(event, _IOC_ENABLE, 0)
+
+
+def end_event(event: int) -> None:
+    """Close it; it ticks no more, though a fork of this process (a helper) may have the file open still."""
+    with contextlib.suppress(OSError):  # its thread has gone, and the event with it
+        fcntl.ioctl(event, _IOC_DISABLE)
+    os.close(event)
 
 
 def kernel_hz() -> float:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Sequence
 
 import shtab
 
-from . import cli, doctor_cli, heap_cli, report_cli, run_cli
+from . import cli_options, doctor_cli, heap_cli, report_cli, run_cli
+from .help_text import RawHelpText
 
 SHELLS = ("bash", "zsh")
 COMMANDS: dict[str, Callable[[], argparse.ArgumentParser]] = {
@@ -38,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
         prog="pyattach completion",
         description="Print what makes the shell complete pyattach's commands, options, files and pids.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=RawHelpText,
     )
     p.add_argument("shell", choices=SHELLS)
     return p
@@ -47,8 +48,8 @@ def parser() -> argparse.ArgumentParser:
 def whole_parser() -> argparse.ArgumentParser:
     """All commands as one parser.  Nothing is parsed by it: a pid stands where commands do."""
     whole = argparse.ArgumentParser(prog="pyattach")
-    cli.add_options(whole)
-    cli.add_attach_options(whole)
+    cli_options.add_options(whole)
+    cli_options.add_attach_options(whole)
     whole.add_argument("-p", "--pid", dest="pid_option", metavar="PID")
     commands = whole.add_subparsers()
     for name, make in COMMANDS.items():

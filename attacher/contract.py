@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from ..errors import ExitCode
 from ..inject.layout import Unwind
-from ..render.profile import Profile
-from ..symbols.completing import NameOptions
+from ..symbols.name_options import NameOptions
 from .choosing import ALL_THREADS, ThreadChoice
-from .samples import SampleStore
-from .verify import Verification
+
+if TYPE_CHECKING:
+    import contextlib
+
+    from ..render.profile import Profile
+    from .samples import SampleStore
+    from .verify import Verification
 
 
 def unheard(_line: str) -> None:
     """Nobody listens.  A function with a name: options go to other processes."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
+class Options(NamedTuple):
     """What to sample and for how long; ``duration_s`` None: until told to stop.
 
     ``max_overhead``: sampling's share of CPU time (0.01 is 1%) above which the rate is lowered.
@@ -45,12 +46,11 @@ class Options:
     subprocesses: bool = False
     max_overhead: float | None = None
     mode: str = "cpu"
-    names: NameOptions = dataclasses.field(default_factory=NameOptions)
-    say: Callable[[str], None] = dataclasses.field(default=unheard, compare=False)
+    names: NameOptions = NameOptions()
+    say: Callable[[str], None] = unheard
 
 
-@dataclasses.dataclass(frozen=True)
-class Progress:
+class Progress(NamedTuple):
     """How the session stands, told about twice a second."""
 
     store: SampleStore
@@ -65,8 +65,7 @@ class Progress:
     """What the user is to know while nothing is sampled."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """A finished session: the profile, and what of ours remained in the target (nothing, if empty).
     ``replaced``: the target ended by executing another program."""
 

@@ -64,7 +64,7 @@ class DeliveryCost:
         begun anew."""
         if self.cost is None and self._child is None and self._tries:
             self._tries -= 1
-            self._child = _Child(self._clock, idle=True)
+            self._begin(idle=True)
         if self._child is not None:
             self._take(self._child, 0.0)
             if self._child.ended and self.cost is None:
@@ -76,9 +76,14 @@ class DeliveryCost:
         self.abandon()
         if self.cost is None and self._clock not in _tried:
             _tried.add(self._clock)
-            self._child = _Child(self._clock, idle=False)
-            self._take(self._child, DEADLINE_S)
+            self._begin(idle=False)
+            if self._child is not None:
+                self._take(self._child, DEADLINE_S)
             self.abandon()
+
+    def _begin(self, *, idle: bool) -> None:
+        with contextlib.suppress(OSError):  # it is not measured then: no reason to end a session
+            self._child = _Child(self._clock, idle=idle)
 
     def abandon(self) -> None:
         """End the child."""
@@ -97,9 +102,15 @@ class DeliveryCost:
 
 class _Child:
     def __init__(self, clock: str, *, idle: bool) -> None:
+        """Raises OSError, where there may be no more processes or files."""
         self._read, write = os.pipe()
         self.ended = False
-        self._pid = os.fork()
+        try:
+            self._pid = os.fork()
+        except OSError:
+            os.close(self._read)
+            os.close(write)
+            raise
         if not self._pid:
             _measure_and_exit(clock, write, idle=idle)
         os.close(write)
@@ -127,7 +138,7 @@ def _measure_and_exit(clock: str, write: int, *, idle: bool) -> NoReturn:
             signal.signal(number, signal.SIG_IGN)  # whom it was forked from decides
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         os.dup2(write, 3)
-        os.closerange(4, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        _close_files_from(4)
         os.write(3, b"\0")
         if idle:
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
@@ -136,6 +147,15 @@ def _measure_and_exit(clock: str, write: int, *, idle: bool) -> NoReturn:
             os.write(3, _RESULT.pack(cost.own_ns, cost.process_ns))
     finally:
         os._exit(0)
+
+
+def _close_files_from(first: int) -> None:
+    """Those that are open: without close_range (glibc 2.34) all numbers there may be would be tried, in some
+    containers a thousand million, while pyattach waits."""
+    for number in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208
+        with contextlib.suppress(OSError):  # the one of the folder itself
+            if number >= first:
+                os.close(number)
 
 
 def _measure(clock: str) -> TickCost | None:

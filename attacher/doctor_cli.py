@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ..errors import PyattachError
 from ..render.names import printable
-from .cli import add_pid, chosen_pid
-from .doctor import Report, examine
+from .cli_options import add_pid, chosen_pid
+from .help_text import HelpText
+
+if TYPE_CHECKING:
+    from .doctor import Report
 
 
 def parser() -> argparse.ArgumentParser:
@@ -19,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
         prog="pyattach doctor",
         description="Say what attaching to a process would come to, without touching it.",
         epilog="The exit code is the one that attaching would end with: 0 where it will work.",
+        formatter_class=HelpText,
     )
     add_pid(p)
     p.add_argument("--json", action="store_true", help="for programs")
@@ -28,6 +32,8 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
     arguments = parser().parse_args(argv)
+    from .doctor import examine
+
     try:
         report = examine(chosen_pid(arguments))
     except PyattachError as error:
@@ -53,6 +59,8 @@ def _safe(line: str) -> str:
 
 def as_json(report: Report) -> str:
     """An object with the pid, the verdict, the exit code and the findings."""
+    import json
+
     findings = [
         {
             "topic": finding.topic,

@@ -53,7 +53,7 @@ class Family:
 
     def __init__(self, pid: int, options: Options) -> None:
         self._pid = pid
-        self._options = dataclasses.replace(options, duration_s=None)
+        self._options = options._replace(duration_s=None)
         self._children: list[_Child] = []
         self._known: set[tuple[int, int]] = set()
         self._sharing: set[int] = set()
@@ -89,7 +89,11 @@ class Family:
                 continue
             self._sharing.discard(pid)
             self._known.add((pid, stat.start_time))
-            helper = Helper(pid, self._options, self._stop_fd, self._stop_end)
+            try:
+                helper = Helper(pid, self._options, self._stop_fd, self._stop_end)
+            except OSError as error:  # a limit of processes, a container's for one
+                self._refused.append(f"{pid} {stat.name}: {error.strerror}")
+                continue
             self._children.append(_Child(pid, stat.start_time, stat.name, helper))
             room -= 1
 
@@ -117,8 +121,7 @@ class Family:
             notes=(*self._notes(len(children)), *profile.meta.notes),
         )
         residue = [f"in its child {pid}: {line}" for pid, child in children for line in child.residue]
-        return dataclasses.replace(
-            outcome,
+        return outcome._replace(
             profile=dataclasses.replace(profile, meta=meta),
             residue=(*outcome.residue, *residue),
             verified=(*outcome.verified, *(seen for _, child in children for seen in child.verified)),

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable
 
 from ..errors import InjectionFailed, NoSuchTarget, PyattachError, TargetDied, UsageError
-from ..render.combine import combined
 from . import procfs, session
 from .contract import Beside, Options, Outcome, Progress
 
@@ -46,13 +44,13 @@ class Shown:
         self.before_s = 0.0
 
     def __call__(self, progress: Progress) -> None:
-        self._last = dataclasses.replace(progress, elapsed_s=progress.elapsed_s + self.before_s)
+        self._last = progress._replace(elapsed_s=progress.elapsed_s + self.before_s)
         self._on_progress(self._last)
 
     def tell(self, elapsed_s: float, note: str) -> None:
         """Show ``note`` beside what was sampled last, if it is news."""
         if self._last is not None and note != self._last.note:
-            self._last = dataclasses.replace(self._last, elapsed_s=elapsed_s, note=note)
+            self._last = self._last._replace(elapsed_s=elapsed_s, note=note)
             self._on_progress(self._last)
 
 
@@ -92,6 +90,10 @@ class _Chase:
             if following is None:
                 break
             outcomes.append(following)
+        import dataclasses
+
+        from ..render.combine import combined
+
         profile = combined([outcome.profile for outcome in outcomes])
         execs = sum(outcome.replaced for outcome in outcomes)
         commands = list(dict.fromkeys(outcome.profile.meta.command for outcome in outcomes[1:]))
@@ -119,7 +121,7 @@ class _Chase:
             elapsed_s = time.monotonic() - self._began
             options = self._options
             if options.duration_s is not None:
-                options = dataclasses.replace(options, duration_s=options.duration_s - elapsed_s)
+                options = options._replace(duration_s=options.duration_s - elapsed_s)
             try:
                 self._shown.before_s = elapsed_s
                 return session.attach(self._pid, options, self._should_stop, self._shown)

@@ -17,7 +17,7 @@ from ..inject.loader import LoadedStub, Loading
 from ..inject.region import PAGE
 from . import stale
 from .heap_entries import entries_that_lead, entry_tables, has_several_changed, ranges_of
-from .heap_hooks import Hooks, patch_table, still_lead, wait_until_left
+from .heap_hooks import Hooks, patch_table, sampled_guarded, still_lead, wait_until_left
 from .heap_session import (
     LEASE_NS,
     HeapOptions,
@@ -177,6 +177,8 @@ class Attached:
 
     def hook_entries(self) -> None:
         """Have functions lead to their hooks themselves that are called otherwise than by slots."""
+        if not self._chosen:
+            return
         stub, own = self.stub, self._hooks.entries
         hooks = {name: stub.base + stub.image.entries[f"pa_entry_{name}"] for name in FUNCTIONS}
         entries, landings = own.plan(self._chosen, hooks, self.session.resolver)
@@ -273,7 +275,8 @@ class Attached:
         return sum(1 for i in range(self._head.patch_count) if self._patches[i].state == state)
 
     def _in_a_hook(self) -> bool:
-        return any(thread.guard for thread in self.session.tables.threads())
+        threads = self.session.tables.threads()
+        return any(thread.guard for thread in threads) or sampled_guarded(self.target, self._head)
 
     def close(self) -> None:
         """Close what is open here."""

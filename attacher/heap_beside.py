@@ -101,7 +101,7 @@ class HeapBeside:
         if own > _DEAR * profile.total and not self._options.sample_bytes:
             notes[0] += ": --heap-sample 512K takes less"
         meta = dataclasses.replace(profile.meta, notes=(*profile.meta.notes, *notes))
-        return dataclasses.replace(outcome, profile=dataclasses.replace(profile, meta=meta))
+        return outcome._replace(profile=dataclasses.replace(profile, meta=meta))
 
 
 def heap_outputs(outputs: list[str], wanted: str | None) -> list[str]:

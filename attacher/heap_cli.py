@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import argparse
 import sys
-import traceback
 from collections.abc import Callable, Sequence
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from ..errors import ExitCode, PyattachError
-from ..inject.layout import Unwind
-from ..render.terminal_keys import TerminalKeys
-from .cli import StopSignals, add_verify_option, chosen_pid, default_output, on_a_terminal, show_verified
-from .heap_attach import attach_heap
-from .heap_live import HeapLive
-from .heap_options import heap_options, interim_reports, report_heap
-from .heap_session import HeapOptions, HeapOutcome, HeapSession
+from .cli import StopSignals, default_output, on_a_terminal, show_verified
+from .cli_options import add_verify_option, chosen_pid
 from .heap_words import add_entries_option, add_heap_options
+from .help_text import RawHelpText
 from .outputs import check_outputs
 from .words import duration_s
+
+if TYPE_CHECKING:
+    from .heap_session import HeapOptions, HeapOutcome, HeapSession
 
 _DESCRIPTION = "See where a running process allocates memory, and what it does not free, from now on."
 _EPILOG = """\
@@ -39,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         prog="pyattach heap",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=RawHelpText,
     )
     p.add_argument("pid_word", nargs="?", metavar="PID", help="the process to attach to")
     p.add_argument("-p", "--pid", dest="pid_option", metavar="PID", help="the same")
@@ -72,6 +70,10 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
     pid = chosen_pid(arguments)
     outputs = arguments.output or [default_output(pid)]
     check_outputs(outputs)
+    from ..inject.layout import Unwind
+    from .heap_options import heap_options, report_heap
+    from .heap_session import HeapOptions
+
     options = heap_options(
         arguments,
         HeapOptions(
@@ -102,10 +104,15 @@ def _attach(
     say: Callable[[str], None],
 ) -> HeapOutcome:
     """With the live view, where there is a terminal for it."""
+    from .heap_attach import attach_heap
+    from .heap_options import interim_reports
+
     if arguments.no_live or arguments.quiet or not on_a_terminal():
         look = interim_reports(pid, stop.report_wanted, arguments, say)
         return attach_heap(pid, options, stop.stopped, look)
     from ..render.heap_view import PACE_S, HeapView
+    from ..render.terminal_keys import TerminalKeys
+    from .heap_live import HeapLive
 
     said: list[str] = []
     keys: list[str] = []
@@ -140,6 +147,8 @@ def main(argv: Sequence[str]) -> int:
         return run(arguments, sys.stderr)
     except PyattachError as error:
         if arguments.verbose:
+            import traceback
+
             traceback.print_exc()
         print(f"pyattach: {error}", file=sys.stderr)  # noqa: T201
         return int(error.exit_code)

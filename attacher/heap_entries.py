@@ -19,7 +19,7 @@ from ..inject.prologue import ENDBR64, NotMovable
 from ..symbols.elf import load_bias
 from ..symbols.maps import Mapping, Maps
 from ..symbols.resolver import Resolver
-from .heap_words import ALWAYS, NEVER
+from .heap_words import ALWAYS
 from .pages import places_of, present
 from .target import Range, TargetProcess
 
@@ -33,7 +33,7 @@ _ALIKE = (("malloc", "valloc", "pvalloc"), ("memalign", "aligned_alloc"))
 
 class Entries:
     """The entries of one session.  ``real``: the allocator's functions, in the order of FUNCTIONS; ``mode``:
-    of ENTRY_MODES."""
+    of ENTRY_MODES; where it is NEVER nothing is to be chosen."""
 
     def __init__(self, target: TargetProcess, real: Iterable[int], mode: str) -> None:
         self._target, self._mode = target, mode
@@ -49,8 +49,6 @@ class Entries:
     def choose(self, maps: Maps, slots: set[int], *, alone: bool) -> list[int]:
         """Which functions are to be changed: addresses.  ``alone``: the program has the allocator itself, and
         calls it without slots; ``slots``: where addresses of functions are known to stand."""
-        if self._mode == NEVER:
-            return []
         if self._mode == ALWAYS or alone:
             return list(self._names)
         taken = {value for place, value in self._words(maps) if place not in slots}

@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from ..errors import UnsupportedTarget
 from ..inject.arch import x86_64 as arch
 from ..inject.got import LoadedModule, Slot, loaded_modules, search_order, slots
-from ..inject.heap_layout import FUNCTIONS, PATCHES, Patch, PatchState
+from ..inject.heap_layout import FUNCTIONS, PATCHES, Heap, Patch, PatchState, Sampled
 from ..inject.loader import MappedStub
 from ..symbols.elf import ElfImage, load_bias
 from ..symbols.maps import Maps
 from ..symbols.resolver import Resolver
 from . import procfs
 from .heap_entries import Entries
-from .heap_words import AUTO, NEVER
+from .heap_words import NEVER
 from .pages import places_of, present
 from .registers import registers_asleep, registers_running
 from .target import Range, TargetProcess
@@ -46,12 +46,12 @@ class Coverage:
 
 class Hooks:
     """Slots of all modules; each is given to the stub once.  ``real``: the allocator's functions, in the
-    order of FUNCTIONS and behind them __errno_location.
+    order of FUNCTIONS and behind them __errno_location; ``entries``: of ENTRY_MODES.
 
     Raises UnsupportedTarget where there is no allocator that is called through slots."""
 
-    def __init__(self, target: TargetProcess, resolver: Resolver, entries: str = AUTO) -> None:
-        self._target, self._resolver = target, resolver
+    def __init__(self, target: TargetProcess, resolver: Resolver, entries: str) -> None:
+        self._target, self._resolver, self._mode = target, resolver, entries
         self.coverage = Coverage()
         self._known: dict[int, Slot] = {}
         self._seen: set[tuple[int, int]] = set()
@@ -60,18 +60,18 @@ class Hooks:
         names = (*FUNCTIONS, "__errno_location")
         real = {name: self._find(name) for name in names}
         if not (real["malloc"] or any(module.is_loader for module in modules)):
-            real = self._own_functions(names, entries)
+            real = self._own_functions(names)
         self.real = tuple(real.get(name, 0) for name in names)
         if not (real.get("malloc") and real.get("free")):
             raise UnsupportedTarget(f"process {target.pid}: no module defines malloc and free")
         self.entries = Entries(target, self.real[: len(FUNCTIONS)], entries)
 
-    def _own_functions(self, names: Sequence[str], entries: str) -> dict[str, int]:
+    def _own_functions(self, names: Sequence[str]) -> dict[str, int]:
         """Those of a program without a dynamic linker, by its symbols."""
-        if entries == NEVER:
+        if self._mode == NEVER:
             raise UnsupportedTarget(
                 f"process {self._target.pid} has no dynamic linker: its calls of malloc can't be redirected",
-                "leave out --entries never",
+                "pyattach heap --entries auto reaches them, if it is not stripped",
             )
         path = self._target.exe_path()
         mapping = next((m for m in self._resolver.maps.executable() if m.file_path == path), None)
@@ -88,6 +88,8 @@ class Hooks:
 
     def choose_entries(self) -> list[int]:
         """The functions whose own code has to lead to the hooks, as not all calls go through slots."""
+        if self._mode == NEVER:
+            return []
         maps = self._target.maps()
         definer = next((module.path for module, _ in self.definitions("malloc")), self._target.exe_path())
         modules = loaded_modules(maps, self._target.read)
@@ -143,7 +145,10 @@ class Hooks:
         ]
 
     def _not_reached(self) -> str:
-        parts = ["calls inside of the allocator's own library", "function pointers taken before, and dlsym"]
+        taken = "function pointers taken before, and dlsym"
+        if self._mode == NEVER:
+            taken += " (--entries auto reaches these)"
+        parts = ["calls inside of the allocator's own library", taken]
         if self.entries.made:
             parts = ["what the allocator calls by other names"]
             others = {name for name, at in zip(FUNCTIONS, self.real, strict=False) if at} - self.entries.made
@@ -246,6 +251,18 @@ def still_lead(target: TargetProcess, patches: Iterable[Patch]) -> int:
         with contextlib.suppress(OSError):  # its library has gone
             count += int.from_bytes(target.read(patch.address, 8), "little") == patch.after
     return count
+
+
+def sampled_guarded(target: TargetProcess, heap: Heap) -> bool:
+    """Whether a thread is in a hook where allocations are sampled: the stub's private memory says so.  What
+    can't be read may be in use."""
+    if not heap.sample_bytes:
+        return False
+    try:
+        own = Sampled.from_buffer_copy(target.read(int(heap.private_at), ctypes.sizeof(Sampled)))
+    except OSError:
+        return True
+    return any(thread.guard for places in (own.near, own.far) for thread in places)
 
 
 def wait_until_left(

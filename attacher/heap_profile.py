@@ -175,10 +175,10 @@ class HeapResult:
 
     def _scale(self, size: int) -> tuple[float, float]:
         """What a recorded block stands for, and the variance it adds: it was recorded with a probability
-        of 1 - exp(-size / mean) (Horvitz and Thompson)."""
+        of 1 - exp(-(size + 1) / mean) (Horvitz and Thompson)."""
         if not self._sample_bytes:
             return 1.0, 0.0
-        p = -math.expm1(-size / self._sample_bytes)
+        p = -math.expm1(-(size + 1) / self._sample_bytes)
         return (1 / p, (1 - p) / p**2) if p else (0.0, 0.0)
 
     def count_truncated(self) -> int:

@@ -115,7 +115,9 @@ def _let_it_begin(session: HeapSession, stub: PreloadedStub) -> None:
     shared = SharedMemory(stub)
     try:
         shared.renew_lease(LEASE_NS)
-        shared.control.cache_lines = cache_lines(code_bytes(session.resolver.maps))
+        shared.control.cache_lines = cache_lines(
+            code_bytes(session.resolver.maps), session.options.sample_bytes
+        )
         if session.modules.refresh(session.resolver.maps, shared.bytes, shared.control.modules_seq):
             shared.modules_moved()
         if shared.control.state == State.RUN:

@@ -28,7 +28,8 @@ from ..inject.layout import Control, State
 from ..inject.loader import MappedStub
 from . import leaving
 from .heap_entries import entries_that_lead, ranges_of
-from .heap_hooks import Hooks, still_lead, wait_until_left
+from .heap_hooks import Hooks, sampled_guarded, still_lead, wait_until_left
+from .heap_words import AUTO
 from .naming import make_resolver
 from .target import TargetProcess
 
@@ -67,7 +68,7 @@ def _why_it_must_stay(target: TargetProcess, stub: MappedStub, at: int, heap: He
         return ""
     hook_at = {name: stub.base + stub.image.entries[f"pa_hook_{name}"] for name in FUNCTIONS}
     with make_resolver(target) as resolver:
-        return Hooks(target, resolver).may_be_held(hook_at, stub.image_range)
+        return Hooks(target, resolver, AUTO).may_be_held(hook_at, stub.image_range)
 
 
 def _table(target: TargetProcess, kind: type[_Row], at: int, count: int) -> list[_Row]:
@@ -78,4 +79,5 @@ def _table(target: TargetProcess, kind: type[_Row], at: int, count: int) -> list
 def _in_a_hook(target: TargetProcess, at: int, heap: Heap) -> bool:
     size = ctypes.sizeof(HeapThread)
     table = target.read(at + heap.threads_offset, size * heap.thread_count)
-    return any(thread.guard for thread in (HeapThread * heap.thread_count).from_buffer_copy(table))
+    threads = (HeapThread * heap.thread_count).from_buffer_copy(table)
+    return any(thread.guard for thread in threads) or sampled_guarded(target, heap)

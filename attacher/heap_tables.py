@@ -19,30 +19,37 @@ from ..inject.heap_layout import (
     COUNTS_IN_PAGE,
     DIRECTORY,
     FIRST_ITEM,
-    FIRST_LEVEL,
     LEAF_SHIFT,
     LEAF_WORDS,
     LINE_SHIFT,
     LINE_WORDS,
+    NODE_BITS,
+    REGIONS,
+    SAMPLED_FIRST,
+    SAMPLED_LEVELS,
+    SAMPLED_SITE_BITS,
     SITE_BITS,
     WIDE_DIRECTORY,
     WIDE_SHIFT,
     CountsPage,
     Heap,
     HeapThread,
-    Intern,
-    Item,
+    Sampled,
+    Table,
+    Tally,
 )
 from ..inject.heap_region import HeapPlan
 from ..inject.region import PAGE
 from ..inject.scan import Blocks as SortedBlocks
 
-_CHUNK = 12 << 16  # whole items
-_KEEP_SIZE, _PUNCH_HOLE = 1, 2  # linux/falloc.h
+_CHUNK = 48 << 14  # whole items, and whole counts
+_ITEM = 16
 _AREA = 1 << (LINE_SHIFT + WIDE_SHIFT)  # a block's word says where in such a stretch it begins
 _MOST_LEAVES = 64  # of one place; 28 hold all blocks there can be
 _COUNTS = struct.Struct("<IIiiii")
 """``struct pa_heap_counts``."""
+_TALLY = struct.Struct("<QQQII")
+"""``struct pa_tally``."""
 
 
 @dataclasses.dataclass
@@ -79,8 +86,6 @@ class HeapTables:
         weakref.finalize(self, os.close, self._memfd)
         self._offset = region_offset + plan.heap_offset
         self._heap = plan.heap()
-        self._taken = {"nodes": 0, "sites": 0}
-        self._libc = ctypes.CDLL(None)
         self.nodes = array.array("Q")
         """Two words for each node: return address; the caller's node (32 bits)."""
         self.sites = array.array("Q")
@@ -90,42 +95,30 @@ class HeapTables:
         return Heap.from_buffer_copy(self._read(0, ctypes.sizeof(Heap)))
 
     def memory(self) -> int:
-        """Bytes of memory that the whole file takes now."""
-        return os.fstat(self._memfd).st_blocks * 512
-
-    def take_back(self) -> None:
-        """The memory of indexes that the target has moved on from; where the kernel can't, they keep it."""
-        head = self.head()
-        for name in ("nodes", "sites"):
-            table, given = getattr(self._heap, name), getattr(head, name).given
-            for level in range(self._taken[name], min(given, table.levels)):
-                self._taken[name] = level + 1
-                at = 4 * ((1 << FIRST_LEVEL + level) - (1 << FIRST_LEVEL))
-                places = (self._offset + table.index_offset + at, 4 << FIRST_LEVEL + level)
-                self._libc.fallocate(self._memfd, _PUNCH_HOLE | _KEEP_SIZE, *map(ctypes.c_int64, places))
-
-    def index_memory(self, name: str) -> int:
-        """Bytes that the index of "nodes" or "sites" takes now."""
-        table = getattr(self._heap, name)
-        size = 4 * ((1 << FIRST_LEVEL + table.levels) - (1 << FIRST_LEVEL))
-        return sum(len(data) for _, data in self._written(table.index_offset, size))
+        """Bytes of memory that the whole file takes now, and the stub's own."""
+        own = min(int(self.head().private_bytes), ctypes.sizeof(Sampled))
+        return os.fstat(self._memfd).st_blocks * 512 + own
 
     def update(self) -> None:
         """Read the nodes and sites that have come since."""
         head = self.head()
-        self._update(self.nodes, self._heap.nodes, head.nodes.used)
-        self._update(self.sites, self._heap.sites, head.sites.used)
+        halves = array.array("I", self._read(self._heap.regions_offset, 4 * REGIONS))
+        upper = [half - 1 if half else 0 for half in halves]
+        for packed in self._items(self.nodes, self._heap.nodes, head.nodes.used):
+            under = packed[1::4]
+            packed[1::4] = array.array("I", [upper[word >> NODE_BITS] for word in under])
+            packed[2::4] = array.array("I", [word & (1 << NODE_BITS) - 1 for word in under])
+            packed[3::4] = array.array("I", bytes(4 * len(under)))
+            self.nodes.frombytes(packed.tobytes())
+        for packed in self._items(self.sites, self._heap.sites, head.sites.used):
+            self.sites.frombytes(packed.tobytes())
 
-    def _update(self, items: array.array[int], table: Intern, used: int) -> None:
-        size = ctypes.sizeof(Item)
-        have = len(items) // 2
-        used = min(used, table.most)
+    def _items(self, items: array.array[int], table: Table, used: int) -> Iterator[array.array[int]]:
+        """Those that have come to the table since, four words each."""
+        have, used = len(items) // 2, min(used, table.most)
         while have < used:
-            count = min(used - have, _CHUNK // size)
-            packed = array.array("I", self._read(table.items_offset + have * size, count * size))
-            wide = array.array("I", bytes(16 * count))
-            wide[0::4], wide[1::4], wide[2::4] = packed[0::3], packed[1::3], packed[2::3]
-            items.frombytes(wide.tobytes())
+            count = min(used - have, _CHUNK // _ITEM)
+            yield array.array("I", self._read(table.items_offset + have * _ITEM, count * _ITEM))
             have += count
 
     def site(self, site: int) -> tuple[int, int]:
@@ -151,18 +144,40 @@ class HeapTables:
 
     def counts(self) -> dict[int, SiteCounts]:
         """By site."""
+        if self._heap.sample_bytes:
+            return self._tallies()
         seq = self.head().peak_seq
         out: collections.defaultdict[int, SiteCounts] = collections.defaultdict(SiteCounts)
-        for thread in self.threads():
-            for page in self._pages(thread):
-                for site, peak_seq, allocs, frees, temporary, at_peak in _COUNTS.iter_unpack(page):
-                    total = out[site]
-                    total.allocs += allocs
-                    total.frees += frees
-                    total.temporary += temporary
-                    # Since the peak nothing has changed, or it was noted before the first change.
-                    total.at_peak += at_peak if peak_seq == seq else allocs - frees
+        for part in self._all_counts():
+            for site, peak_seq, allocs, frees, temporary, at_peak in _COUNTS.iter_unpack(part):
+                total = out[site]
+                total.allocs += allocs
+                total.frees += frees
+                total.temporary += temporary
+                # Since the peak nothing has changed, or it was noted before the first change.
+                total.at_peak += at_peak if peak_seq == seq else allocs - frees
+        out.pop(0, None)
         return dict(out)
+
+    def _all_counts(self) -> Iterator[bytes]:
+        """Of all threads, in parts."""
+        size = min(self.head().sites.used, self._heap.sites.most) * _COUNTS.size
+        for at in range(0, size, _CHUNK):
+            yield self._read(self._heap.first_counts_offset + at, min(_CHUNK, size - at))
+        for thread in self.threads():
+            yield from self._pages(thread)
+
+    def _tallies(self) -> dict[int, SiteCounts]:
+        """Sampled: all threads count together."""
+        head = self.head()
+        used = min(head.sites.used, self._heap.sites.most)
+        table = self._read(self._heap.tallies_offset, used * ctypes.sizeof(Tally))
+        out = {}
+        for site, (allocs, frees, temporary, at_peak, peak_seq) in enumerate(_TALLY.iter_unpack(table)):
+            if allocs:
+                at_peak = at_peak if peak_seq == head.peak_seq else allocs - frees
+                out[site] = SiteCounts(allocs, frees, temporary, at_peak)
+        return out
 
     def _pages(self, thread: HeapThread) -> Iterator[bytes]:
         """Counts, page by page."""
@@ -176,12 +191,24 @@ class HeapTables:
 
     def blocks(self) -> Iterator[Block]:
         """All live blocks, in no order."""
+        if self._heap.sample_bytes:
+            yield from self._sampled()
+            return
         for place, leaf in self._directory(self._heap.directory_offset, DIRECTORY):
             if leaf < self._heap.leaf_count:
                 yield from self._leaf(leaf, place << LEAF_SHIFT, LINE_SHIFT)
         for place, leaves in self._wide_leaves():
             for leaf in leaves:
                 yield from self._leaf(leaf, place << LEAF_SHIFT + WIDE_SHIFT, LINE_SHIFT + WIDE_SHIFT)
+
+    def _sampled(self) -> Iterator[Block]:
+        more = 8 * sum(SAMPLED_FIRST << 2 * level for level in range(1, SAMPLED_LEVELS))
+        for offset, size in ((self._heap.sampled_offset, 8 * SAMPLED_FIRST), (self._heap.more_offset, more)):
+            for _, data in self._written(offset, size):
+                words = array.array("Q")
+                words.frombytes(data)
+                for word in filter(None, words):
+                    yield Block(word >> SAMPLED_SITE_BITS << 3, word & ((1 << SAMPLED_SITE_BITS) - 1))
 
     def live(self, *, glibc: bool = False) -> SortedBlocks:
         """All live blocks, in the order of their addresses; ``glibc``: as long as glibc's malloc makes

@@ -33,9 +33,9 @@ def byte_count(text: str) -> int:
 def add_entries_option(p: argparse.ArgumentParser) -> None:
     """How calls are reached, where a running process is attached to."""
     p.add_argument(
-        "--entries", choices=ENTRY_MODES, default=AUTO,
+        "--entries", choices=ENTRY_MODES, default=NEVER,
         help="reach calls by addresses taken before, and in static programs, at the allocator's own first "
-        "instructions: where there are such calls (default), never, always",
+        "instructions, which are changed for it: where there are such calls (auto), never (default), always",
     )  # fmt: skip
 
 

@@ -7,7 +7,6 @@ has each of these processes its own.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import pickle
 import select
@@ -27,8 +26,13 @@ class Helper:
     is told to stop, or because pyattach died.  ``stop_end`` is the other end, which it must not keep."""
 
     def __init__(self, pid: int, options: Options, stop_fd: int, stop_end: int) -> None:
+        """Raises OSError where there may be no more processes or files."""
         self._result_fd = os.memfd_create("outcome")
-        self._process = os.fork()
+        try:
+            self._process = os.fork()
+        except OSError:
+            os.close(self._result_fd)
+            raise
         if not self._process:
             _run(lambda: _sample(pid, options, stop_fd, stop_end, self._result_fd))
         self.outcome: Outcome | None = None
@@ -59,7 +63,10 @@ class Helper:
         with open(self._result_fd, "rb") as file:
             file.seek(0)
             data = file.read()
-        result = pickle.loads(data) if data else f"pyattach's process for it ended with status {status:#x}"
+        if status or not data:  # one that was killed may have written a part
+            self.error = f"pyattach's process for it ended with status {status:#x}"
+            return
+        result = pickle.loads(data)
         if isinstance(result, Outcome):
             self.outcome = result
         else:
@@ -93,5 +100,5 @@ def _sample(pid: int, options: Options, stop_fd: int, stop_end: int, result_fd: 
         result = following.attach(pid, options, should_stop, lambda _progress: None)
     except PyattachError as error:
         result = error.what
-    with contextlib.suppress(OSError), open(result_fd, "wb", closefd=False) as file:
+    with open(result_fd, "wb", closefd=False) as file:
         pickle.dump(result, file)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import gc
 import os
 import time
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from ..errors import InjectionFailed, UnsupportedTarget
 from ..inject import fault
@@ -78,8 +78,7 @@ class Held:
         self._tracee.detach()
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """A thread as seen from outside before it is stopped; lower ``rank`` is better."""
 
     tid: int

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import PyattachError
-from ..render.formats import RenderOptions, renderer_for, write_atomically
-from ..render.profile import Meta, Profile, Thread
 from . import procfs
-from .contract import Options, Progress
+
+if TYPE_CHECKING:
+    from .contract import Options, Progress
 
 ENDED_BY = "a snapshot; sampling went on"
 
@@ -28,6 +29,9 @@ def thread_name(pid: int, tid: int) -> str:
 
 def write_interim(pid: int, command: str, options: Options, progress: Progress) -> str:
     """Write a picture of the samples so far; what to say.  Nothing is raised: the run goes on."""
+    from ..render.formats import RenderOptions, renderer_for, write_atomically
+    from ..render.profile import Meta, Profile, Thread
+
     store = progress.store
     weights = store.weights()
     meta = Meta(

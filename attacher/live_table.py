@@ -13,7 +13,7 @@ from .contract import Options, Progress
 from .interim import thread_name, write_interim
 from .naming import make_cache
 from .samples import SampleStore
-from .session import NAMING_S
+from .sampling import NAMING_S
 
 if TYPE_CHECKING:
     from ..render.live import LiveView  # it brings rich with it

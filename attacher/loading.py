@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
+from typing import NamedTuple
 
 from ..errors import InjectionFailed, TargetDied
 from ..inject import fault
@@ -17,9 +17,9 @@ from ..inject.region import RegionPlan
 from . import stale
 from .choosing import ThreadChoice
 from .clock import Clock
-from .hold import hold_any, processors_are_busy
+from .hold import Held, hold_any, processors_are_busy
 from .places import MAX_DEPTH, SafePlaces, hold_clean
-from .shared import LEASE_NS
+from .shared import LEASE_NS, SharedMemory
 from .target import TargetProcess
 from .threads import ThreadTable
 
@@ -32,12 +32,13 @@ OTHERS_S = 0.5
 loader.  Without being asked for, dlopen is never called but at such a moment."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Loaded:
-    """The stub in the target, and the threads that were posted to it."""
+class Loaded(NamedTuple):
+    """The stub in the target, the threads that were posted to it, and since when they are sampled
+    (time.monotonic())."""
 
     stub: LoadedStub
     threads: ThreadTable
+    began: float
 
 
 class StubLoader:
@@ -91,7 +92,7 @@ class StubLoader:
                 )
         loading, threads = self._prepare(by_dlopen=False)
         with hold_any(self._target) as held:
-            return Loaded(loading.run(held), threads)
+            return self._run(loading, held, threads)
 
     def _may_dlopen(self) -> bool:
         return self._way == "auto" and not processors_are_busy()
@@ -102,7 +103,21 @@ class StubLoader:
         unwinder.set_modules(self._modules[0])
         places = SafePlaces(self._target, self._zones, unwinder, strict=True)
         with hold_clean(self._target, places, patience_s, OTHERS_S) as held:
-            return None if held is None else Loaded(loading.run(held), threads)
+            return None if held is None else self._run(loading, held, threads)
+
+    def _run(self, loading: Loading, held: Held, threads: ThreadTable) -> Loaded:
+        """Ticks come as soon as the stub is there: the borrowed thread has a little way to go yet, and may
+        run for some time until it is shown that it has gone it."""
+        began = []
+
+        def start(stub: LoadedStub) -> None:
+            shared = SharedMemory(stub)
+            shared.renew_lease()
+            self._clock.start(shared.slots)
+            shared.close()
+            began.append(time.monotonic())
+
+        return Loaded(loading.run(held, start), threads, began[0])
 
     def _prepare(self, *, by_dlopen: bool) -> tuple[Loading, ThreadTable]:
         """All that can be done before a thread is stopped."""

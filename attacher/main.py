@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
-from ..errors import UsageError
-from ..inject import fault
+_FAULT = "PYATTACH_FAULT"  # see inject/fault.py
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the ``pyattach`` command; returns its exit code."""
-    try:
-        fault.choose_from_environment()
-    except UsageError as error:
-        print(f"pyattach: {error}", file=sys.stderr)  # noqa: T201
-        return int(error.exit_code)
+    if os.environ.get(_FAULT):
+        from ..errors import UsageError
+        from ..inject import fault
+
+        try:
+            fault.choose_from_environment()
+        except UsageError as error:
+            print(f"pyattach: {error}", file=sys.stderr)  # noqa: T201
+            return int(error.exit_code)
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["run"]:
         from . import run_cli

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import array
 import ctypes
-import dataclasses
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from ..errors import MalformedInput
 from ..inject.layout import (
@@ -26,8 +26,7 @@ from ..symbols.resolver import Resolver
 from .target import TargetProcess
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Tables:
+class Tables(NamedTuple):
     """Where the tables of one mapping lie: an address in the target, or, with ``own``, an offset into
     the shared region; size in bytes (0: it has none).  ``roots`` are its functions at which a walk ends,
     [start, end) in the target."""
@@ -113,7 +112,7 @@ class ModuleTable:
         if not is_go(image):
             return tables
         roots = tuple((start + bias, end + bias) for start, end in first_functions(image))
-        return dataclasses.replace(tables, changes_stacks=True, roots=roots)
+        return tables._replace(changes_stacks=True, roots=roots)
 
     def _find_tables(self, image: ElfImage, bias: int) -> Tables:
         if image.eh_frame_hdr is not None:

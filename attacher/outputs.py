@@ -7,11 +7,14 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import PyattachError, UsageError
 from ..render.formats import RENDERERS, RenderOptions, renderer_for, write_atomically
-from ..render.profile import Profile
-from ..render.renderer import Renderer
+
+if TYPE_CHECKING:
+    from ..render.profile import Profile
+    from ..render.renderer import Renderer
 
 
 def add_output_options(p: argparse.ArgumentParser) -> None:

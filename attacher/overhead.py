@@ -3,18 +3,17 @@ and what it costs pyattach."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from ..inject.layout import COSTS_FROM, Slot
 from .delivery import TickCost
 from .shared import SharedMemory
 
 
-@dataclasses.dataclass(frozen=True)
-class Overhead:
+class Overhead(NamedTuple):
     """Time of the target's threads that sampling took so far, ns; None where it is not known.
 
     ``handler_ns`` counts cycles from the handlers' begin to their end, without those in which one had lost

@@ -7,10 +7,10 @@ Documentation/admin-guide/LSM/Yama.rst) are gone through here with what /proc te
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import NoPermission
 from ..render.names import printable
@@ -24,8 +24,7 @@ _CONTAINER = (
 _ROOT = "run pyattach as root (sudo)"
 
 
-@dataclasses.dataclass(frozen=True)
-class Cause:
+class Cause(NamedTuple):
     """One of the kernel's rules that forbids it, and what to do about it."""
 
     what: str

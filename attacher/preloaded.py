@@ -35,7 +35,7 @@ class Preloaded:
     def plan(self) -> RegionPlan:
         return self._stub.plan
 
-    def load(self, maps: Maps, modules: ModuleTable) -> tuple[SharedRegion, ThreadTable]:
+    def load(self, maps: Maps, modules: ModuleTable) -> tuple[SharedRegion, ThreadTable, float]:
         threads = ThreadTable(self._child.pid, self.plan, self.clock)
         self._child.begin()
         shared = SharedMemory(self._stub)
@@ -52,9 +52,10 @@ class Preloaded:
                 shared.control.spare_signal = self.plan.spare_signal if uses_glibc(maps) else 0
                 threads.adopt(self._child.pid, shared.slots)
             shared.control.state = State.RUN
+            self.clock.start(shared.slots)
         finally:
             shared.close()
-        return self._stub, threads
+        return self._stub, threads, time.monotonic()
 
     def drain_s(self, elapsed_s: float) -> float:
         return _YOUNG_DRAIN_S if elapsed_s < _YOUNG_S else DRAIN_S

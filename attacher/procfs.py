@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE = 4096  # no file here gives more to one read
+_MOST_COMMAND = 1 << 16
+"""Bytes of a command line that are read: a process may name any part of its memory as that (man 2 prctl,
+PR_SET_MM), and be a thousand times longer."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Stat:
+class Stat(NamedTuple):
     """The fields of /proc/PID/stat that are needed (man proc_pid_stat); times in seconds of CPU time,
     ``start_time`` in clock ticks since boot."""
 
@@ -102,8 +104,7 @@ def sign_of_threads(pid: int) -> tuple[int, int] | None:
         return None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Blocked:
+class Blocked(NamedTuple):
     """Where a thread sleeps in the kernel: the system call's number (-1: it is in none), and its stack
     pointer and instruction pointer in user space."""
 
@@ -155,9 +156,10 @@ def runnable() -> int:
 
 
 def command_line(pid: int) -> str:
-    """The command line, arguments joined by blanks; ``[name]`` when there is none."""
+    """The command line, arguments joined by blanks, or its begin; ``[name]`` when there is none."""
     try:
-        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
+        with Path(f"/proc/{pid}/cmdline").open("rb") as file:
+            raw = file.read(_MOST_COMMAND)
     except (FileNotFoundError, ProcessLookupError):
         raw = b""
     stat = read_stat(pid)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import dataclasses
 import enum
 import errno
 import functools
@@ -16,7 +15,7 @@ import os
 import signal
 import struct
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import NoPermission, PyattachError
 from . import procfs
@@ -29,7 +28,6 @@ PTRACE_CONT = 7
 PTRACE_GETREGS = 12
 PTRACE_SETREGS = 13
 PTRACE_DETACH = 17
-PTRACE_GETEVENTMSG = 0x4201
 PTRACE_SEIZE = 0x4206
 PTRACE_INTERRUPT = 0x4207
 PTRACE_PEEKSIGINFO = 0x4209
@@ -56,8 +54,7 @@ class StopKind(enum.Enum):
     EXITED = "exited"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(NamedTuple):
     """A decoded stop; ``signal`` is the one to be delivered (SIGNAL) or that stopped it (GROUP_STOP)."""
 
     kind: StopKind

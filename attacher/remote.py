@@ -103,6 +103,7 @@ def main() -> None:
     """Serve one request."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the caller decides, by the end of stdin
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # as StopSignals does, and why
     fault.choose_from_environment()
     # What is printed anywhere must not get among the answers.
     speaker = _Speaker(os.fdopen(os.dup(1), "wb"))

@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from ..errors import ExitCode, PyattachError, UsageError
-from ..render.compare import diff_svg
-from ..render.profile import Profile, uncollected
-from ..render.reading import read_profile
+from .help_text import HelpText, RawHelpText
 from .outputs import (
     add_output_options,
     add_picture_options,
@@ -18,7 +17,9 @@ from .outputs import (
     write,
     write_outputs,
 )
-from .recording import is_recording, read_recording
+
+if TYPE_CHECKING:
+    from ..render.profile import Profile
 
 _REPORT = (
     "Write a profile anew, in any format: one of pyattach (SVG, JSON, folded), folded stacks, pprof's, or "
@@ -33,7 +34,7 @@ gone.  Both may be any file that `pyattach report` reads.
 
 def report_parser() -> argparse.ArgumentParser:
     """The command line of ``pyattach report``."""
-    p = argparse.ArgumentParser(prog="pyattach report", description=_REPORT)
+    p = argparse.ArgumentParser(prog="pyattach report", description=_REPORT, formatter_class=HelpText)
     p.add_argument(
         "file",
         metavar="FILE",
@@ -45,9 +46,7 @@ def report_parser() -> argparse.ArgumentParser:
 
 def diff_parser() -> argparse.ArgumentParser:
     """The command line of ``pyattach diff``."""
-    p = argparse.ArgumentParser(
-        prog="pyattach diff", description=_DIFF, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    p = argparse.ArgumentParser(prog="pyattach diff", description=_DIFF, formatter_class=RawHelpText)
     p.add_argument("before", metavar="BEFORE", help="a profile")
     p.add_argument("after", metavar="AFTER", help="the profile whose shape is drawn")
     p.add_argument(
@@ -80,6 +79,8 @@ def diff(arguments: argparse.Namespace) -> ExitCode:
         if not profile.total:
             print(f"pyattach: {path} holds no samples: there is nothing to compare", file=sys.stderr)  # noqa: T201
             return ExitCode.NO_SAMPLES
+    from ..render.compare import diff_svg
+
     options = render_options(arguments)
     write(arguments.output, diff_svg(before, after, options, different_modes=arguments.different_modes))
     if arguments.output != "-":
@@ -89,16 +90,20 @@ def diff(arguments: argparse.Namespace) -> ExitCode:
 
 def _read(path: str) -> Profile:
     """A profile that was written, or what a program has recorded of itself."""
+    from ..render.reading import read_profile
+    from .recording import is_recording, read_recording
+
     return read_recording(path) if is_recording(path) else read_profile(path)
 
 
 def main(command: str, argv: Sequence[str]) -> int:
     """``pyattach report`` or ``pyattach diff``; returns the exit code."""
+    arguments = (diff_parser() if command == "diff" else report_parser()).parse_args(argv)
+    from ..render.profile import uncollected
+
     try:
         with uncollected():  # from the first stack read to the last byte written
-            if command == "diff":
-                return int(diff(diff_parser().parse_args(argv)))
-            return int(report(report_parser().parse_args(argv)))
+            return int(diff(arguments) if command == "diff" else report(arguments))
     except PyattachError as error:
         print(f"pyattach: {error}", file=sys.stderr)  # noqa: T201
         return int(error.exit_code)

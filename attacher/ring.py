@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import struct
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from ..inject.layout import Control, RecordHead
 from ..inject.region import RegionPlan
@@ -23,8 +23,7 @@ writer is dead.  One that waits for a processor comes back."""
 _POSITION_MASK = (1 << 48) - 1
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class RawSample:
+class RawSample(NamedTuple):
     """One tick as the stub wrote it: ``frames`` are absolute addresses, the leaf's instruction pointer
     first, then return addresses; ``weight`` is the ticks it stands for; ``clock_ns`` the target's
     CLOCK_MONOTONIC."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import time
 from collections.abc import Callable
 
@@ -13,12 +12,14 @@ from ..render.facts import seconds
 from ..render.profile import Meta, Profile
 from . import following
 from .child import ChildProcess
-from .clock import Clock
+from .clock import SPARE_SIGNAL, Clock
 from .contract import Options, Outcome, Progress
 from .family import Family
+from .later import import_the_rest
+from .planning import plan_region
 from .preloaded import Preloaded
 from .program import Program
-from .session import Session
+from .sampling import Session
 from .shared import SharedMemory
 
 _LOOK_S = 0.001
@@ -39,6 +40,12 @@ _LIBSECCOMP = (
 _FILTERED = "the program has put itself under a seccomp filter: the sampling was ended; see --allow-seccomp"
 
 OnProgress = Callable[[Progress], None]
+
+
+def sampler_stub(options: Options, clock: Clock) -> PreloadedStub:
+    """The file that the program is started with.  Raises OSError."""
+    import_the_rest()  # the program waits for nothing that is imported
+    return PreloadedStub.create(plan_region(options, 1, clock, SPARE_SIGNAL))
 
 
 def profile_child(
@@ -62,7 +69,7 @@ def profile_child(
                 family.look()
                 return should_stop()
 
-            alone = dataclasses.replace(options, subprocesses=False)
+            alone = options._replace(subprocesses=False)
             outcome = profile_child(child, program, stub, clock, alone, look_and_ask, on_progress)
             family.stop()
             return family.joined(outcome)
@@ -87,7 +94,7 @@ def profile_child(
     if not (options.follow_exec and child.replaced):
         return outcome
     # The preloaded stub is gone with the program it was in: the next one is attached to.
-    first = dataclasses.replace(outcome, replaced=True)
+    first = outcome._replace(replaced=True)
     return following.go_on(child.pid, child.start_time, first, options, should_stop, shown)
 
 

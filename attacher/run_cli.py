@@ -4,36 +4,27 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import os
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable, Sequence
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from ..errors import PyattachError, UsageError
-from ..inject.image import preload_path
-from ..inject.preload import PreloadedStub
-from ..render.facts import hertz, seconds
-from ..render.names import printable
-from ..render.text import summary_lines
-from . import procfs
-from .child import ChildProcess, start
-from .cli import StopSignals, add_options, session_options
-from .clock import SPARE_SIGNAL, Clock, choose_for_child
-from .contract import Options, Outcome
-from .heap_options import heap_options, interim_reports, report_heap
-from .heap_run import heap_stub, profile_heap_of_child
-from .heap_session import HeapOptions
+from .cli import StopSignals, session_options
+from .cli_options import add_options
 from .heap_words import add_heap_options
-from .interim import on_request
-from .live_table import LiveTable
+from .help_text import RawHelpText
 from .outputs import check_outputs, default_suffix, render_options, write_outputs
-from .planning import plan_region
-from .program import Program, find_program
-from .run import profile_child
+
+if TYPE_CHECKING:
+    from ..inject.preload import PreloadedStub
+    from .child import ChildProcess
+    from .clock import Clock
+    from .contract import Options, Outcome
+    from .heap_session import HeapOptions
+    from .program import Program
 
 _DESCRIPTION = "Start a program with the sampler preloaded, and see where its CPU time goes, start to end."
 _EPILOG = """\
@@ -55,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
         usage="pyattach run [options] -- COMMAND [ARGUMENT ...]",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=RawHelpText,
     )
     add_options(p)
     p.set_defaults(only=[], loader="auto", mode="cpu")
@@ -109,6 +100,10 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
         if not arguments.quiet:
             print(f"pyattach: {line}", file=err)
 
+    from .child import start
+    from .clock import choose_for_child
+    from .program import find_program
+
     words = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     if not words:
         raise UsageError("no command given", "try: pyattach run -- COMMAND")
@@ -120,11 +115,7 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
     options = _with_inherited_filter(session_options(arguments))
     clock = choose_for_child(options.clock, options.rate_hz, jitter=options.jitter)
     with contextlib.ExitStack() as undo:
-        stub = (
-            heap_stub(_heap_options(arguments, options))
-            if arguments.heap
-            else PreloadedStub.create(plan_region(options, 1, clock, SPARE_SIGNAL))
-        )
+        stub = _stub(arguments, options, clock)
         undo.callback(stub.close)
         signals = RunSignals()
         undo.enter_context(signals)
@@ -133,10 +124,7 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
         signals.adopt(child)
         try:
             if arguments.heap:
-                chosen = _heap_options(arguments, options)
-                look = interim_reports(child.pid, signals.report_wanted, arguments, say)
-                heap = profile_heap_of_child(child, program, stub, chosen, signals.stopped, look)
-                report_heap(heap, outputs, arguments, say)
+                _record_heap(child, program, stub, signals, arguments, options, outputs, say)
             else:
                 outcome = _profiled(child, program, stub, clock, signals, arguments)
                 _report(outcome, outputs, arguments, say)
@@ -147,8 +135,35 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
         return child.wait() or failed
 
 
+def _stub(arguments: argparse.Namespace, options: Options, clock: Clock) -> PreloadedStub:
+    """The file that the program is started with."""
+    if arguments.heap:
+        from .heap_run import heap_stub
+
+        return heap_stub(_heap_options(arguments, options))
+    from .run import sampler_stub
+
+    return sampler_stub(options, clock)
+
+
+def _record_heap(
+    child: ChildProcess, program: Program, stub: PreloadedStub, signals: RunSignals,
+    arguments: argparse.Namespace, options: Options, outputs: Sequence[str], say: Callable[[str], None],
+) -> None:  # fmt: skip
+    from .heap_options import interim_reports, report_heap
+    from .heap_run import profile_heap_of_child
+
+    look = interim_reports(child.pid, signals.report_wanted, arguments, say)
+    chosen = _heap_options(arguments, options)
+    heap = profile_heap_of_child(child, program, stub, chosen, signals.stopped, look)
+    report_heap(heap, outputs, arguments, say)
+
+
 def _heap_options(arguments: argparse.Namespace, options: Options) -> HeapOptions:
     """Leaks are looked for at the program's end, unless that is not wanted, or allocations are sampled."""
+    from .heap_options import heap_options
+    from .heap_session import HeapOptions
+
     chosen = HeapOptions(
         duration_s=options.duration_s,
         unwind=options.unwind,
@@ -160,8 +175,10 @@ def _heap_options(arguments: argparse.Namespace, options: Options) -> HeapOption
 
 def _with_inherited_filter(options: Options) -> Options:
     """Under a filter that pyattach hands down (a container's), no system call is tried that it may deny."""
+    from . import procfs
+
     inherited = procfs.read_status(os.getpid()).get("Seccomp", "0") != "0"
-    return dataclasses.replace(options, allow_seccomp=options.allow_seccomp or inherited)
+    return options._replace(allow_seccomp=options.allow_seccomp or inherited)
 
 
 def _profiled(
@@ -172,11 +189,15 @@ def _profiled(
     signals: RunSignals,
     arguments: argparse.Namespace,
 ) -> Outcome:
+    from .interim import on_request
+    from .run import profile_child
+
     options = session_options(arguments)
     if not (arguments.live and sys.stderr.isatty()):
         look = on_request(signals.report_wanted, child.pid, child.command, options)
         return profile_child(child, program, stub, clock, options, signals.stopped, look)
-    from ..render.live import LiveView  # late: it brings rich with it
+    from ..render.live import LiveView  # it brings rich with it
+    from .live_table import LiveTable
 
     with LiveView() as view, LiveTable(view, child.pid, child.command, options) as table:
         look = on_request(signals.report_wanted, child.pid, child.command, options, table)
@@ -192,6 +213,10 @@ def _default_output(command: str, wanted: str | None) -> str:
 def _report(
     outcome: Outcome, outputs: Sequence[str], arguments: argparse.Namespace, say: Callable[[str], None]
 ) -> None:
+    from ..render.facts import hertz, seconds
+    from ..render.names import printable
+    from ..render.text import summary_lines
+
     meta = outcome.profile.meta
     written: list[str] = []
     try:
@@ -214,12 +239,16 @@ def main(argv: Sequence[str]) -> int:
     """``pyattach run``; returns the exit status."""
     arguments = parser().parse_args(argv)
     if arguments.print_preload:
+        from ..inject.image import preload_path
+
         print(preload_path())  # noqa: T201
         return 0
     try:
         return run(arguments, sys.stderr)
     except PyattachError as error:
         if arguments.verbose:
+            import traceback
+
             traceback.print_exc()
         print(f"pyattach: {error}", file=sys.stderr)  # noqa: T201
         return int(error.exit_code)

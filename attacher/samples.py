@@ -8,15 +8,18 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from ..inject.layout import End
-from ..render.profile import FunctionTotals, Stack, Timeline
 from ..symbols.address import InstructionPointer, ReturnAddress
-from ..symbols.frame import TRUNCATED, Frame
-from ..symbols.maps import Maps
 from ..symbols.place import Place
-from ..symbols.resolver import Resolver
 from ..symbols.syscalls import is_waiting, waiting_frame
+
+if TYPE_CHECKING:
+    from ..render.profile import FunctionTotals, Stack, Timeline
+    from ..symbols.frame import Frame
+    from ..symbols.maps import Maps
+    from ..symbols.resolver import Resolver
 
 WHY = {
     End.DEPTH: "deeper than --max-depth",
@@ -62,11 +65,20 @@ class SampleStore:
         """Told of each sample (thread, stack, ticks) once its stack has names."""
         self.naming: Callable[[int, int], None] | None = None
         """Told by ``name_stacks`` of how many stacks, of how many, have names."""
-        self.totals = FunctionTotals()
+        self._totals: FunctionTotals | None = None
         self.samples = 0
         self.truncated = 0
         self.ends: collections.Counter[int] = collections.Counter()
         self._times: _Times | None = _Times()
+
+    @property
+    def totals(self) -> FunctionTotals:
+        """Self and total ticks by function, as of the last ``update_totals``."""
+        if self._totals is None:
+            from ..render.profile import FunctionTotals
+
+            self._totals = FunctionTotals()
+        return self._totals
 
     def add(
         self, samples: Iterable[tuple[int, int, int, tuple[int, ...]]], clocks_ns: Iterable[int] | None = None
@@ -207,6 +219,8 @@ class SampleStore:
         return stack
 
     def _frames(self, placed: PlacedStack) -> Iterator[Frame]:
+        from ..symbols.frame import TRUNCATED
+
         places, complete = placed
         if not complete:
             yield TRUNCATED
@@ -237,5 +251,7 @@ class _Times:
         return True
 
     def timeline(self, begin_ns: int, stack_of: Callable[[PlacedStack], Stack]) -> Timeline:
+        from ..render.profile import Timeline
+
         times_s = array.array("d", (max(0, clock - begin_ns) / 1e9 for clock in self._clocks_ns))
         return Timeline(times_s, self._tids, self._stack_at, self._ticks, list(map(stack_of, self._numbers)))

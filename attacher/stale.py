@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import collections
 import ctypes
-import dataclasses
 import os
 import re
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from ..errors import InjectionFailed, PyattachError
 from ..inject.arch import x86_64 as arch
@@ -24,7 +24,7 @@ from ..inject.loader import MappedStub
 from ..inject.locks import survey
 from ..symbols.maps import Mapping, Maps
 from ..symbols.resolver import proc_opener
-from . import heap_stale, procfs
+from . import procfs
 from .leaving import call_stop, unload
 from .places import SafePlaces
 from .shared import LEASE_NS
@@ -37,8 +37,7 @@ _LOOK_S = 0.01
 _CONTROL_SIZE = ctypes.sizeof(Control)
 
 
-@dataclasses.dataclass(frozen=True)
-class StaleStub:
+class StaleStub(NamedTuple):
     """A stub that is mapped: the name of its file, where its image and its shared memory begin."""
 
     name: str
@@ -140,6 +139,8 @@ def _take_out(target: TargetProcess, found: StaleStub) -> list[str]:
     if target.read(found.base + start, len(code)) != code:
         raise InjectionFailed("it was made by another version")
     if head.heap_offset:
+        from . import heap_stale
+
         hooks = MappedStub(target, image, None, found.base, 0, [])
         heap_stale.take_out(target, hooks, found.shared_address, head)
         return ["the hooks of a heap profiler that was killed were taken out"]

@@ -45,8 +45,9 @@ class Stay(Protocol):
     @property
     def clock(self) -> Clock: ...
 
-    def load(self, maps: Maps, modules: ModuleTable) -> tuple[SharedRegion, ThreadTable]:
-        """Begin to sample: where the shared memory is, and the threads that were posted.
+    def load(self, maps: Maps, modules: ModuleTable) -> tuple[SharedRegion, ThreadTable, float]:
+        """Begin to sample: where the shared memory is, the threads that were posted, and since when ticks
+        come (time.monotonic()).
 
         Raises InjectionFailed and TargetDied; the target is then as it was.
         """
@@ -95,7 +96,7 @@ class Injected:
         self._stub: LoadedStub | None = None
         self._given_back = 0
 
-    def load(self, maps: Maps, modules: ModuleTable) -> tuple[SharedRegion, ThreadTable]:
+    def load(self, maps: Maps, modules: ModuleTable) -> tuple[SharedRegion, ThreadTable, float]:
         target, self._modules = self._target, modules
         self._zones, calls = survey(maps, proc_opener(target.pid), target.read)
         fault.reach("surveyed", target.pid)
@@ -111,7 +112,7 @@ class Injected:
         with fault.during("load"):
             loaded = loader.load()
         self._stub = loaded.stub
-        return loaded.stub, loaded.threads
+        return loaded
 
     @property
     def stub(self) -> LoadedStub:

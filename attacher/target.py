@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Iterable
 
-from ..errors import NoSuchTarget
+from ..errors import NoPermission, NoSuchTarget
 from ..inject.arch import x86_64 as arch
 from ..symbols.maps import Maps
 from . import procfs
@@ -182,12 +182,14 @@ class TargetProcess:
                 )
         except (ProcessLookupError, FileNotFoundError):
             return True
+        except NoPermission:  # another tracer has taken it meanwhile
+            return False
 
     def _in_a_handler(self, sp: int, ranges: list[Range]) -> bool:
         """Whether a thread with this stack pointer may be in a handler that was called in ``ranges``: then
         the kernel's frame for it is on its stack.  One left behind in unused words looks the same."""
         stack = self._from(sp, _HANDLERS_STACK)
-        return not stack or any(arch.handler_called_in(stack, low, high) for low, high in ranges)
+        return not stack or any(arch.handler_called_in(stack, sp, low, high) for low, high in ranges)
 
 
 def _outside(address: int, ranges: list[Range]) -> bool:

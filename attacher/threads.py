@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import collections
 import ctypes
-import dataclasses
 
 from ..inject.layout import Slot, SlotState
 from ..inject.region import RegionPlan
-from ..render.profile import Thread
+from ..render.thread import Thread
 from . import procfs
 from .choosing import ALL_THREADS, ThreadChoice
 from .clock import Clock, blocks
@@ -28,22 +27,25 @@ _SILENT_PERIODS = 10
 """With more CPU time and periods than this, and no tick, something keeps the ticks from a thread."""
 
 
-@dataclasses.dataclass(slots=True)
 class _Known:
-    slot: int
-    start_time: int
-    cpu_at_start_s: float
-    cpu_s: float
-    cpu_ns: int | None = None
-    """As it was read last."""
-    ran: bool = True
-    """Since it was last looked at thoroughly."""
-    ticks: int = 0
-    """Of its slot, when that was last looked at."""
-    heard_cpu_s: float = 0.0
-    """Its CPU time up to which they stand for it; before the first one, when it was posted."""
-    checked_cpu_s: float = 0.0
-    """The same, when it was last found out why it has none."""
+    __slots__ = (
+        "checked_cpu_s", "cpu_at_start_s", "cpu_ns", "cpu_s", "heard_cpu_s", "ran", "slot", "start_time",
+        "ticks",
+    )  # fmt: skip
+
+    def __init__(self, slot: int, start_time: int, cpu_s: float, ticks: int) -> None:
+        self.slot, self.start_time = slot, start_time
+        self.cpu_at_start_s = self.cpu_s = cpu_s
+        self.cpu_ns: int | None = None
+        """As it was read last."""
+        self.ran = True
+        """Since it was last looked at thoroughly."""
+        self.ticks = ticks
+        """Of its slot, when that was last looked at."""
+        self.heard_cpu_s = cpu_s
+        """Its CPU time up to which they stand for it; before the first one, when it was posted."""
+        self.checked_cpu_s = 0.0
+        """The same, when it was last found out why it has none."""
 
 
 class ThreadTable:
@@ -236,9 +238,7 @@ class ThreadTable:
             self._never_used = min(self._never_used, self._own_slots - 1 - index)
             used_ns = procfs.thread_cpu_ns(self._pid, tid)
             used_s = stat.cpu_s if used_ns is None else used_ns / 1e9
-            self._known[tid] = _Known(
-                index, stat.start_time, used_s, used_s, ticks=int(slots[index].ticks), heard_cpu_s=used_s
-            )
+            self._known[tid] = _Known(index, stat.start_time, used_s, int(slots[index].ticks))
             posted = True
         return posted
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from ..inject.borrow import MEMFD_PREFIX, bootstraps_in
 from ..inject.layout import TICK_TAG
@@ -18,8 +18,7 @@ _BEGIN_BYTES = 32
 _TIMER_VALUE = re.compile(r"^signal: (\d+)/([0-9a-f]+)$", re.MULTILINE)
 
 
-@dataclasses.dataclass(frozen=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """The target at one moment.  ``mappings``: by start, (end, permissions, path); ``fds``: by number,
     what they are; signal masks as in /proc/PID/status; ``timers``: ours among its POSIX timers;
     ``bootstraps``: where our first instructions are behind its code; ``code``: how functions begin that
@@ -50,8 +49,7 @@ class Snapshot:
         }
 
 
-@dataclasses.dataclass(frozen=True)
-class Verification:
+class Verification(NamedTuple):
     """The target before and after, and what of ours is ``left``: one line each."""
 
     pid: int

@@ -68,11 +68,12 @@ class _Watched:
     """One thread: its open files, and its stack as long as it sleeps.
 
     ``asleep`` is what schedstat said when the stack was read: the same again means that it has not run since.
-    ``pending`` are periods not yet counted in the store.
+    ``pending`` are periods not yet counted in the store, the first of them seen at ``since_ns``.
     """
 
     __slots__ = (
-        "asleep", "end", "frames", "last", "pending", "place_fd", "queued_before_ns", "sched_fd", "tid",
+        "asleep", "end", "frames", "last", "pending", "place_fd", "queued_before_ns", "sched_fd", "since_ns",
+        "tid",
     )  # fmt: skip
 
     def __init__(self, pid: int, tid: int) -> None:
@@ -89,7 +90,7 @@ class _Watched:
         self.last = b""
         self.frames: tuple[int, ...] = ()
         self.end = 0
-        self.pending = 0
+        self.pending = self.since_ns = 0
         try:
             self.queued_before_ns = _queued_ns(self.schedstat())
         except OSError:
@@ -175,6 +176,7 @@ class WallClock:
             try:
                 asleep = watched.asleep
                 if (asleep and watched.schedstat() == asleep) or self._sleeps(watched):
+                    watched.since_ns = start_ns if not watched.pending else watched.since_ns
                     watched.pending += periods
             except ProcessLookupError:
                 self._forget(tid)
@@ -244,7 +246,8 @@ class WallClock:
     def _count_one(self, watched: _Watched) -> None:
         if not watched.pending:
             return
-        self._store.add([(watched.tid, watched.end, watched.pending, watched.frames)])
+        sample = (watched.tid, watched.end, watched.pending, watched.frames)
+        self._store.add([sample], [watched.since_ns])
         self.waiting += watched.pending
         watched.pending = 0
 

@@ -9,6 +9,9 @@ import re
 RATE_RANGE_HZ = (10.0, 1000.0)
 """Slower is refused, faster is warned of."""
 
+CLOCKS = ("auto", "timer", "perf")
+"""What can tick, see ``clock``."""
+
 
 def duration_s(text: str) -> float:
     """Seconds from ``30``, ``1.5s``, ``500ms``, ``2m``, ``1h``.  Raises ArgumentTypeError."""

@@ -65,6 +65,7 @@ PARTS = (
         "Recording the heap", "heap_cost.py", ("--rounds", "3"),
         ("--rounds", "1", "--scale", "0.1", "--only", "tight"),
     ),
+    Part("Sampled totals of the heap", "heap_sampled.py"),
 )  # fmt: skip
 
 EXPLAINED = {

@@ -30,7 +30,7 @@ from programs import PROGRAMS, NotHere
 
 from pyattach.attacher.contract import Options
 from pyattach.attacher.samples import SampleStore
-from pyattach.attacher.session import Session
+from pyattach.attacher.sampling import Session
 from pyattach.attacher.target import TargetProcess
 from pyattach.errors import PyattachError
 from pyattach.inject.layout import End

@@ -21,7 +21,7 @@ import time
 from common import arguments, compare, machine, running, spread, table
 
 from pyattach.attacher.contract import Options
-from pyattach.attacher.session import Session
+from pyattach.attacher.sampling import Session
 from pyattach.attacher.session import attach as run_session
 from pyattach.attacher.target import TargetProcess
 from pyattach.errors import PyattachError, UnsupportedTarget

@@ -8,14 +8,12 @@ where the measurement says anything: its noise is how far two runs without diffe
 from __future__ import annotations
 
 import os
-import select
 import statistics
 
-from common import DEADLINE_S, arguments, machine, running, table
+from common import arguments, machine, running, table
+from told import sampled
 
 from pyattach.attacher.clock import kernel_hz, why_no_events
-from pyattach.attacher.contract import Options
-from pyattach.attacher.session import attach as run_session
 from pyattach.render.facts import facts
 from pyattach.render.profile import Meta
 
@@ -32,29 +30,11 @@ def alone(steps: int) -> float:
         return int(process.stdout.readline().split()[1]) / 1e6
 
 
-def sampled(steps: int, clock: str, rate_hz: float) -> tuple[float, Meta]:
+def sampled_too(steps: int, clock: str, rate_hz: float) -> tuple[float, Meta]:
     """The same under pyattach, and what that says of it."""
     with running("fixed", steps) as process:
-        assert process.stdin is not None and process.stdout is not None
-        stdin, stdout = process.stdin, process.stdout
-        begun, line = False, ""
-
-        def done() -> bool:
-            nonlocal line
-            if begun and not line and select.select([stdout], [], [], 0)[0]:
-                line = stdout.readline()
-            return bool(line)
-
-        def begin(_progress: object) -> None:
-            nonlocal begun
-            if not begun:
-                begun = True
-                stdin.write("\n")
-                stdin.flush()
-
-        options = Options(rate_hz=rate_hz, clock=clock, duration_s=DEADLINE_S)
-        meta = run_session(process.pid, options, done, begin).profile.meta
-        return int(line.split()[1]) / 1e6, meta
+        profile, said = sampled(process, clock, rate_hz)
+    return said[0] / 1e6, profile.meta
 
 
 def main() -> None:
@@ -70,7 +50,7 @@ def main() -> None:
         measured, noise, reported, handler, each = [], [], [], [], []
         for _ in range(pairs):
             first = alone(steps)
-            with_s, meta = sampled(steps, clock, rate_hz)
+            with_s, meta = sampled_too(steps, clock, rate_hz)
             last = alone(steps)
             base_s = (first + last) / 2
             measured.append(100 * (1 - base_s / with_s))

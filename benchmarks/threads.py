@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import select
 import shlex
 import statistics
 import subprocess
@@ -19,10 +18,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from common import DEADLINE_S, arguments, machine, program, running, table
+from told import sampled
 
 from pyattach.attacher.clock import why_no_events
-from pyattach.attacher.contract import Options
-from pyattach.attacher.session import attach as run_session
 from pyattach.render.profile import Profile
 
 CLOCKS = [("timer", 99.0), ("timer", 199.0), ("perf", 99.0), ("perf", 997.0)]
@@ -49,30 +47,10 @@ class Run:
         return 100 * (1 - sum(self.counts.values()) / self.expected)
 
 
-def sampled(name: str, words: Sequence[object], clock: str, rate_hz: float) -> Run:
+def by_pyattach(name: str, words: Sequence[object], clock: str, rate_hz: float) -> Run:
     """The target begins at the first progress; the session ends when it says that it is done."""
     with running(name, *words) as process:
-        assert process.stdin is not None and process.stdout is not None
-        stdin, stdout = process.stdin, process.stdout
-        begun = False
-        line = ""
-
-        def done() -> bool:
-            nonlocal line
-            if begun and not line and select.select([stdout], [], [], 0)[0]:
-                line = stdout.readline()
-            return bool(line)
-
-        def begin(_progress: object) -> None:
-            nonlocal begun
-            if not begun:
-                begun = True
-                stdin.write("\n")
-                stdin.flush()
-
-        options = Options(rate_hz=rate_hz, clock=clock, duration_s=DEADLINE_S)
-        profile = run_session(process.pid, options, done, begin).profile
-        said = [int(word) for word in line.split()[1:]]
+        profile, said = sampled(process, clock, rate_hz)
     return Run(by_name(profile), said, rate_hz * (profile.meta.cpu_time_s or 0.0))
 
 
@@ -164,7 +142,7 @@ def main() -> None:
                 done = [
                     by_itimer(name, words, rate_hz, library)
                     if clock == "setitimer"
-                    else sampled(name, words, clock, rate_hz)
+                    else by_pyattach(name, words, clock, rate_hz)
                     for _ in range(runs)
                 ]
                 seen = [figure(run) for run in done]

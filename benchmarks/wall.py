@@ -20,7 +20,7 @@ from common import arguments, machine, running, table
 from programs import NotHere, answers, free_port, need, process, wait_for
 
 from pyattach.attacher.contract import Options
-from pyattach.attacher.session import Session
+from pyattach.attacher.sampling import Session
 from pyattach.attacher.target import TargetProcess
 from pyattach.errors import PyattachError
 from pyattach.render.profile import Stack

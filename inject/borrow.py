@@ -18,12 +18,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import dataclasses
+import fcntl
 import functools
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 from ..errors import InjectionFailed
 from . import fault
@@ -55,12 +56,11 @@ AREA_SIZE = MAIL_SIZE + BOOT_SIZE + LOADER_SIZE
 MEMFD_PREFIX = b"pyattach-"
 
 _WINDOW = 4096
-_MFD_CLOEXEC, _MFD_EXEC = 1, 0x10
+_MFD_CLOEXEC, _MFD_ALLOW_SEALING, _MFD_EXEC = 1, 2, 0x10
 _PR_SET_TIMERSLACK = 29
 
 
-@dataclasses.dataclass(frozen=True)
-class Borrowed:
+class Borrowed(NamedTuple):
     """What came of it.  ``memfd`` is open here and now the caller's; times are CLOCK_MONOTONIC, ns."""
 
     args: BootArgs
@@ -83,7 +83,18 @@ def memfd_flags() -> int:
     """MFD_EXEC must be said from kernel 6.3 on and is unknown before (man memfd_create)."""
     found = re.match(r"(\d+)\.(\d+)", os.uname().release)
     version = (int(found[1]), int(found[2])) if found else (0, 0)
-    return _MFD_CLOEXEC | (_MFD_EXEC if version >= (6, 3) else 0)
+    return _MFD_CLOEXEC | _MFD_ALLOW_SEALING | (_MFD_EXEC if version >= (6, 3) else 0)
+
+
+def forbid_shrinking(memfd: int) -> None:
+    """To be called before it is mapped here: a store behind the end of a file that the target has cut off
+    would end pyattach (SIGBUS)."""
+    fcntl.fcntl(memfd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+
+
+def error_text(number: int) -> str:
+    """What a negative error number says.  The target has written it, so it may be any number."""
+    return os.strerror(-number) if -4096 < number < 0 else f"error {number}"
 
 
 def _processor() -> int:
@@ -178,7 +189,7 @@ class Borrowing:
         self.args.fault = fault.in_loader()
         self.boot_offset = len(front)
         self._nonce = random_bits(63) | 1
-        self._tidied = False
+        self._mailed = self._tidied = False
         self._front = front
         self._pieces = [(offset, data) for offset, data in behind if data]
         boot_code(), loader_code()  # read from disk before anything waits for them
@@ -197,8 +208,9 @@ class Borrowing:
         )
         _sleep_precisely()
 
-    def run(self, held: HeldThread) -> Borrowed:
-        """Run the command on ``held`` and return when the thread has left our code.
+    def run(self, held: HeldThread, done: Callable[[Borrowed], None] | None = None) -> Borrowed:
+        """Run the command on ``held`` and return when the thread has left our code.  ``done`` is told as soon
+        as the command was run: until the thread is seen elsewhere tens of milliseconds may pass.
 
         Raises InjectionFailed when the thread did not get through, ProcessLookupError when it died.
         The thread is released in every case.
@@ -216,7 +228,10 @@ class Borrowing:
         try:
             held.release(arch.entry_registers(held.registers, self._cave.address + BOOT_DATA_SIZE))
             fault.reach("released", self.target.pid)
-            return self._serve(held)
+            borrowed = self._serve(held)
+            if done is not None:
+                done(borrowed)
+            return borrowed
         except _NoSign as error:
             self._tidy(held, before)
             raise self._gave_up() from error  # it was there, and has gone home before it was seen
@@ -244,7 +259,8 @@ class Borrowing:
 
         From the cave it calls the loader, which calls the C library's, and comes back: outside of the cave is
         not enough.  As long as it may come back the mail page is mapped, but that is not mapped yet when the
-        thread begins, either.  So: outside, then no mail page, then outside still.
+        thread begins, either.  So: outside, then no mail page, then outside still.  Once the mail was read,
+        the page was mapped: no mail page, then outside.
 
         Where signals are let in, at the first and the last instructions, a handler may be called, and takes
         as long as it takes.
@@ -258,7 +274,7 @@ class Borrowing:
 
         while time.monotonic() < deadline:
             time.sleep(POLL_S)
-            if not outside():
+            if not self._mailed and not outside():
                 return False
             if self._mail_is_gone() and outside():
                 return True
@@ -274,6 +290,7 @@ class Borrowing:
 
     def _serve(self, held: HeldThread) -> Borrowed:
         number, ready_ns = self._wait_for_mail()
+        self._mailed = True
         clock_offset_ns = ready_ns - time.monotonic_ns()
         fault.reach("mailed", self.target.pid)
         memfd = self._fill(number)
@@ -299,7 +316,7 @@ class Borrowing:
                 number = int.from_bytes(mail[8:16], "little", signed=True)
                 if number < 0:
                     raise InjectionFailed(
-                        f"pid {self.target.pid}: memfd_create there: {os.strerror(-number)}",
+                        f"pid {self.target.pid}: memfd_create there: {error_text(number)}",
                         "raise its limit of open files, or see whether vm.memfd_noexec forbids it",
                     )
                 return number, int.from_bytes(mail[16:24], "little")
@@ -319,6 +336,7 @@ class Borrowing:
             name = os.readlink(f"/proc/self/fd/{memfd}").encode()
             if self._name not in name:
                 raise self._gave_up()
+            forbid_shrinking(memfd)
             if self.args.path == b"":
                 self.args.path = _path_of_its_own(number, self._nonce).encode()
             os.pwrite(memfd, self._front + bytes(self.args), 0)

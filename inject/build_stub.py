@@ -52,6 +52,9 @@ SHARED_OBJECT = shlex.split("""
 # No symbol for the program to find in place of its own, and a constructor before all others.
 PRELOADED = shlex.split("-DEXPORT=HIDDEN -Wl,-init=pa_preload -Wl,-z,initfirst")
 
+# The heap profiler needs a part of the unwinder, and preloaded not all of its own: the rest takes memory.
+HEAP = shlex.split("-ffunction-sections -Wl,--gc-sections")
+
 # The allocator's functions are there to be found in place of the C library's.
 PRELOADED_HEAP = shlex.split(
     "-DPA_HEAP_PRELOADED -DEXPORT=HIDDEN -Wl,-init=heap_begin -Wl,-fini=heap_end -Wl,-z,initfirst"
@@ -118,8 +121,8 @@ def _commands(compiler: list[str], linker: str, source_dir: Path, scratch: Path)
     ]
     yield [*compiler, *FREESTANDING, "-I.", *preloaded, "-o", str(scratch / "_preload.so")]
     heap = [*UNWINDER, *sorted(f"heap/{path.name}" for path in (source_dir / "heap").glob("*.c"))]
-    yield [*compiler, *FREESTANDING, "-I.", *heap, *SHARED_OBJECT, "-o", str(scratch / "_heap.so")]
-    preloaded = [*heap, "preload/preload.c", *SHARED_OBJECT, *PRELOADED_HEAP]
+    yield [*compiler, *FREESTANDING, *HEAP, "-I.", *heap, *SHARED_OBJECT, "-o", str(scratch / "_heap.so")]
+    preloaded = [*HEAP, *heap, "preload/preload.c", *SHARED_OBJECT, *PRELOADED_HEAP]
     yield [*compiler, *FREESTANDING, "-I.", *preloaded, "-o", str(scratch / "_heap_preload.so")]
     outside = [*UNWINDER, *sorted(f"outside/{path.name}" for path in (source_dir / "outside").glob("*.c"))]
     yield [*compiler, *FREESTANDING, "-I.", *outside, *SHARED_OBJECT, "-o", str(scratch / "_unwind.so")]

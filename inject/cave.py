@@ -7,7 +7,7 @@ gives this process its own copy of that one page.
 
 from __future__ import annotations
 
-import dataclasses
+from typing import NamedTuple
 
 from ..errors import InjectionFailed
 from ..symbols.maps import Mapping
@@ -17,8 +17,7 @@ ALIGN = 16
 MARGIN = 16  # bytes left untouched behind the code: a disassembler or unwinder may peek there
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Cave:
+class Cave(NamedTuple):
     """Room for ``size`` bytes at ``address``, all zero, executable, in ``mapping``."""
 
     address: int

@@ -35,11 +35,9 @@ BORROWING = (
 )
 """What each borrowing of a thread passes, in this order."""
 
-PHASES = ("load", "stop", "unload")
-"""What a thread is borrowed for in each session; the steps are called ``load.seized`` and so on."""
-
 
 def _of(phase: str) -> tuple[str, ...]:
+    """The steps of what a thread is borrowed for: ``load.seized`` and so on."""
     return tuple(f"{phase}.{step}" for step in BORROWING)
 
 
@@ -50,7 +48,7 @@ STEPS = (
     *_of("load"),
     "loaded",  # the ring is there, the lease renewed, the clock runs
     "sampling",  # before the second look at the ring
-    "told",  # the state is STOP: handlers record nothing any more
+    "told",  # the state is QUIT: handlers record nothing any more
     "unclocked",  # pyattach's own events are closed
     *_of("stop"),
     "quiet",  # no handler runs any more

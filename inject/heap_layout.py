@@ -9,7 +9,7 @@ import ctypes
 import enum
 
 HEAP_MAGIC = 0x70616568746179F0
-HEAP_VERSION = 2
+HEAP_VERSION = 3
 FIRST_ITEM = 16
 NO_STACK = 15
 SITE_BITS = 23
@@ -20,12 +20,18 @@ LINE_WORDS = 16
 DIRECTORY = 1 << 25
 WIDE_SHIFT = 2
 WIDE_DIRECTORY = DIRECTORY >> WIDE_SHIFT
-FIRST_LEVEL = 10
-LEVELS = 16
+NODE_BITS = 22
+REGIONS = 1024
+FAN = 16
 FOLD_BYTES = 65536
 HEAP_ATTACHED = 1
 HEAP_WAITS = 2
-FILTER = 32768
+FILTER = 6080
+SAMPLED_SITE_BITS = 20
+SAMPLED_FIRST = 256
+SAMPLED_LEVELS = 10
+NEAR_THREADS = 32
+FAR_THREADS = 4096
 REAL = 11
 PATCHES = 65536
 ENTRIES = 16
@@ -33,6 +39,7 @@ LANDINGS = 16
 THROUGH = 16
 JUMP = 5
 COUNTS_IN_PAGE = 170
+MEMO_WORDS = 64
 
 FUNCTIONS = (
     "malloc",
@@ -48,33 +55,33 @@ FUNCTIONS = (
 )
 """What is hooked, in the order of ``struct pa_real``; behind them there is __errno_location."""
 
-_u8, _i32, _u32, _i64, _u64 = ctypes.c_uint8, ctypes.c_int32, ctypes.c_uint32, ctypes.c_int64, ctypes.c_uint64
+_u8, _u16, _i32, _u32 = ctypes.c_uint8, ctypes.c_uint16, ctypes.c_int32, ctypes.c_uint32
+_i64, _u64 = ctypes.c_int64, ctypes.c_uint64
 
 
-class Item(ctypes.Structure):
-    """``struct pa_item``: a node (return address, caller's node) or a site (size in bytes, node)."""
+class Node(ctypes.Structure):
+    """``struct pa_node``: a return address, and the caller's node."""
 
-    _pack_ = 4
-    _fields_ = (("key", _u64), ("under", _u32))
+    _fields_ = (("address", _u32), ("under", _u32), ("child", _u32), ("next", _u32))
 
 
-class Intern(ctypes.Structure):
-    """``struct pa_intern``: a table of items."""
+class Site(ctypes.Structure):
+    """``struct pa_site``: where blocks of one size come from."""
+
+    _fields_ = (("size", _u64), ("node", _u32), ("next", _u32))
+
+
+class Table(ctypes.Structure):
+    """``struct pa_table``: items of one kind."""
 
     _fields_ = (
         ("items_offset", _u64),
-        ("index_offset", _u64),
         ("most", _u32),
-        ("levels", _u32),
-        ("pad0", _u64 * 5),
+        ("pad0", _u32),
+        ("pad1", _u64 * 6),
         ("used", _u32),
-        ("level", _u32),
         ("refused", _u32),
-        ("moved", _u32),
-        ("given", _u32),
-        ("pad1", _u32),
-        ("pad2", _u64 * 5),
-        ("fill", _u32 * LEVELS),
+        ("pad2", _u64 * 7),
     )
 
 
@@ -97,26 +104,35 @@ class Heap(ctypes.Structure):
         ("thread_count", _u32),
         ("leaf_count", _u32),
         ("pool_pages", _u64),
-        ("filter_offset", _u64),
+        ("tallies_offset", _u64),
         ("patches_offset", _u64),
         ("real", _u64 * REAL),
         ("patch_count", _u32),
         ("entry_count", _u32),
         ("landing_count", _u32),
         ("pad0", _u32),
+        ("regions_offset", _u64),
+        ("first_counts_offset", _u64),
+        ("sampled_offset", _u64),
+        ("more_offset", _u64),
+        ("private_at", _u64),
         ("entries_offset", _u64),
         ("landings_offset", _u64),
-        ("pad5", _u64 * 3),
-        ("nodes", Intern),
-        ("sites", Intern),
+        ("pad5", _u64 * 6),
+        ("nodes", Table),
+        ("sites", Table),
+        ("fans", Table),
         ("pool_used", _u64),
         ("leaves_used", _u32),
         ("threads_used", _u32),
         ("expired", _u32),
         ("at_exit", _u32),
+        ("first_taken", _u32),
+        ("blocks_level", _u32),
         ("without_thread", _u64),
         ("without_block", _u64),
-        ("pad2", _u64 * 3),
+        ("private_bytes", _u64),
+        ("pad2", _u64),
         ("live", _i64),
         ("peak", _i64),
         ("peak_seq", _u32),
@@ -210,6 +226,27 @@ class Walked(ctypes.Structure):
     )
 
 
+class Memo(ctypes.Structure):
+    """``struct pa_memo``: a whole walk."""
+
+    _fields_ = (
+        ("ip", _u64),
+        ("sp", _u64),
+        ("fp", _u64),
+        ("size", _u64),
+        ("counts", _u32),
+        ("generation", _u32),
+        ("node", _u32),
+        ("span", _u32),
+        ("count", _u16),
+        ("needs_fp", _u8),
+        ("latest", _u8),
+        ("pad", _u32),
+        ("at", _u16 * MEMO_WORDS),
+        ("word", _u64 * MEMO_WORDS),
+    )
+
+
 class Recent(ctypes.Structure):
     """``struct pa_heap_recent``: a site looked for lately."""
 
@@ -255,5 +292,42 @@ class HeapThread(ctypes.Structure):
         ("spare_pages", _u32),
         ("children_at", _u64),
         ("room_at", _u64),
-        ("pad", _u64 * 8),
+        ("memos_at", _u64),
+        ("first", _u32),
+        ("children_mask", _u32),
+        ("pad", _u64 * 6),
+    )
+
+
+class Tally(ctypes.Structure):
+    """``struct pa_tally``: sampled, all threads' counts of one site."""
+
+    _fields_ = (("allocs", _u64), ("frees", _u64), ("temporary", _u64), ("at_peak", _u64))
+
+
+class SampledThread(ctypes.Structure):
+    """``struct pa_sampled_thread``: what a thread has for itself where allocations are sampled."""
+
+    _fields_ = (
+        ("tp", _u64),
+        ("until", _u64),
+        ("rest", _u64),
+        ("guard", _u64),
+        ("last", _u64),
+        ("last_left", _u64),
+        ("random", _u64),
+        ("visits", _u32),
+        ("pad", _u32),
+    )
+
+
+class Sampled(ctypes.Structure):
+    """``struct pa_sampled``: the stub's private memory."""
+
+    _fields_ = (
+        ("near", SampledThread * NEAR_THREADS),
+        ("mine", _u32),
+        ("pad", _u32 * 15),
+        ("filter", _u8 * FILTER),
+        ("far", SampledThread * FAR_THREADS),
     )

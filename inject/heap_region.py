@@ -6,46 +6,58 @@ Room is for the largest process there may be: what is not used of it takes addre
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 
 from .heap_layout import (
     DIRECTORY,
     ENTRIES,
-    FILTER,
+    FAN,
     FIRST_ITEM,
-    FIRST_LEVEL,
     HEAP_MAGIC,
     HEAP_VERSION,
     LANDINGS,
     LEAF_WORDS,
+    NODE_BITS,
     PATCHES,
+    REGIONS,
+    SAMPLED_FIRST,
+    SAMPLED_LEVELS,
+    SAMPLED_SITE_BITS,
+    SITE_BITS,
     WIDE_DIRECTORY,
+    Counts,
     Entry,
     Heap,
     HeapThread,
-    Item,
     Landing,
+    Node,
     Patch,
+    Site,
+    Tally,
 )
-from .layout import CacheLine, Control
+from .layout import CacheLine, Control, Unwind
 from .region import PAGE, RegionPlan
 
 _THREADS = 4096
 _LEAVES = 1 << 15
-_NODES, _NODE_LEVELS = 1 << 22, 14
-_SITES, _SITE_LEVELS = 1 << 23, 15
+_NODES, _SITES, _FANS = 1 << NODE_BITS, 1 << SITE_BITS, 1 << 20
 _POOL_PAGES = 1 << 20
 _LEAST_LINES, _MOST_LINES = 1 << 13, 1 << 16
 _BYTES_OF_CODE = 1024
 """For so much code there is one rule kept: of the return addresses in it few are on stacks that allocate."""
 
+_CONTEXTS = 64
+_SAMPLED_SITES = 1 << SAMPLED_SITE_BITS
+_LEAST_SAMPLED_LINES, _SAMPLED_BYTES_OF_CODE = 1 << 7, 1 << 14
+_LINE = 64
 
-def cache_lines(code_bytes: int) -> int:
-    """How many rules the unwinder keeps for a program with so much code."""
-    return max(_LEAST_LINES, min(_MOST_LINES, 1 << (code_bytes // _BYTES_OF_CODE).bit_length()))
+
+def cache_lines(code_bytes: int, sample_bytes: int = 0) -> int:
+    """How many rules the unwinder keeps for a program with so much code: few where few stacks are walked."""
+    least = _LEAST_SAMPLED_LINES if sample_bytes else _LEAST_LINES
+    per_line = _SAMPLED_BYTES_OF_CODE if sample_bytes else _BYTES_OF_CODE
+    return max(least, min(_MOST_LINES, 1 << (code_bytes // per_line).bit_length()))
 
 
-@dataclasses.dataclass(frozen=True)
 class HeapPlan(RegionPlan):
     """A region with a heap part behind everything else.
 
@@ -54,10 +66,17 @@ class HeapPlan(RegionPlan):
     ``code_bytes``: of all executable mappings, as far as they are known.
     """
 
-    sample_bytes: int = 0
-    heap_flags: int = 0
-    real: tuple[int, ...] = ()
-    code_bytes: int = 0
+    def __init__(
+        self, *, period_ns: int, slot_count: int, max_depth: int, ring_words: int, signal: int,
+        unwind: Unwind = Unwind.AUTO, flags: int = 0,
+        sample_bytes: int = 0, heap_flags: int = 0, real: tuple[int, ...] = (), code_bytes: int = 0,
+    ) -> None:  # fmt: skip
+        super().__init__(
+            period_ns=period_ns, slot_count=slot_count, max_depth=max_depth, ring_words=ring_words,
+            signal=signal, unwind=unwind, flags=flags,
+        )  # fmt: skip
+        self.sample_bytes, self.heap_flags = sample_bytes, heap_flags
+        self.real, self.code_bytes = real, code_bytes
 
     @property
     def heap_offset(self) -> int:
@@ -72,7 +91,7 @@ class HeapPlan(RegionPlan):
         control = RegionPlan.control(self, nonce, lease_until_ns)
         control.heap_offset = self.heap_offset
         control.cache_offset = self.heap_offset + self._divided()[2]
-        control.cache_lines = cache_lines(self.code_bytes)
+        control.cache_lines = cache_lines(self.code_bytes, self.sample_bytes)
         return control
 
     def heap(self) -> Heap:
@@ -88,30 +107,53 @@ class HeapPlan(RegionPlan):
             max_depth=self.max_depth,
             flags=self.heap_flags,
             sample_bytes=self.sample_bytes,
-            thread_count=_THREADS,
+            thread_count=_CONTEXTS if self.sample_bytes else _THREADS,
             leaf_count=_LEAVES,
             pool_pages=_POOL_PAGES,
             pool_used=1,
             leaves_used=1,
+            private_bytes=PAGE,
             real=self.real,
         )
         at = _Places(ctypes.sizeof(Heap))
-        heap.threads_offset = at.take(_THREADS * ctypes.sizeof(HeapThread))
-        for table, most, levels in ((heap.nodes, _NODES, _NODE_LEVELS), (heap.sites, _SITES, _SITE_LEVELS)):
-            table.most, table.levels, table.used = most, levels, FIRST_ITEM
-            table.items_offset = at.take(most * ctypes.sizeof(Item))
-            table.index_offset = at.take(4 * ((1 << FIRST_LEVEL + levels) - (1 << FIRST_LEVEL)))
-        heap.directory_offset = at.take(4 * DIRECTORY)
-        heap.wide_offset = at.take(4 * WIDE_DIRECTORY)
-        heap.next_offset = at.take(4 * _LEAVES)
-        heap.leaves_offset = at.take(4 * LEAF_WORDS * _LEAVES)
+        most_sites = _SAMPLED_SITES if self.sample_bytes else _SITES
+        if self.sample_bytes:
+            _place_sampled(heap, at)
+        else:
+            _place_exact(heap, at)
+        for table, most, size in (
+            (heap.nodes, _NODES, ctypes.sizeof(Node)),
+            (heap.sites, most_sites, ctypes.sizeof(Site)),
+            (heap.fans, _FANS, 4 * FAN),
+        ):
+            table.most, table.used = most, FIRST_ITEM
+            table.items_offset = at.take(most * size)
+        heap.regions_offset = at.take(4 * REGIONS)
         heap.patches_offset = at.take(PATCHES * ctypes.sizeof(Patch))
         heap.entries_offset = at.take(ENTRIES * ctypes.sizeof(Entry))
         heap.landings_offset = at.take(LANDINGS * ctypes.sizeof(Landing))
-        heap.filter_offset = at.take(2 * FILTER)
         cache_at = at.take(_MOST_LINES * ctypes.sizeof(CacheLine))
         heap.pool_offset = at.take(_POOL_PAGES * PAGE)
+        heap.first_counts_offset = at.take(_SITES * ctypes.sizeof(Counts))
         return heap, at.next, cache_at
+
+
+def _place_exact(heap: Heap, at: _Places) -> None:
+    heap.threads_offset = at.take(_THREADS * ctypes.sizeof(HeapThread))
+    heap.directory_offset = at.take(4 * DIRECTORY)
+    heap.wide_offset = at.take(4 * WIDE_DIRECTORY)
+    heap.next_offset = at.take(4 * _LEAVES)
+    heap.leaves_offset = at.take(4 * LEAF_WORDS * _LEAVES)
+
+
+def _place_sampled(heap: Heap, at: _Places) -> None:
+    """The first blocks and contexts lie in the head's own page: often no more are needed."""
+    heap.sampled_offset = (ctypes.sizeof(Heap) + _LINE - 1) // _LINE * _LINE
+    heap.threads_offset = heap.sampled_offset + 8 * SAMPLED_FIRST
+    at.next = 0
+    at.take(heap.threads_offset + _CONTEXTS * ctypes.sizeof(HeapThread))
+    heap.more_offset = at.take(8 * sum(SAMPLED_FIRST << 2 * level for level in range(1, SAMPLED_LEVELS)))
+    heap.tallies_offset = at.take(_SAMPLED_SITES * ctypes.sizeof(Tally))
 
 
 class _Places:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import functools
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import PyattachError
 from ..symbols.elf import ElfImage
-from .heap_layout import FUNCTIONS
 from .layout import (
     BOOT_DATA_SIZE,
     LOADER_SIZE,
@@ -26,8 +25,7 @@ _HERE = Path(__file__).parent
 _PAGE = 4096
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """A PT_LOAD of the stub: offsets and sizes in bytes, ``prot`` as for mmap."""
 
     offset: int
@@ -37,8 +35,7 @@ class Segment:
     prot: int
 
 
-@dataclasses.dataclass(frozen=True)
-class StubImage:
+class StubImage(NamedTuple):
     """``_stub.so``: its bytes, segments, and where its entry points lie (offsets from its base)."""
 
     data: bytes
@@ -112,8 +109,18 @@ def preload_image() -> bytes:
 
 @functools.cache
 def heap_preload_image() -> bytes:
-    """``_heap_preload.so``."""
-    return _fitting("_heap_preload.so", PRELOAD_REGION)
+    """``_heap_preload.so``, as far as it is loaded: what is there for debuggers takes memory as well."""
+    return _loaded_part(_fitting("_heap_preload.so", PRELOAD_REGION))
+
+
+def _loaded_part(data: bytes) -> bytes:
+    """The file up to its last segment's end, and no word of sections (Elf64_Ehdr in <elf.h>)."""
+    image = ElfImage(data, "_heap_preload.so")
+    end = max(segment.offset + segment.file_size for segment in image.segments)
+    head = bytearray(data[:64])
+    head[40:48] = bytes(8)  # e_shoff
+    head[60:64] = bytes(4)  # e_shnum, e_shstrndx
+    return bytes(head) + data[64:end]
 
 
 _ENTRIES = ("pa_init", "pa_arm", "pa_stop", "pa_leave")
@@ -128,6 +135,8 @@ def stub_image() -> StubImage:
 @functools.cache
 def heap_image() -> StubImage:
     """The heap profiler's stub, whose hooks are entries, too.  Raises PyattachError as ``stub_image``."""
+    from .heap_layout import FUNCTIONS
+
     hooks = (f"pa_{kind}_{name}" for kind in ("hook", "entry") for name in FUNCTIONS)
     return _parsed("_heap.so", (*_ENTRIES, "pa_passing", *hooks))
 

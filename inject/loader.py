@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 import mmap
 import os
+from collections.abc import Callable
 
 from ..errors import InjectionFailed
-from .borrow import Borrowed, Borrowing
+from .borrow import Borrowed, Borrowing, error_text
 from .image import StubImage, stub_image
 from .layout import BOOT_SIZE, LOADER_SIZE, BootArgs, BootCommand, BootSegment, BootStep, Control
 from .locks import LoaderCalls
 from .region import PAGE, RegionPlan
 from .tracee import HeldThread, Target
 
-_STEPS = {
+_STEPS: dict[int, str] = {
     BootStep.SHARED: "mapping the shared memory",
     BootStep.DLOPEN: "dlopen of the stub",
     BootStep.IMAGE: "mapping the stub",
@@ -26,22 +26,26 @@ _STEPS = {
 def _check(target: Target, borrowed: Borrowed) -> None:
     error = borrowed.args.error
     if error:
-        step = _STEPS.get(BootStep(borrowed.args.step), "running the command")
+        step = _STEPS.get(borrowed.args.step, "running the command")
         os.close(borrowed.memfd)
-        raise InjectionFailed(f"pid {target.pid}: {step} failed there: {os.strerror(-error)}")
+        raise InjectionFailed(f"pid {target.pid}: {step} failed there: {error_text(error)}")
 
 
-@dataclasses.dataclass
 class MappedStub:
     """The stub's image in one target: what is needed to call it and to take it out.  ``handle`` is that of
     dlopen, 0 where it was mapped without; ``held_ns``: how long threads were held for it."""
 
-    target: Target
-    image: StubImage
-    calls: LoaderCalls | None
-    base: int
-    handle: int
-    held_ns: list[int]
+    def __init__(
+        self,
+        target: Target,
+        image: StubImage,
+        calls: LoaderCalls | None,
+        base: int,
+        handle: int,
+        held_ns: list[int],
+    ) -> None:
+        self.target, self.image, self.calls = target, image, calls
+        self.base, self.handle, self.held_ns = base, handle, held_ns
 
     @property
     def by_dlopen(self) -> bool:
@@ -85,17 +89,18 @@ class MappedStub:
         self.held_ns.append(borrowed.held_ns)
 
 
-@dataclasses.dataclass
 class LoadedStub(MappedStub):
     """One that this pyattach has brought in.  ``memfd`` holds image and shared memory and outlives the
     target; ``region`` maps the shared memory here, for the words that pyattach writes."""
 
-    plan: RegionPlan
-    shared_address: int
-    memfd: int
-    region_offset: int
-    region: mmap.mmap
-    clock_offset_ns: int
+    def __init__(
+        self, target: Target, image: StubImage, calls: LoaderCalls | None, *, base: int, handle: int,
+        held_ns: list[int], plan: RegionPlan, shared_address: int, memfd: int, region_offset: int,
+        region: mmap.mmap, clock_offset_ns: int,
+    ) -> None:  # fmt: skip
+        super().__init__(target, image, calls, base, handle, held_ns)
+        self.plan, self.shared_address, self.memfd = plan, shared_address, memfd
+        self.region_offset, self.region, self.clock_offset_ns = region_offset, region, clock_offset_ns
 
     def read_in_target(self, offset: int, size: int) -> bytes:
         """Bytes of the shared memory through the target's own mapping; OSError where it is gone."""
@@ -152,10 +157,20 @@ class Loading:
         behind += ((plan.modules_offset, modules[0]), (plan.index_offset, modules[1]))
         self._borrowing = Borrowing(target, args, front, behind + more, plan.size)
 
-    def run(self, held: HeldThread) -> LoadedStub:
-        """Load on ``held``.  Raises InjectionFailed; the target is then as it was."""
-        borrowed = self._borrowing.run(held)
-        _check(self._target, borrowed)
+    def run(self, held: HeldThread, loaded: Callable[[LoadedStub], None] = lambda _stub: None) -> LoadedStub:
+        """Load on ``held``; ``loaded`` is told at once, the stub is returned when the thread has left.
+        Raises InjectionFailed; the target is then as it was."""
+        stubs: list[LoadedStub] = []
+
+        def done(borrowed: Borrowed) -> None:
+            _check(self._target, borrowed)
+            stubs.append(self._stub_of(borrowed))
+            loaded(stubs[0])
+
+        self._borrowing.run(held, done)
+        return stubs[0]
+
+    def _stub_of(self, borrowed: Borrowed) -> LoadedStub:
         args = borrowed.args
         return LoadedStub(
             target=self._target,

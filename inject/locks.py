@@ -6,10 +6,9 @@ dlopen takes both.  A thread that holds one of them and is made to call dlopen w
 from __future__ import annotations
 
 import array
-import dataclasses
 import re
 from collections.abc import Callable, Iterable
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from ..errors import MalformedInput
 from ..symbols.elf import ElfImage, load_bias
@@ -29,6 +28,8 @@ _HOLDS_LOCKS = re.compile(
 _SIGRETURN = bytes.fromhex("48c7c00f0000000f05")  # mov $15, %rax; syscall: __restore_rt
 
 LIMIT_BYTES = 256 * 1024
+_MOST_CODE = 64 << 20
+"""Bytes of a C library's code; the largest there are have 2 MB.  A file's name promises nothing."""
 
 
 def _blocks(image: ElfImage, bias: int, end: int) -> list[Range]:
@@ -62,8 +63,7 @@ def _merge(ranges: Iterable[Range]) -> list[Range]:
     return out
 
 
-@dataclasses.dataclass(frozen=True)
-class LockZones:
+class LockZones(NamedTuple):
     """Address ranges a thread must not be in when it calls dlopen; sorted, disjoint."""
 
     ranges: list[Range]
@@ -90,8 +90,7 @@ class LockZones:
         return None
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class LoaderCalls:
+class LoaderCalls(NamedTuple):
     """Addresses in the target: dlopen, dlclose, __errno_location (0 where unknown), and dlopen's flags."""
 
     dlopen: int
@@ -141,6 +140,8 @@ def _has_an_allocator(image: ElfImage) -> bool:
 
 
 def _signal_returns(mapping: Mapping, read: Callable[[int, int], bytes]) -> list[Range]:
+    if mapping.end - mapping.start > _MOST_CODE:
+        return [(mapping.start, mapping.end)]
     code = read(mapping.start, mapping.end - mapping.start)
     at = code.find(_SIGRETURN)
     return [(mapping.start + at, mapping.start + at + len(_SIGRETURN))] if at >= 0 else []

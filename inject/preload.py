@@ -7,7 +7,7 @@ import mmap
 import os
 from collections.abc import Callable
 
-from .borrow import MEMFD_PREFIX, memfd_flags
+from .borrow import MEMFD_PREFIX, forbid_shrinking, memfd_flags
 from .chance import random_bits
 from .image import preload_image
 from .layout import PRELOAD_REGION, Control, State
@@ -38,6 +38,7 @@ class PreloadedStub:
         memfd = os.memfd_create(f"{MEMFD_PREFIX.decode()}{nonce:016x}", memfd_flags() | os.MFD_CLOEXEC)
         try:
             os.ftruncate(memfd, PRELOAD_REGION + plan.size)
+            forbid_shrinking(memfd)
             os.pwrite(memfd, image or preload_image(), 0)
             os.pwrite(memfd, bytes(control), PRELOAD_REGION)
             return cls(plan, memfd, mmap.mmap(memfd, plan.size, offset=PRELOAD_REGION))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 
 from .chance import random_bits
 from .layout import (
@@ -31,27 +30,21 @@ def _pages(size: int) -> int:
     return (size + PAGE - 1) // PAGE * PAGE
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
 class RegionPlan:
     """Sizes chosen for one session; offsets in bytes from the region's start."""
 
-    period_ns: int
-    slot_count: int
-    max_depth: int
-    ring_words: int
-    signal: int
-    unwind: Unwind = Unwind.AUTO
-    flags: int = 0
-    jitter_ns: int = 0
-    event_base: int = 0
-    spare_slots: int = 0
-    spare_signal: int = 0
-    tick_ns: int = 4_000_000
-    tick_tag: int = dataclasses.field(default_factory=lambda: TICK_TAG | random_bits(16))
-
-    def __post_init__(self) -> None:
-        if self.ring_words & (self.ring_words - 1):
-            raise ValueError(f"ring_words must be a power of two, not {self.ring_words}")
+    def __init__(
+        self, *, period_ns: int, slot_count: int, max_depth: int, ring_words: int, signal: int,
+        unwind: Unwind = Unwind.AUTO, flags: int = 0, jitter_ns: int = 0, event_base: int = 0,
+        spare_slots: int = 0, spare_signal: int = 0, tick_ns: int = 4_000_000,
+    ) -> None:  # fmt: skip
+        if ring_words & (ring_words - 1):
+            raise ValueError(f"ring_words must be a power of two, not {ring_words}")
+        self.period_ns, self.slot_count, self.max_depth = period_ns, slot_count, max_depth
+        self.ring_words, self.signal, self.unwind, self.flags = ring_words, signal, unwind, flags
+        self.jitter_ns, self.event_base = jitter_ns, event_base
+        self.spare_slots, self.spare_signal, self.tick_ns = spare_slots, spare_signal, tick_ns
+        self.tick_tag = TICK_TAG | random_bits(16)
 
     @property
     def modules_offset(self) -> int:

@@ -34,7 +34,7 @@ from .render.formats import renderer_for, write_atomically
 from .render.profile import FunctionRow, Meta, Stack, Thread, totals_of
 from .render.reading import read_profile
 from .render.renderer import RenderOptions
-from .symbols.completing import NameOptions
+from .symbols.name_options import NameOptions
 
 __all__ = ["Attachment", "HeapProfile", "Profile", "attach", "attach_heap", "read"]
 

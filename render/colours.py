@@ -12,7 +12,6 @@ KINDS = {
     "user": ("u", "the program"),
     "library": ("l", "system library"),
     "kernel": ("k", "kernel"),
-    "python": ("p", "Python"),
     "interpreter": ("i", "interpreter"),
     "jit": ("j", "generated code"),
     "unknown": ("n", "no symbol"),

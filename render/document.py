@@ -22,6 +22,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import typing
+from collections.abc import Callable
 from typing import Any
 
 from ..errors import MalformedInput
@@ -34,6 +35,7 @@ from .tree import BASE, REST, Tree
 
 FORMAT, VERSION = "pyattach-profile", 1
 _NAME_LIMIT = 20_000
+_MOST_NUMBER, _LEAST_NUMBER = 1 << 63, 1e-12
 _MOST_REFERENCES = 200_000_000  # a small file may hold a deep tree
 
 
@@ -88,7 +90,7 @@ def profile_of(document: object) -> Profile:
         )
     try:
         return _profile_of(unpacked(document))
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise MalformedInput(f"the profile in it is damaged: {error!r}") from error
 
 
@@ -98,17 +100,15 @@ def _profile_of(document: dict[str, Any]) -> Profile:
         Frame(str(name), modules[module], FrameKind(kind), *map(str, line[:1]))
         for name, module, kind, *line in document["frames"]
     ]
-    threads = [Thread(int(tid), str(name)) for tid, name in document["threads"]]
+    threads = [Thread(_whole(tid), str(name)) for tid, name in document["threads"]]
     columns = document["samples"]
     nodes = list(itertools.accumulate(columns["node"]))
     stacks = _stacks(document["nodes"], document["rest"], frames, set(nodes))
     weights: dict[tuple[int, Stack], int] = {}
     for node, thread, ticks in zip(nodes, columns["thread"], columns["ticks"], strict=True):
-        if ticks < 0:
-            raise ValueError("a number below zero")
         if thread != BASE:
             key = (threads[thread].tid, stacks[node])
-            weights[key] = weights.get(key, 0) + int(ticks)
+            weights[key] = weights.get(key, 0) + _at_least_0(_whole(ticks))
     return Profile(_meta_of(document["meta"]), {thread.tid: thread for thread in threads}, weights)
 
 
@@ -125,7 +125,7 @@ def _stacks(
         if node:
             del path[len(path) - up :]
         if index == REST:
-            count = int(rest.get(str(node), 1))
+            count = _whole(rest.get(str(node), 1))
             path.append(Frame(f"({count:,} smaller)", "", FrameKind.MARK))
         else:
             path.append(frames[_at_least_0(index)])
@@ -139,27 +139,50 @@ def _stacks(
 
 
 def _meta_of(fields: dict[str, Any]) -> Meta:
-    """Only values of the right type are taken over: the file may be anybody's."""
+    """Only values of the right type and size are taken over: the file may be anybody's."""
     kinds = typing.get_type_hints(Meta)
     taken: dict[str, Any] = {}
     for field in dataclasses.fields(Meta):
         value = fields.get(field.name)
-        if field.name == "notes" and isinstance(value, list):
-            taken["notes"] = tuple(str(note) for note in value)
-        elif field.name == "truncated_by" and isinstance(value, list):
-            taken["truncated_by"] = tuple((str(why), int(count)) for why, count in value)
-        elif field.name == "handler_percentiles_ns" and isinstance(value, list):
-            median_ns, most_ns = map(float, value)
-            taken["handler_percentiles_ns"] = (median_ns, most_ns)
-        elif type(value) in _plain_types(kinds[field.name]):
+        if isinstance(value, list) and field.name in _TUPLES:
+            taken[field.name] = _TUPLES[field.name](value)
+        elif type(value) in _plain_types(kinds[field.name]) and _is_measurable(value):
             taken[field.name] = value
     return Meta(**taken)
+
+
+def _pair_of_ns(values: list[Any]) -> tuple[float, float] | None:
+    median_ns, most_ns = map(float, values)
+    return (median_ns, most_ns) if _is_measurable(median_ns) and _is_measurable(most_ns) else None
+
+
+_TUPLES: dict[str, Callable[[list[Any]], object]] = {
+    "notes": lambda values: tuple(map(str, values)),
+    "rows": lambda values: tuple((str(label), str(value)) for label, value in values),
+    "truncated_by": lambda values: tuple((str(why), _whole(count)) for why, count in values),
+    "handler_percentiles_ns": _pair_of_ns,
+}
+"""The fields of ``Meta`` that JSON has as lists."""
+
+
+def _is_measurable(value: object) -> bool:
+    """Whether it is no number, or one that can be calculated with: 1e400 and NaN are allowed in JSON."""
+    if not isinstance(value, (int, float)):
+        return True
+    return value == 0 or _LEAST_NUMBER < abs(value) < _MOST_NUMBER
 
 
 def _plain_types(kind: Any) -> tuple[Any, ...]:
     """The types that a value of ``kind`` may have in a document: an int will do for a float."""
     kinds = typing.get_args(kind) or (kind,)
     return (*kinds, int) if float in kinds else kinds
+
+
+def _whole(number: Any) -> int:
+    whole = int(number)
+    if abs(whole) >= _MOST_NUMBER:
+        raise ValueError("a number that is too large")
+    return whole
 
 
 def _at_least_0(index: int) -> int:

@@ -8,10 +8,13 @@ import os
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import PyattachError, UsageError
-from .profile import Profile
 from .renderer import Renderer, RenderOptions
+
+if TYPE_CHECKING:
+    from .profile import Profile
 
 __all__ = ["RENDERERS", "RenderOptions", "Renderer", "renderer_for", "write_atomically"]
 

@@ -3,25 +3,26 @@ beside."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.text import Text
 
+from .alternate_screen import AlternateScreen
 from .facts import seconds, share
 from .names import cells, crop, printable
-from .terminal_guard import TerminalGuard
+from .screen_lines import DIM, joined, one_line, padded, short_command_line
+from .selection import Selection
 from .terminal_keys import TerminalKeys
 
 PACE_S = 1.0
-_DIM = "bright_black"
 _AROUND = 5  # lines that are not rows of the table
-_COLUMNS = 53
+_WIDTHS = (18, 12, 13, 10)  # of the columns: live, with its share; growth; allocated; blocks
+_GROWTH, _ALLOCATED, _BLOCKS = 1, 2, 3
+_DISPENSABLE = (_ALLOCATED, _BLOCKS, _GROWTH)  # in this order, where the terminal is narrow
+_LEAST_NAME = 16
 _KEYS = (
     "q quit",
     "1 live",
@@ -86,48 +87,23 @@ class HeapView:
         keys: TerminalKeys | None = None,
         snapshot: Callable[[], str] | None = None,
     ) -> None:
-        self._console = console or Console()
-        self._keys, self.snapshot = keys, snapshot
-        self.order, self.selected, self.top = 0, -1, 0
+        self._screen = AlternateScreen(console, keys)
+        self.snapshot = snapshot
+        self.order, self.selection = 0, Selection()
         self.paused = False
         self._state: HeapState | None = None
         self._rows: Sequence[HeapRow] = ()
         self._note = ""
         self._quit = False
-        self._size = (0, 0)
-        self._undo = contextlib.ExitStack()
-        self._live = Live(
-            console=self._console,
-            screen=self._console.is_terminal,
-            auto_refresh=False,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
 
     def __enter__(self) -> HeapView:
-        with contextlib.ExitStack() as undo:
-            terminal = self._terminal()
-            settings = self._keys.settings() if self._keys is not None else None
-            if terminal >= 0:
-                guarded = (self._keys.fd, *settings) if self._keys is not None and settings else ()
-                undo.enter_context(TerminalGuard(terminal, *guarded))
-            if self._keys is not None:
-                undo.enter_context(self._keys)
-            undo.enter_context(self._live)
-            self._undo = undo.pop_all()
+        self._screen.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._undo.__exit__(kind, error, trace)
-
-    def _terminal(self) -> int:
-        try:
-            fd = self._console.file.fileno()
-        except OSError:  # it is written to memory
-            return -1
-        return fd if os.isatty(fd) else -1
+        self._screen.__exit__(kind, error, trace)
 
     def update(self, state: HeapState, rows: Sequence[HeapRow]) -> None:
         """Show this, unless the view is paused."""
@@ -138,16 +114,15 @@ class HeapView:
 
     def poll(self) -> bool:
         """Do what the keys say; whether the recording shall end."""
-        pressed = self._keys.pressed() if self._keys is not None else []
+        pressed = self._screen.pressed()
         for key in pressed:
             self._press(key)
-        if self._state is not None and (pressed or self._console.size != self._size):
+        if self._state is not None and (pressed or self._screen.is_outdated):
             self._draw()
         return self._quit
 
     def _press(self, key: str) -> None:
         self._note = ""
-        steps = {"up": -1, "down": 1, "pageup": -10, "pagedown": 10, "home": -(1 << 30), "end": 1 << 30}
         if key == "q":
             self._quit = True
         elif key in "1234":
@@ -158,40 +133,31 @@ class HeapView:
             self.paused = not self.paused
         elif key == "w" and self.snapshot is not None:
             self._note = self.snapshot()
-        elif key == "escape":
-            self.selected = -1
-        elif key in steps:
-            self.selected = max(0, self.selected + steps[key])
+        else:
+            self.selection.move(key)
 
     def _draw(self) -> None:
         assert self._state is not None
-        self._size = self._console.size
-        width, height = self._size
+        width, height = size = self._screen.size
         rows = sorted(self._rows, key=ORDERS[self.order][1], reverse=True)
-        self._live.update(Group(*self._screen(self._state, rows, width, height)), refresh=True)
+        self._screen.draw(Group(*self._lines(self._state, rows, width, height)), size)
 
-    def _screen(
+    def _lines(
         self, state: HeapState, rows: Sequence[HeapRow], width: int, height: int
     ) -> Iterator[RenderableType]:
-        lines = [self._first(state, width), _line(_joined(_memory(state), width))]
-        lines.append(_line(_joined(self._shown(state), width), _DIM))
-        room = max(1, height - _AROUND)
-        self.selected = min(self.selected, len(rows) - 1)
-        if self.selected >= 0:
-            self.top = min(max(self.top, self.selected - room + 1), self.selected)
-        self.top = max(0, min(self.top, len(rows) - room))
-        lines += self._table(rows[self.top : self.top + room], state, width)
+        lines = [self._first(state, width), one_line(joined(_memory(state), width))]
+        lines.append(one_line(joined(self._shown(state), width), DIM))
+        window = self.selection.window(rows, max(1, height - _AROUND))
+        lines += self._table(rows, window, state, width)
         lines = lines[: height - 1]
         yield from lines
         yield from [Text("")] * (height - 1 - len(lines))
         yield self._foot(rows, width)
 
     def _first(self, state: HeapState, width: int) -> Text:
-        program, _, arguments = printable(state.command).partition(" ")
-        name = f"{program.rpartition('/')[2]} {arguments}".strip() or "?"
         left = "" if state.remaining_s is None else f" of {seconds(state.elapsed_s + state.remaining_s)}"
         pid, clock = f"  pid {state.pid}  heap", seconds(state.elapsed_s) + left
-        name = crop(name, max(4, width - len(pid) - len(clock) - 2))
+        name = crop(short_command_line(state.command), max(4, width - len(pid) - len(clock) - 2))
         gap = max(1, width - cells(name) - len(pid) - len(clock))
         return Text.assemble((name, "bold"), pid, " " * gap, clock, no_wrap=True, overflow="crop")
 
@@ -205,26 +171,54 @@ class HeapView:
         yield f"per second: over the last {state.window_s:.0f} s"
         yield f"{size(state.own_memory)} of it for pyattach's tables"
 
-    def _table(self, rows: Sequence[HeapRow], state: HeapState, width: int) -> Iterator[Text]:
-        name = max(8, width - _COLUMNS)
+    def _table(self, rows: Sequence[HeapRow], window: range, state: HeapState, width: int) -> Iterator[Text]:
+        columns = _columns(width, self.order)
+        name = max(_LEAST_NAME // 2, width - sum(_WIDTHS[column] for column in columns))
         titles = [title + ("↓" if i == self.order else "") for i, (title, _) in enumerate(ORDERS)]
-        head = f"{titles[0]:>10}{'':>8}{titles[1]:>12}{titles[2]:>13}{titles[3]:>10}"
-        yield _line(_padded("site, and its callers", name) + head, "bold")
+        heads = (f"{titles[0]:>10}{'':>8}", f"{titles[1]:>12}", f"{titles[2]:>13}", f"{titles[3]:>10}")
+        head = "".join(heads[column] for column in columns)
+        yield one_line(padded("site, and its callers", name) + head, "bold")
         if not rows:
-            yield _line("nothing allocated yet", _DIM)
-        for i, row in enumerate(rows, self.top):
-            line = Text(style="reverse" if i == self.selected else "", no_wrap=True, overflow="crop")
-            line.append(_padded(" < ".join(map(printable, row.names)), name - 1) + " ")
-            line.append(f"{size(row.live):>10} {share(row.live, state.live):>7}")
-            colour = "" if i == self.selected else "bright_red" if row.growth > 0 else "bright_blue"
-            line.append(f"{_signed(row.growth):>12}", colour)
-            yield line.append(f"{size(row.allocated):>13}{row.blocks:>10,.0f}")
+            yield one_line("nothing allocated yet", DIM)
+        for index in window:
+            row, chosen = rows[index], index == self.selection.selected
+            line = Text(style="reverse" if chosen else "", no_wrap=True, overflow="crop")
+            line.append(padded(" < ".join(map(printable, row.names)), name - 1) + " ")
+            figures = _figures(row, state)
+            for column in columns:
+                line.append(figures[column], "" if chosen or column != _GROWTH else _colour(row.growth))
+            yield line
 
     def _foot(self, rows: Sequence[HeapRow], width: int) -> Text:
         """The selected site's callers, or the keys."""
-        if 0 <= self.selected < len(rows):
-            return _line(crop(" < ".join(map(printable, rows[self.selected].names)), width), "bold")
-        return _line(_joined(_KEYS, width, "   "), _DIM)
+        selected = self.selection.selected
+        if 0 <= selected < len(rows):
+            return one_line(crop(" < ".join(map(printable, rows[selected].names)), width), "bold")
+        return one_line(joined(_KEYS, width, "   "), DIM)
+
+
+def _columns(width: int, order: int) -> list[int]:
+    """Those that there is room for beside a name; what is sorted by is among them."""
+    columns = list(range(len(_WIDTHS)))
+    for column in _DISPENSABLE:
+        if width - sum(_WIDTHS[c] for c in columns) >= _LEAST_NAME:
+            break
+        if column != order:
+            columns.remove(column)
+    return columns
+
+
+def _figures(row: HeapRow, state: HeapState) -> tuple[str, ...]:
+    return (
+        f"{size(row.live):>10} {share(row.live, state.live):>7}",
+        f"{_signed(row.growth):>12}",
+        f"{size(row.allocated):>13}",
+        f"{row.blocks:>10,.0f}",
+    )
+
+
+def _colour(growth: float) -> str:
+    return "" if _signed(growth) == "0 B" else "bright_red" if growth > 0 else "bright_blue"
 
 
 def _memory(state: HeapState) -> Iterator[str]:
@@ -249,22 +243,3 @@ def size(value: float) -> str:
 
 def _signed(value: float) -> str:
     return "0 B" if abs(value) < 0.5 else f"{'+' if value > 0 else '-'}{size(abs(value))}"
-
-
-def _line(text: str, style: str = "") -> Text:
-    return Text(text, style=style, no_wrap=True, overflow="crop")
-
-
-def _joined(parts: Iterator[str] | Sequence[str], width: int, between: str = " · ") -> str:
-    line = ""
-    for part in parts:
-        added = line + between + part if line else crop(part, width)
-        if cells(added) > width:
-            break
-        line = added
-    return line
-
-
-def _padded(text: str, width: int) -> str:
-    text = crop(text, width)
-    return text + " " * (width - cells(text))

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
 import time
 from collections.abc import Callable
 from types import TracebackType
 
 from rich.console import Console
-from rich.live import Live
 
+from .alternate_screen import AlternateScreen
 from .live_header import LiveHeader
 from .live_screen import bar, build_screen
 from .live_state import LiveState, Wish
 from .live_totals import LiveTotals
-from .terminal_guard import TerminalGuard
 from .terminal_keys import TerminalKeys
 
 _WORK_S, _WORK_BAR = 0.1, 10
@@ -37,54 +34,24 @@ class LiveView:
         name_of: Callable[[int], str] = lambda tid: "",
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._console = console or Console()
-        self._keys = keys
+        self._screen = AlternateScreen(console, keys)
         self.snapshot, self.name_of = snapshot, name_of
         self._clock = clock
         self.state = LiveState()
         self._header: LiveHeader | None = None
         self._totals = self._shown = LiveTotals()
         self._drawn_at = self._worked_at = float("-inf")
-        self._size = (0, 0)
         self._note = ""
         self._quit = False
-        self._undo = contextlib.ExitStack()
-        self._live = Live(
-            console=self._console,
-            screen=self._console.is_terminal,
-            auto_refresh=False,
-            redirect_stdout=False,
-            redirect_stderr=False,
-        )
 
     def __enter__(self) -> LiveView:
-        with contextlib.ExitStack() as undo:
-            if (terminal := self._terminal()) >= 0:
-                undo.enter_context(self._guard(terminal))
-            if self._keys is not None:
-                undo.enter_context(self._keys)
-            undo.enter_context(self._live)
-            self._undo = undo.pop_all()
+        self._screen.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._undo.__exit__(kind, error, trace)
-
-    def _terminal(self) -> int:
-        """Where the alternate screen is; -1: there is none."""
-        try:
-            fd = self._console.file.fileno()
-        except OSError:  # it is written to memory
-            return -1
-        return fd if os.isatty(fd) else -1
-
-    def _guard(self, terminal: int) -> TerminalGuard:
-        settings = self._keys.settings() if self._keys is not None else None
-        if self._keys is None or settings is None:
-            return TerminalGuard(terminal)
-        return TerminalGuard(terminal, self._keys.fd, *settings)
+        self._screen.__exit__(kind, error, trace)
 
     def update(self, header: LiveHeader, totals: LiveTotals) -> None:
         """Show this state, fitted to the terminal as it is now, where the time for that has come."""
@@ -97,10 +64,10 @@ class LiveView:
 
     def poll(self) -> bool:
         """Do what the keys say; follow a change of the terminal's size."""
-        pressed = self._keys.pressed() if self._keys is not None else []
+        pressed = self._screen.pressed()
         for key in pressed:
             self._press(key)
-        if self._header is not None and (pressed or self._console.size != self._size):
+        if self._header is not None and (pressed or self._screen.is_outdated):
             self._draw()
         return self._quit
 
@@ -132,7 +99,6 @@ class LiveView:
 
     def _draw(self) -> None:
         assert self._header is not None
-        self._drawn_at, self._size = self._clock(), self._console.size
+        self._drawn_at, size = self._clock(), self._screen.size
         header = dataclasses.replace(self._header, note=self._note or self._header.note)
-        screen = build_screen(header, self._shown, self.state, self._size, self.name_of)
-        self._live.update(screen, refresh=True)
+        self._screen.draw(build_screen(header, self._shown, self.state, size, self.name_of), size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from rich.console import Group, RenderableType
 from rich.text import Text
@@ -15,18 +15,18 @@ from .live_state import HELP, LiveState
 from .live_totals import LiveTotals, row_key
 from .names import cells, crop, crop_front, printable
 from .profile import FunctionRow
+from .screen_lines import DIM, joined, one_line, padded, short_command_line
 
 _AROUND = 5  # lines that are not rows of the table
 _BAR = 16
 _LEAST_NAME = 8
-_DIM = "bright_black"
 _STYLES = {
     FrameKind.USER: "",
     FrameKind.LIBRARY: "cyan",
     FrameKind.KERNEL: "magenta",
     FrameKind.INTERPRETER: "yellow",
     FrameKind.JIT: "green",
-    FrameKind.UNKNOWN: _DIM,
+    FrameKind.UNKNOWN: DIM,
     FrameKind.MARK: "bold magenta",
 }
 _TRENDS = {1: ("↑", "bright_red"), -1: ("↓", "bright_blue"), 0: (" ", "")}
@@ -42,7 +42,7 @@ def build_screen(
 ) -> RenderableType:
     """All of it for a terminal of ``size`` (columns, lines)."""
     width, height = size
-    lines = [_first(header, width), _line(_joined(figures(header), width), _DIM)]
+    lines = [_first(header, width), one_line(joined(figures(header), width), DIM)]
     if state.help:
         return Group(*[*lines[: max(0, height - len(HELP))], *_help(width)][:height])
     tids = totals.tids()
@@ -65,10 +65,6 @@ def _fitted(lines: list[Text], foot: Text, height: int) -> list[Text]:
     return [*lines, *[Text()] * (height - 1 - len(lines)), foot]
 
 
-def _line(text: str, style: str = "") -> Text:
-    return Text(text, style=style, no_wrap=True, overflow="crop")
-
-
 def _first(header: LiveHeader, width: int) -> Text:
     clock = seconds(header.elapsed_s)
     if header.remaining_s is not None:
@@ -77,7 +73,7 @@ def _first(header: LiveHeader, width: int) -> Text:
     if len(clock) + len(pid) + 12 > width:
         clock = clock.removeprefix(_bar(header))
     room = width - len(clock) - len(pid) - 2  # cells() takes the bar for wide
-    name = crop(_program(header), max(4, room))
+    name = crop(short_command_line(header.command), max(4, room))
     gap = max(1, width - cells(name) - len(pid) - len(clock))
     return Text.assemble((name, "bold"), pid, " " * gap, clock, no_wrap=True, overflow="crop")
 
@@ -94,26 +90,11 @@ def bar(part: float, whole: float, width: int) -> str:
     return "━" * done + "─" * (width - done)
 
 
-def _program(header: LiveHeader) -> str:
-    """The command without the folder of its program."""
-    program, _, arguments = printable(header.command).partition(" ")
-    return f"{program.rpartition('/')[2]} {arguments}".strip() or "?"
-
-
-def _joined(parts: Sequence[str], width: int, between: str = " · ") -> str:
-    line = crop(parts[0], width)
-    for part in parts[1:]:
-        if cells(line) + cells(between) + cells(part) > width:
-            break
-        line += between + part
-    return line
-
-
 def _shown(
     state: LiveState, totals: LiveTotals, tid: int | None, thread_name: Callable[[int], str], width: int
 ) -> Text:
     if state.typing:
-        return _line(crop(f"filter: {state.filter}▏", width), "bold")
+        return one_line(crop(f"filter: {state.filter}▏", width), "bold")
     thread = "all threads"
     if tid is not None:
         part = share(totals.ticks(tid, interval=False), totals.ticks(None, interval=False))
@@ -127,7 +108,7 @@ def _shown(
     line = Text(no_wrap=True, overflow="crop")
     if state.paused:
         line.append("paused", "bold yellow").append(" · ")
-    return line.append(_joined(parts, width - cells(line.plain)), _DIM)
+    return line.append(joined(parts, width - cells(line.plain)), DIM)
 
 
 def _table(
@@ -144,9 +125,9 @@ def _table(
     head = f"{'function, line' if state.by_line else 'function':<{name}}  " + (
         f"{'module':<{module}}  " if module else ""
     )
-    yield _line(f"{head}{'self' + marks[0]:>8}  {'total' + marks[1]:>8}  {'samples':>8}", "bold")
+    yield one_line(f"{head}{'self' + marks[0]:>8}  {'total' + marks[1]:>8}  {'samples':>8}", "bold")
     if not rows:
-        yield _line("no function has that in its name" if state.filter else "no samples yet", _DIM)
+        yield one_line("no function has that in its name" if state.filter else "no samples yet", DIM)
     for index in window:
         row = rows[index]
         count = row.total_ticks if state.by_total else row.self_ticks
@@ -155,7 +136,7 @@ def _table(
         style = "" if chosen else _STYLES.get(row.frame.kind, "")
         line.append(_named(row.frame, name, state.by_line) + "  ", style)
         if module:
-            line.append(_padded(printable(row.frame.module), module) + "  ", "" if chosen else _DIM)
+            line.append(padded(printable(row.frame.module), module) + "  ", "" if chosen else DIM)
         trend = trends.get(row_key(row, state.by_line), 0)
         for by_total, part in ((False, row.self_ticks), (True, row.total_ticks)):
             mark, colour = _TRENDS[trend if by_total is state.by_total else 0]
@@ -167,14 +148,9 @@ def _named(frame: Frame, width: int, by_line: bool) -> str:
     """The function and, by line, the end of its path: of both there is always something to be seen."""
     name, place = printable(frame.name), printable(posixpath.basename(frame.line)) if by_line else ""
     if not place:
-        return _padded(name, width)
+        return padded(name, width)
     place = crop_front(place, max(0, width - _LEAST_NAME - 2))
-    return _padded(crop(name, width - cells(place) - 2) + "  " + place, width)
-
-
-def _padded(text: str, width: int) -> str:
-    text = crop(text, width)
-    return text + " " * (width - cells(text))
+    return padded(crop(name, width - cells(place) - 2) + "  " + place, width)
 
 
 def _foot(rows: list[FunctionRow], state: LiveState, width: int) -> Text:
@@ -183,10 +159,10 @@ def _foot(rows: list[FunctionRow], state: LiveState, width: int) -> Text:
         frame = rows[state.selected].frame
         module = f"  [{printable(frame.module)}]" if frame.module else ""
         where = f"  {printable(frame.line)}" if frame.line else ""
-        return _line(crop(printable(frame.name) + module + where, width), "bold")
-    return _line(_joined(_KEYS, width, "   "), _DIM)
+        return one_line(crop(printable(frame.name) + module + where, width), "bold")
+    return one_line(joined(_KEYS, width, "   "), DIM)
 
 
 def _help(width: int) -> Iterator[Text]:
     for keys, what in HELP:
-        yield _line(crop(f"  {keys:<9}{what}", width))
+        yield one_line(crop(f"  {keys:<9}{what}", width))

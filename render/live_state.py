@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Sequence
+
+from .selection import Selection
 
 ORDERS = (("self", True), ("total", True), ("self", False), ("total", False))
 """What the keys 1 to 4 sort by: which column, and whether of the last interval."""
@@ -38,10 +39,9 @@ class Wish(enum.Enum):
 
 
 @dataclasses.dataclass(slots=True)
-class LiveState:
+class LiveState(Selection):
     """``order`` is an index into ORDERS, ``thread`` one into the threads in order of their ticks, None for
-    all; ``trends``: changes are marked; ``by_line``: rows are lines, not functions; ``selected`` and ``top``
-    are rows of the table: the one selected (-1: none), the first shown."""
+    all; ``trends``: changes are marked; ``by_line``: rows are lines, not functions."""
 
     order: int = 2
     thread: int | None = None
@@ -52,8 +52,6 @@ class LiveState:
     trends: bool = True
     by_line: bool = False
     pace: int = 1
-    selected: int = -1
-    top: int = 0
 
     @property
     def by_total(self) -> bool:
@@ -108,7 +106,7 @@ class LiveState:
             step = 1 if key == "-" else -1
             self.pace = min(max(self.pace + step, 0), len(PACES_S) - 1)
         else:
-            self._move(key)
+            self.move(key)
 
     def _sort(self, order: int) -> None:
         self.order, self.top = order, 0
@@ -123,21 +121,6 @@ class LiveState:
         elif len(key) == 1 and key.isprintable():
             self.filter += key
             self.selected, self.top = -1, 0
-
-    def _move(self, key: str) -> None:
-        steps = {"up": -1, "down": 1, "pageup": -10, "pagedown": 10, "home": -(1 << 30), "end": 1 << 30}
-        if key == "escape":
-            self.selected = -1
-        elif key in steps:
-            self.selected = max(0, self.selected + steps[key])
-
-    def window(self, rows: Sequence[object], height: int) -> range:
-        """Which of ``rows`` are shown where ``height`` fit; the selected one is among them."""
-        self.selected = min(self.selected, len(rows) - 1)
-        if self.selected >= 0:
-            self.top = min(max(self.top, self.selected - height + 1), self.selected)
-        self.top = max(0, min(self.top, len(rows) - height))
-        return range(self.top, min(len(rows), self.top + height))
 
 
 _WISHES = {"q": Wish.QUIT, "r": Wish.RESET, "w": Wish.SNAPSHOT, "l": Wish.LINES}

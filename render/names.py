@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import re
 
+# Patterns are compiled when they are first used, and kept by ``re``: with classes of characters from all over
+# Unicode that takes milliseconds, and most names are ASCII.
+
 # What can move the cursor, start an escape sequence, break a line or turn the text around it: C0, C1,
 # the line separators, the bidirectional controls; and what XML 1.0 (section 2.2) does not allow:
 # surrogates and the two noncharacters.
-_UNSHOWABLE = re.compile(
+_UNSHOWABLE = (
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]"
 )
-_BLANKS = re.compile(r"[\t\n\v\f\r]+")
-_ARGUMENTS = re.compile(r"\([^()]*\)(?: const)?(?: \[clone [^\]]*\])?$")
-_TEMPLATE = re.compile(r"<[^<>]*>")
+_BLANKS = r"[\t\n\v\f\r]+"
+_ARGUMENTS = r"\([^()]*\)(?: const)?(?: \[clone [^\]]*\])?$"
+_TEMPLATE = r"<[^<>]*>"
 _CROPPED_FROM = 1000  # bounds the work on a name of deeply nested templates
 # Hangul Jamo is the first of the scripts that take two cells; punctuation, arrows and signs take one.
-_MAYBE_WIDE = re.compile("[\u1100-\u1fff\u2300-\ufffc\U00010000-\U0010ffff]")
+_MAYBE_WIDE = "[\u1100-\u1fff\u2300-\ufffc\U00010000-\U0010ffff]"
 
 
 def printable(text: str) -> str:
     """``text`` on one line, without leading and trailing blanks, each control character as U+FFFD."""
     if text.isascii() and text.isprintable():
         return text.strip()
-    return _UNSHOWABLE.sub("\ufffd", _BLANKS.sub(" ", text.strip()))
+    return re.sub(_UNSHOWABLE, "\ufffd", re.sub(_BLANKS, " ", text.strip()))
 
 
 def shortened(text: str, limit: int) -> str:
@@ -35,7 +38,7 @@ def shortened(text: str, limit: int) -> str:
 
 def cells(text: str) -> int:
     """Columns that ``text`` takes in a fixed-width font; never too few, sometimes too many."""
-    return len(text) if text.isascii() else len(text) + len(_MAYBE_WIDE.findall(text))
+    return len(text) if text.isascii() else len(text) + len(re.findall(_MAYBE_WIDE, text))
 
 
 def crop_front(text: str, width: int) -> str:
@@ -63,8 +66,8 @@ def crop(name: str, width: int) -> str:
 
 
 def _without_arguments(name: str) -> str:
-    bare = _ARGUMENTS.sub("", name)
-    while (inner := _TEMPLATE.sub("", bare)) != bare:
+    bare = re.sub(_ARGUMENTS, "", name)
+    while (inner := re.sub(_TEMPLATE, "", bare)) != bare:
         bare = inner
     return bare or name
 

@@ -8,6 +8,7 @@ import gc
 from collections.abc import Iterator, Mapping, Sequence
 
 from ..symbols.frame import Frame
+from .thread import Thread as Thread
 
 
 @contextlib.contextmanager
@@ -28,14 +29,6 @@ Stack = tuple[Frame, ...]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Thread:
-    """A thread of the target: its kernel id and the name it had when last seen (untrusted)."""
-
-    tid: int
-    name: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class Meta:
     """What was measured, and how well.  ``None`` means: not measured, so not shown.
 
@@ -46,7 +39,7 @@ class Meta:
     handler, ``delivery_share`` the calibrated cost of the kernel's signal delivery; ``overhead_of_wall`` is
     both as a share of the time that passed.  ``handler_ns_per_sample`` is a mean, with the time that handlers
     waited for a processor; ``handler_percentiles_ns`` p50 and p99.  ``own_..._cpu_s`` is CPU time of pyattach
-    itself, until the first sample could be taken, and from then until the target was let go of.
+    itself, until all that it needs was imported, and from then until the target was let go of.
 
     ``mode`` is "cpu", "wall" or "heap".  A wall profile also holds ``waiting`` samples of threads that slept
     in the kernel, and its ``rate_reached_hz`` is looks per second; a sample of any kind is one period.

@@ -22,6 +22,8 @@ from .weights import StackWeights
 MOST_BYTES = 2 << 30
 """Of a file once unpacked: a small one may hold anything."""
 
+_MOST_DIGITS = 18  # of the ticks of a folded stack: 64 bits
+
 _STORED = re.compile(rb'<metadata id="profile">([A-Za-z0-9+/=\s]*)</metadata>')
 
 
@@ -111,7 +113,7 @@ def _from_folded(data: bytes) -> Profile:
     stacks: dict[bytes, int] = {}
     for count, line in enumerate(io.BytesIO(data), 1):
         stack, _, ticks = line.rstrip().rpartition(b" ")
-        if stack and ticks.isdigit():
+        if stack and ticks.isdigit() and len(ticks) <= _MOST_DIGITS:
             stacks[stack] = stacks.get(stack, 0) + int(ticks)
         elif line.strip() and not line.startswith(b"#"):
             shown = line[:80].decode("utf-8", "replace").rstrip()

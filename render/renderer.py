@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from .profile import Profile
+if TYPE_CHECKING:
+    from .profile import Profile
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class RenderOptions:
+class RenderOptions(NamedTuple):
     """What the user may choose: ``threads`` keeps threads apart, ``title`` replaces the title made from
     the command, ``top`` is the number of functions in each table of the text.  How a picture opens:
     ``inverted`` with the root at the top (an icicle), ``reverse`` with the leaves first.  ``lines``: folded

@@ -7,24 +7,26 @@ earlier.  Only ``address_for_lookup`` knows that.
 
 from __future__ import annotations
 
-import dataclasses
 
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class InstructionPointer:
     """Where a thread was when the tick came: absolute, in the target's address space."""
 
-    address: int
+    __slots__ = ("address",)
+
+    def __init__(self, address: int) -> None:
+        self.address = address
 
     def address_for_lookup(self) -> int:
         return self.address
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
 class ReturnAddress:
     """Where a caller goes on: absolute, in the target's address space."""
 
-    address: int
+    __slots__ = ("address",)
+
+    def __init__(self, address: int) -> None:
+        self.address = address
 
     def address_for_lookup(self) -> int:
         return self.address - 1

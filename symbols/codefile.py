@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from ..errors import MalformedInput
 from .cache import Cache
 from .elf import ElfImage
 from .files import PathOpener
-from .plt import PltTable, read_plt
-from .separate import embedded_debug, separate_debug
-from .table import Symbol, SymbolTable
+
+if TYPE_CHECKING:
+    from .headers import Section
+    from .plt import PltTable
+    from .table import Symbol, SymbolTable
 
 _T = TypeVar("_T")
 Warn = Callable[[str], None]
@@ -47,6 +49,8 @@ class CodeFile:
     def debug(self) -> ElfImage | None:
         """Its separate debug file."""
         if not self._searched:
+            from .separate import separate_debug
+
             self._searched = True
             self._debug = self._found(lambda: separate_debug(self.image, self._path, self._openers))
         return self._debug
@@ -66,9 +70,9 @@ class CodeFile:
             return False
         if self.image.has_symtab:
             return self.image.symbols_size > _MANY_SYMBOLS
-        if self.image.build_id is None and self.image.has_section(b".gnu_debuglink"):
+        if self.image.build_id is None and self._section(self.image, b".gnu_debuglink") is not None:
             return not self._searched  # the whole debug file is summed up
-        packed = self.image.section(b".gnu_debugdata")
+        packed = self._section(self.image, b".gnu_debugdata")
         if packed is not None and packed.size > _MUCH_PACKED:
             return True
         return self.debug is not None and self.debug.symbols_size > _MANY_SYMBOLS
@@ -82,7 +86,7 @@ class CodeFile:
     def with_lines(self) -> ElfImage | None:
         """The file that has its line numbers: itself or its debug file."""
         for image in (self.image, self.debug):
-            if image is not None and image.has_section(b".debug_info"):
+            if image is not None and self._section(image, b".debug_info") is not None:
                 return image
         return None
 
@@ -119,6 +123,8 @@ class CodeFile:
     def _function_tables(self) -> Iterator[SymbolTable]:
         if not self.image.has_symtab:
             if self.debug is None and self._embedded is None:
+                from .separate import embedded_debug
+
                 self._embedded = self._found(lambda: embedded_debug(self.image))
             for image in (self.debug, self._embedded):
                 table = self._found(lambda image=image: image and image.function_symbols(self._cache))  # type: ignore[misc]
@@ -130,8 +136,13 @@ class CodeFile:
 
     def _plt_table(self) -> PltTable:
         if self._plt is None:
+            from .plt import PltTable, read_plt
+
             self._plt = self._found(lambda: read_plt(self.image)) or PltTable()
         return self._plt
+
+    def _section(self, image: ElfImage, name: bytes) -> Section | None:
+        return self._found(lambda: image.section(name))
 
     def _found(self, read: Callable[[], _T | None]) -> _T | None:
         try:

@@ -3,7 +3,6 @@ calls."""
 
 from __future__ import annotations
 
-import dataclasses
 import posixpath
 import time
 from collections.abc import Callable, Iterator
@@ -12,24 +11,12 @@ from ..errors import MalformedInput
 from .cache import Cache
 from .debuginfod import Debuginfod
 from .lines import LineReader, missing_parts
+from .name_options import NameOptions
 from .resolver import Resolver
 
 _LINES_S = 60.0
 _SERVERS_S = 30.0
 _NAMED = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class NameOptions:
-    """How code is named.  ``full_names``: C++ with template arguments and parameters.  ``lines``: with line
-    numbers and, unless ``inlines`` is unset, inlined calls.  ``servers``: of debuginfod, to be asked for
-    debug files.  ``cache``: whether anything is kept on disk."""
-
-    full_names: bool = False
-    lines: bool = False
-    inlines: bool = True
-    servers: tuple[str, ...] = ()
-    cache: bool = True
 
 
 def complete(
@@ -40,6 +27,7 @@ def complete(
         yield from _ask_servers(resolver, options, cache, say)
     if options.lines:
         yield from _read_lines(resolver, options, cache)
+    yield from resolver.left_out()
     if stripped := resolver.nameless_files():
         names = [posixpath.basename(file.image.path) for file in stripped]
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
@@ -84,5 +72,10 @@ def _read_lines(resolver: Resolver, options: NameOptions, cache: Cache) -> Itera
             yield f"{image.path}: {reader.error}"
             continue
         resolver.use_lines(file, places, found)
-        if missing := missing_parts(image):
+        try:
+            missing = missing_parts(image)
+        except MalformedInput as error:
+            yield str(error)
+            continue
+        if missing:
             yield f"{image.path}: {missing}"

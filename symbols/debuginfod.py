@@ -24,6 +24,7 @@ _SECONDS_A_STEP = 10.0
 _NOTHING_FOR_S = 3600.0
 _NOTHING = b"nothing"
 _SPEAK_EVERY_S = 1.0
+_LONGEST_REASON = 200  # characters: an error may hold a whole line of the server's
 
 
 def urls() -> list[str]:
@@ -67,7 +68,8 @@ class Debuginfod:
         return image
 
     def _fetched(self, build_id: bytes, name: str) -> bytes | None:
-        from urllib.error import HTTPError  # late: with all it takes along, 60 ms
+        from http.client import HTTPException  # late: with all it takes along, 60 ms
+        from urllib.error import HTTPError
 
         answered = True
         for server in list(self._servers):
@@ -82,9 +84,9 @@ class Debuginfod:
             except TimeoutError:
                 self.failures.append(f"debuginfod took too long over {name}")
                 return None
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, HTTPException) as error:
                 self._servers.remove(server)  # not again for every file
-                self.failures.append(f"debuginfod: {server}: {error}")
+                self.failures.append(f"debuginfod: {server}: {str(error)[:_LONGEST_REASON]}")
                 answered = False
         if answered:
             self._cache.put(f"debuginfo-{build_id.hex()}", _NOTHING + str(int(time.time())).encode())

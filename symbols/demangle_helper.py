@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
-import subprocess
 import sys
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import subprocess
 
 _SECONDS = 2.0
 _MEMORY_BYTES = 256 * 1024 * 1024
@@ -97,6 +99,8 @@ class _Helper:
 
 
 def _start() -> subprocess.Popen[bytes]:
+    import subprocess
+
     import cxxfilt
 
     home = os.path.dirname(os.path.dirname(cxxfilt.__file__))  # noqa: PTH120
@@ -110,6 +114,8 @@ def _start() -> subprocess.Popen[bytes]:
 
 
 def _read_line(fd: int, deadline: float) -> bytes | None:
+    import select
+
     line = b""
     while not line.endswith(b"\n"):
         left = deadline - time.monotonic()

@@ -6,18 +6,18 @@ executables have ``.eh_frame`` but no table; for those the FDEs are listed here,
 
 from __future__ import annotations
 
-import dataclasses
 import struct
+from typing import NamedTuple
 
 from ..errors import MalformedInput
 from .elf import ElfImage
 
 LIMIT_BYTES = 64 << 20
+_MOST_AUGMENTATION, _MOST_LEB = 64, 10  # bytes; unbounded, each of a million CIEs could take all the rest
 _SEARCHABLE = 0x3B  # DW_EH_PE_datarel | DW_EH_PE_sdata4, the only one that can be searched in place
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class SearchTable:
+class SearchTable(NamedTuple):
     """``.eh_frame_hdr`` in the file: address before relocation, and bytes."""
 
     vaddr: int
@@ -53,7 +53,7 @@ def list_fdes(image: ElfImage) -> list[tuple[int, int]]:
         return []
     try:
         return sorted(_walk(*found))
-    except (struct.error, IndexError) as error:
+    except (struct.error, IndexError, ValueError) as error:
         raise MalformedInput(f"{image.path}: malformed .eh_frame: {error}") from error
 
 
@@ -90,9 +90,10 @@ def _extent(data: bytes, at: int) -> tuple[int, int, int]:
 
 
 def _skip_leb(data: bytes, at: int) -> int:
-    while data[at] & 0x80:
-        at += 1
-    return at + 1
+    for end in range(at, at + _MOST_LEB):
+        if data[end] < 0x80:
+            return end + 1
+    raise ValueError("a number without an end")
 
 
 def _pointer_encoding(data: bytes, cie: int) -> int | None:
@@ -100,7 +101,7 @@ def _pointer_encoding(data: bytes, cie: int) -> int | None:
     content, _end, width = _extent(data, cie)
     at = content + width
     version = data[at]
-    stop = data.index(b"\0", at + 1)
+    stop = data.index(b"\0", at + 1, at + 1 + _MOST_AUGMENTATION)
     augmentation = data[at + 1 : stop]
     at = stop + 1 + (2 if version == 4 else 0)
     at = _skip_leb(data, _skip_leb(data, at))  # code and data alignment

@@ -1,69 +1,49 @@
 """ELF files: segments, build id and symbol tables.
 
 The headers are read when the image is made, and the tables when they are asked for, in bulk, so that an
-executable of 100 MB takes a fraction of a second and little of it is ever read.  The file belongs to the
-target and is untrusted: whatever is wrong with it becomes MalformedInput.  It is read, not mapped: a file
-that is truncated meanwhile would kill us with SIGBUS.
+executable of 100 MB takes a fraction of a second and little of it is ever read.
 
 Formats: elf(5), the System V gABI; ``.gnu.version`` from the LSB's Symbol Versioning.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
 import mmap
 import os
 import struct
-import zlib
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 from ..errors import MalformedInput
 from .cache import Cache
 from .headers import (
-    PF_R,
-    PF_W,
-    PF_X,
     PT_GNU_EH_FRAME,
     PT_INTERP,
     PT_LOAD,
     PT_NOTE,
-    SHF_COMPRESSED,
     SHT_DYNSYM,
     SHT_GNU_VERSYM,
-    SHT_NOBITS,
     SHT_STRTAB,
     SHT_SYMTAB,
-    BadHeader,
     Section,
     Segment,
-    read_headers,
 )
 from .maps import Mapping
+from .sections import SectionedFile
 from .symtab import SHN_UNDEF, STB_LOCAL, RawSymbol, entry_size, functions, name_column, raw_symbols
 from .table import NO_STRINGS, STT_FUNC, STT_TLS, StringTable, Symbol, SymbolTable, SymbolTableBuilder
 
-__all__ = ["PF_R", "PF_W", "PF_X", "ElfImage", "Section", "Segment", "Symbol", "SymbolTable", "load_bias"]
-
 _NT_GNU_BUILD_ID = 3
 _VERSION_HIDDEN = 0x8000
-_COMPRESSED_BY_ZLIB = 1
 
 _MAX_NOTES = 65_536  # bytes
 _MAX_TABLE = 128 * 1024 * 1024  # bytes of one symbol table: five million symbols
 _MAX_TABLES = 16
 _WORTH_KEEPING = 5_000  # symbols: fewer are sorted as fast as a file is opened
 
-# What unpacking runs into in files that are broken in ways nobody thought of.
-_PARSE_FAULTS = (
-    ArithmeticError, BadHeader, LookupError, MemoryError, OSError, TypeError, ValueError, struct.error,
-    zlib.error,
-)  # fmt: skip
 
-
-class ElfImage:
+class ElfImage(SectionedFile):
     """An ELF file, its headers read when it is made, its tables when they are asked for.
 
     ``source`` is a seekable binary file, which the image then owns, or the file's bytes.  ``path`` only
@@ -72,47 +52,27 @@ class ElfImage:
 
     machine: str  # EM_X86_64, or the number as text where it has no name here
     type: str  # ET_EXEC, ET_DYN, ...
-    bits: int
-    endian: str  # as struct has it
     entry: int
     segments: tuple[Segment, ...]  # the PT_LOADs, in the order of the file
-    sections: tuple[Section, ...]
     eh_frame_hdr: Segment | None  # PT_GNU_EH_FRAME: the search table of the call frame information
     interpreter: str | None
     build_id: bytes | None
 
     def __init__(self, source: BinaryIO | bytes, path: str = "<memory>") -> None:
-        self.path = path
-        self._stream: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else source
         self._functions: SymbolTable | None = None
         self._dynamic: dict[bytes, Symbol] | None = None
-        self._section_names: bytes | None = None
-        try:
-            with self._faults_are_malformed():
-                self._read_headers()
-        except MalformedInput:
-            self.close()
-            raise
+        super().__init__(source, path)
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> ElfImage:
         """The ELF file at ``path``.  Raises OSError and MalformedInput."""
         return cls(open(path, "rb"), os.fspath(path))
 
-    def close(self) -> None:
-        """Close the file; names of symbols not looked up by then are empty."""
-        self._stream.close()
-
     def __enter__(self) -> ElfImage:
         return self
 
     def __exit__(self, *_exc: object) -> None:
         self.close()
-
-    @property
-    def stream(self) -> BinaryIO:
-        """The file itself."""
-        return self._stream
 
     @property
     def has_interpreter(self) -> bool:
@@ -170,25 +130,6 @@ class ElfImage:
                             found.append((Symbol(name, value, size, STT_FUNC), info >> 4 != STB_LOCAL))
         return found
 
-    def section_content(self, name: bytes, limit: int) -> tuple[int, bytes] | None:
-        """Address (before relocation) and content, unpacked where zlib had packed it, of the first section
-        called ``name``; None if there is none, or it has more than ``limit`` bytes."""
-        with self._faults_are_malformed():
-            for section in self._named(name):
-                data = self._content(section, limit)
-                if data is not None:
-                    return section.vaddr, data
-            return None
-
-    def section(self, name: bytes) -> Section | None:
-        """The header of the first section called ``name``."""
-        with self._faults_are_malformed():
-            return next(self._named(name), None)
-
-    def has_section(self, name: bytes) -> bool:
-        """Whether there is a section called ``name``."""
-        return self.section(name) is not None
-
     def names_at(self, section: Section) -> Sequence[int]:
         """Where the name of each symbol of a symbol table stands in its strings, in the table's order."""
         with self._faults_are_malformed():
@@ -221,32 +162,10 @@ class ElfImage:
         segment = self.segment_of_offset(file_offset, executable=executable)
         return None if segment is None else segment.vaddr + (file_offset - segment.offset)
 
-    @contextlib.contextmanager
-    def _faults_are_malformed(self) -> Iterator[None]:
-        try:
-            yield
-        except MalformedInput:
-            raise
-        except _PARSE_FAULTS as fault:
-            raise self._malformed(f"{type(fault).__name__}: {fault}") from fault
-
-    def _malformed(self, what: str) -> MalformedInput:
-        return MalformedInput(f"{self.path}: not a sound ELF file ({what})")
-
-    def _read(self, offset: int, size: int) -> bytes:
-        if offset + size > self._file_size:
-            raise self._malformed(f"{size} bytes at {offset} lie beyond its end")
-        self._stream.seek(offset)
-        data = self._stream.read(size)
-        if len(data) != size:
-            raise self._malformed("it shrank")
-        return data
-
     def _read_headers(self) -> None:
-        self._file_size = self._stream.seek(0, os.SEEK_END)
-        headers = self._headers = read_headers(self._read, self._file_size)
+        super()._read_headers()
+        headers = self._headers
         self.machine, self.type, self.entry = headers.machine, headers.type, headers.entry
-        self.bits, self.endian, self.sections = headers.bits, headers.endian, headers.sections
         self.segments = tuple(s for s in headers.segments if s.type == PT_LOAD)
         self.eh_frame_hdr = next((s for s in headers.segments if s.type == PT_GNU_EH_FRAME), None)
         self.interpreter = self._read_interpreter()
@@ -269,32 +188,6 @@ class ElfImage:
                 if build_id:
                     return build_id
         return None
-
-    def _named(self, name: bytes) -> Iterator[Section]:
-        if self._headers.names_section >= len(self.sections):
-            return
-        if self._section_names is None:
-            table = self.sections[self._headers.names_section]
-            at = min(table.offset, self._file_size)
-            self._section_names = self._read(at, min(table.size, self._file_size - at, 1 << 20))
-        names = self._section_names
-        for section in self.sections:
-            at = section.name_at
-            if names[at : at + len(name) + 1] == name + b"\0":
-                yield section
-
-    def _content(self, section: Section, limit: int) -> bytes | None:
-        if section.type == SHT_NOBITS or section.size > limit:
-            return None
-        data = self._read(section.offset, section.size)
-        if not section.flags & SHF_COMPRESSED:
-            return data
-        form = struct.Struct(self.endian + ("IIQQ" if self.bits == 64 else "III"))
-        kind, *rest = form.unpack_from(data)
-        size = rest[1] if self.bits == 64 else rest[0]
-        if kind != _COMPRESSED_BY_ZLIB or size > limit:
-            return None
-        return zlib.decompressobj().decompress(data[form.size :], size)
 
     # Symbols.
 

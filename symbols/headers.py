@@ -5,15 +5,15 @@ By ``struct`` and not by pyelftools: importing that takes longer (40 to 80 ms) t
 
 from __future__ import annotations
 
-import dataclasses
 import struct
 from collections.abc import Callable
+from typing import NamedTuple
 
 PT_LOAD, PT_INTERP, PT_NOTE, PT_GNU_EH_FRAME = 1, 3, 4, 0x6474E550
-SHT_SYMTAB, SHT_STRTAB, SHT_RELA, SHT_NOBITS, SHT_REL, SHT_DYNSYM = 2, 3, 4, 8, 9, 11
+SHT_SYMTAB, SHT_STRTAB, SHT_NOBITS, SHT_DYNSYM = 2, 3, 8, 11
 SHT_GNU_VERSYM = 0x6FFFFFFF
-SHF_ALLOC, SHF_EXECINSTR, SHF_COMPRESSED = 2, 4, 0x800
-PF_X, PF_W, PF_R = 1, 2, 4
+SHF_EXECINSTR, SHF_COMPRESSED = 4, 0x800
+PF_X = 1
 
 _MACHINES = {3: "EM_386", 8: "EM_MIPS", 20: "EM_PPC", 21: "EM_PPC64", 22: "EM_S390", 40: "EM_ARM",
              62: "EM_X86_64", 183: "EM_AARCH64", 243: "EM_RISCV", 258: "EM_LOONGARCH"}  # fmt: skip
@@ -25,8 +25,7 @@ Read = Callable[[int, int], bytes]
 """Exactly so many bytes (second) at an offset in the file (first); raises MalformedInput."""
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """``file_size`` bytes at ``offset`` in the file belong at ``vaddr`` (before relocation), filled up with
     zeros to ``memory_size``.  ``type`` is its PT_ number."""
 
@@ -36,15 +35,14 @@ class Segment:
     memory_size: int
     flags: int
     type: int = PT_LOAD
-    align: int = dataclasses.field(default=0, compare=False)
+    align: int = 0
 
     @property
     def executable(self) -> bool:
         return bool(self.flags & PF_X)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Section:
+class Section(NamedTuple):
     """A section header; ``name_at`` is an offset into the table of section names, ``type`` its SHT_
     number."""
 
@@ -63,8 +61,7 @@ class Section:
         return bool(self.flags & SHF_EXECINSTR)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Headers:
+class Headers(NamedTuple):
     """``machine`` and ``type`` by name (EM_X86_64, ET_DYN), or the number as text; ``endian`` as struct has
     it; ``names_section`` is the index of the section that holds the sections' names."""
 

@@ -9,14 +9,13 @@ lines that make no sense are counted and left out.
 from __future__ import annotations
 
 import bisect
-import dataclasses
 import itertools
 import os
 import struct
 from collections.abc import Callable
 from typing import BinaryIO
 
-_MOST_BYTES = 256 << 20  # of one file
+MOST_BYTES = 256 << 20  # of one file
 _MOST_SYMBOLS = 2_000_000
 _MOST_NAME = 4096  # bytes
 _CHUNK = 8 << 20
@@ -31,14 +30,13 @@ _MOVE = struct.Struct("=IIQQQQQ")  # pid, tid, vma, old address, new address, co
 _CODE_LOAD, _CODE_MOVE = 0, 1
 
 
-@dataclasses.dataclass(eq=False, slots=True)
 class JitSymbol:
     """One function as it was made: it has its addresses until another is made there."""
 
-    name: str
-    start: int
-    end: int
-    number: int
+    __slots__ = ("end", "name", "number", "start")
+
+    def __init__(self, name: str, start: int, end: int, number: int) -> None:
+        self.name, self.start, self.end, self.number = name, start, end, number
 
 
 class JitSymbols:
@@ -95,6 +93,7 @@ class GrowingFile:
     def __init__(self, open_it: Callable[[], BinaryIO | None]) -> None:
         self._open, self._at, self._identity = open_it, 0, (0, 0)
         self.full = False
+        """Whether it is larger than what is read of it."""
 
     def fresh(self) -> tuple[bytes, bool]:
         """The new bytes, no more than there is room for, and whether the file begins anew (another one has
@@ -109,8 +108,8 @@ class GrowingFile:
             if anew:
                 self._at = 0
             self._identity = identity
-            self.full = found.st_size > _MOST_BYTES
-            want = min(found.st_size, _MOST_BYTES) - self._at
+            self.full = found.st_size > MOST_BYTES
+            want = min(found.st_size, MOST_BYTES) - self._at
             if want <= 0:
                 return b"", anew
             file.seek(self._at)
@@ -123,12 +122,12 @@ class PerfMap:
     """``perf-PID.map``."""
 
     def __init__(self, file: GrowingFile, symbols: JitSymbols) -> None:
-        self._file, self._symbols, self._rest = file, symbols, b""
+        self.file, self._symbols, self._rest = file, symbols, b""
         self.bad_lines = 0
 
     def refresh(self) -> bool:
         """Read on; whether there may be more."""
-        data, anew = self._file.fresh()
+        data, anew = self.file.fresh()
         self._rest = b"" if anew else self._rest
         *lines, self._rest = (self._rest + data).split(b"\n")
         if len(self._rest) > 64 + _MOST_NAME:
@@ -152,13 +151,13 @@ class JitDump:
     """A jitdump, of this machine's byte order."""
 
     def __init__(self, file: GrowingFile, symbols: JitSymbols) -> None:
-        self._file, self._symbols, self._rest, self._begun = file, symbols, b"", False
+        self.file, self._symbols, self._rest, self._begun = file, symbols, b"", False
         self.bad_lines = 0
         self._skip = 0
 
     def refresh(self) -> bool:
         """Read on; whether there may be more."""
-        data, anew = self._file.fresh()
+        data, anew = self.file.fresh()
         if anew:
             self._rest, self._begun, self._skip = b"", False, 0
         skipped = min(self._skip, len(data))

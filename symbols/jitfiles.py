@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from .jit import GrowingFile, JitDump, JitSymbol, JitSymbols, PerfMap
+from .jit import MOST_BYTES, GrowingFile, JitDump, JitSymbol, JitSymbols, PerfMap
 from .maps import Maps
 
 _MOST_DUMPS = 4
@@ -52,10 +53,12 @@ class JitNames:
         """The function at ``address``, as far as is known by now."""
         return self.symbols.find(address) if len(self.symbols) else None
 
-    @property
-    def bad_lines(self) -> int:
-        """Lines and records that made no sense."""
-        return sum(file.bad_lines for file in self._files)
+    def left_out(self) -> Iterator[str]:
+        """What was not taken from the files, in words."""
+        if bad := sum(file.bad_lines for file in self._files):
+            yield f"generated code: {bad:,} lines of its compiler's files made no sense, or were too many"
+        if any(file.file.full for file in self._files):
+            yield f"generated code: only the first {MOST_BYTES >> 20} MB of its compiler's file were read"
 
     def _open(self, path: str) -> BinaryIO | None:
         """The file at ``path`` as the process sees it, if it is a regular file of its user and nobody else

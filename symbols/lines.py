@@ -61,7 +61,8 @@ def available() -> bool:
 
 
 def missing_parts(image: ElfImage) -> str:
-    """Why lines or inlined calls of ``image`` are not all there, in words; "" if they are."""
+    """Why lines or inlined calls of ``image`` are not all there, in words; "" if they are.  Raises
+    MalformedInput."""
     if image.has_section(b".gnu_debugaltlink"):
         return "a part of its debug information is in dwz's alternate file, which is not read"
     if not image.has_section(b".debug_info"):
@@ -84,7 +85,7 @@ def _is_split(image: ElfImage) -> bool:
 def _attributes(data: bytes) -> Iterator[int]:
     """The attributes in ``.debug_abbrev`` (DWARF 5, 7.5.3): of the first ones, where a compilation unit's
     are."""
-    at = 0
+    data, at = data[:_ABBREVIATIONS_LOOKED_AT], 0
 
     def number() -> int:
         nonlocal at
@@ -92,13 +93,14 @@ def _attributes(data: bytes) -> Iterator[int]:
         while True:
             byte = data[at]
             at += 1
-            value |= (byte & 0x7F) << shift
+            if shift < 64:  # of a longer one, only where it ends is of interest
+                value |= (byte & 0x7F) << shift
             shift += 7
             if byte < 0x80:
                 return value
 
     with contextlib.suppress(IndexError):
-        while at < min(len(data), _ABBREVIATIONS_LOOKED_AT):
+        while at < len(data):
             if not number():
                 continue  # the end of a unit's table
             number()

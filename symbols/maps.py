@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import bisect
-import dataclasses
 import re
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from ..errors import MalformedInput
 
@@ -20,8 +20,7 @@ _LINE = re.compile(
 _DELETED = " (deleted)"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Mapping:
+class Mapping(NamedTuple):
     """One line of ``/proc/PID/maps``: the bytes ``start <= address < end``, all of them one file's or
     nobody's.
 
@@ -124,10 +123,6 @@ class Maps:
     def executable(self) -> tuple[Mapping, ...]:
         """Those that may be executed, in order of address."""
         return tuple(mapping for mapping in self._mappings if mapping.executable)
-
-    def of_file(self, device: str, inode: int) -> tuple[Mapping, ...]:
-        """All mappings of one file, in order of address."""
-        return tuple(m for m in self._mappings if m.is_file and (m.device, m.inode) == (device, inode))
 
     def __iter__(self) -> Iterator[Mapping]:
         return iter(self._mappings)

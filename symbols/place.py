@@ -3,9 +3,12 @@ later."""
 
 from __future__ import annotations
 
-from .codefile import CodeFile
-from .jit import JitSymbol
-from .maps import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .codefile import CodeFile
+    from .jit import JitSymbol
+    from .maps import Mapping
 
 
 class Place:

@@ -36,7 +36,7 @@ def demangle_rust_v0(name: str, *, full: bool = True) -> str | None:
         body = body.partition(end)[0]
     try:
         return _Reader(body, full=full).symbol()
-    except (_NoName, IndexError, UnicodeError, OverflowError):
+    except (ValueError, IndexError, OverflowError):  # also of chr() and of punycode
         return None
 
 

@@ -6,8 +6,10 @@ Numbers are those of x86_64 (Linux, arch/x86/entry/syscalls/syscall_64.tbl).
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING
 
-from .frame import Frame, FrameKind
+if TYPE_CHECKING:
+    from .frame import Frame
 
 _NAMES = {
     0: "read", 1: "write", 3: "close", 7: "poll", 16: "ioctl", 17: "pread64", 18: "pwrite64",
@@ -49,6 +51,8 @@ def is_waiting(address: int) -> bool:
 @functools.cache
 def waiting_frame(address: int) -> Frame:
     """The frame of a ``waiting_address``: ``[waiting: futex]``."""
+    from .frame import Frame, FrameKind
+
     number = address - WAITING
     known = _NAMES.get(number, f"syscall {number}")
     name = "no system call" if address == waiting_address(NO_SYSCALL) else known

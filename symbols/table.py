@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import bisect
-import dataclasses
 import io
 import itertools
 import operator
 import sys
 from array import array
 from collections.abc import Collection, Iterator
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 STT_NOTYPE, STT_FUNC, STT_TLS, STT_GNU_IFUNC = 0, 2, 6, 10
 _STB_LOCAL, _STB_GLOBAL, _STB_WEAK, _STB_GNU_UNIQUE = 0, 1, 2, 10
@@ -28,8 +27,7 @@ _RANKS = {_STB_GLOBAL: 0, _STB_GNU_UNIQUE: 0, _STB_WEAK: 1, _STB_LOCAL: 2}
 _LEAST_RANK = 3
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Symbol:
+class Symbol(NamedTuple):
     """A symbol as the file has it: ``value`` is its address before relocation, ``size`` in bytes (0 where
     the file gives none), ``type`` its STT_ number.  The name is mangled and untrusted."""
 
@@ -52,6 +50,9 @@ class StringTable:
 
     def get(self, index: int) -> bytes:
         """The name at ``index`` bytes into the section; b"" outside of it.  Cut at 64 KiB."""
+        if self._whole is not None:
+            end = self._whole.find(b"\0", index, index + _NAME_LIMIT)
+            return self._whole[index : end if end >= 0 else index + _NAME_LIMIT]
         name = self._read(index, _NAME_CHUNK)
         if len(name) == _NAME_CHUNK and b"\0" not in name:
             name = self._read(index, _NAME_LIMIT)
@@ -90,16 +91,20 @@ class StringTable:
 NO_STRINGS = StringTable(io.BytesIO(), 0, 0)
 
 
-@dataclasses.dataclass
 class Columns:
     """Symbols side by side, in no order: where the name stands, info, value, size, and the address that one
     without size can't reach beyond (0: it covers nothing)."""
 
-    names: array[int] = dataclasses.field(default_factory=lambda: array("L"))
-    infos: bytes = b""
-    values: array[int] = dataclasses.field(default_factory=lambda: array("Q"))
-    sizes: array[int] = dataclasses.field(default_factory=lambda: array("Q"))
-    limits: array[int] = dataclasses.field(default_factory=lambda: array("Q"))
+    def __init__(
+        self,
+        names: array[int],
+        infos: bytes,
+        values: array[int],
+        sizes: array[int],
+        limits: array[int],
+    ) -> None:
+        self.names, self.infos = names, infos
+        self.values, self.sizes, self.limits = values, sizes, limits
 
     def __len__(self) -> int:
         return len(self.values)
@@ -109,7 +114,7 @@ class SymbolTableBuilder:
     """Gathers the symbols of several sections, column by column, then sorts them once."""
 
     def __init__(self) -> None:
-        self._all = Columns()
+        self._all = Columns(array("L"), b"", array("Q"), array("Q"), array("Q"))
         self._tables = bytearray()
         self._strings: list[StringTable] = []
 

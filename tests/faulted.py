@@ -9,10 +9,12 @@ import tempfile
 import time
 import traceback
 
-from pyattach.attacher import cli
+from pyattach.attacher import cli, following, later  # noqa: F401
 from pyattach.inject import fault
 
 DEADLINE_S = 30.0
+
+later.import_the_rest()  # once, and not in each of the forks; so with what follows an attach
 
 
 @dataclasses.dataclass(frozen=True)

@@ -119,7 +119,7 @@ def storm(kind: str, cycles: int, seconds: float) -> Result:
                 options = Options(rate_hz=250, duration_s=random.random() * 0.05)
                 one_attach(pid, options, result)
                 if next(turn) % FORCED_EVERY == 0 and alive(pid):
-                    one_attach(pid, dataclasses.replace(options, loader="dlopen"), result)
+                    one_attach(pid, options._replace(loader="dlopen"), result)
             if seconds and kind not in MOVES:
                 one_attach(pid, Options(rate_hz=1000, duration_s=seconds), result)
             result.ends[verdict()] += 1

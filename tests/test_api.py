@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -55,6 +56,19 @@ def test_shares_of_a_program_that_runs(tmp_path: Path) -> None:
     assert (tmp_path / "diff.svg").read_bytes().startswith(b"<?xml")
     with pytest.raises(UsageError, match="no output format"):
         profile.save(tmp_path / "o.xyz")
+
+
+def test_a_caller_that_ignores_its_children() -> None:
+    with spawn("split") as target:
+        with contextlib.ExitStack() as undo:
+            before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+            try:
+                session = undo.enter_context(pyattach.attach(target.pid))
+            finally:
+                signal.signal(signal.SIGCHLD, before)
+            works(target.pid, 0.7)
+        target.finish()
+    assert session.profile.total > 0
 
 
 def test_what_a_program_allocates() -> None:

@@ -9,21 +9,32 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import build_target
+from support import build_target, skip_unless_ci
 from test_attach_ends import check_detached
-from test_attach_run import CLOCKS, MARK, Folded, Spawn, cpu_time_s, maps_text, needs_perf, pyattach
+from test_attach_run import (
+    CLOCKS,
+    MARK,
+    TICK,
+    Folded,
+    Spawn,
+    cpu_time_s,
+    maps_text,
+    needs_perf,
+    pyattach,
+    wait_for,
+)
 
-from pyattach.attacher import clock, session
+from pyattach.attacher import clock, sampling
 from pyattach.attacher.contract import Options, Outcome, Progress
 from pyattach.attacher.planning import strays_can_be_met
 from pyattach.attacher.procfs import read_status, thread_ids
 from pyattach.attacher.session import attach as attach_here
 from pyattach.errors import NoPermission
+from pyattach.inject.layout import Slot
 
 
 def caught(pid: int) -> int:
@@ -88,6 +99,31 @@ def test_events_of_two_threads_are_not_in_step(spawn: Spawn) -> None:
     assert all(0.01 <= 1 - period / 10_000_000 <= 0.03 for period in periods)
 
 
+@needs_perf
+def test_events_that_a_fork_has_open_end_with_the_clock(spawn: Spawn) -> None:
+    """Helpers of -s are forks: they have all files that were open when they began."""
+    slots = (Slot * 2)()
+    with spawn("split") as target, contextlib.ExitStack() as undo:
+        events = clock.EventClock(target.pid, 99, TICK, jitter=True)
+        undo.callback(events.stop)
+        assert all(events.add(target.pid, index, slots[index]) for index in range(2))
+        events.start(slots)
+        inherited = [os.dup(event) for event in events.events]
+        for number in inherited:
+            undo.callback(os.close, number)
+        wait_for("they count", lambda: all(map(counted_ns, inherited)))
+        events.remove(0, slots[0])
+        events.stop()
+        before, begin_s = [counted_ns(number) for number in inherited], cpu_time_s(target.pid)
+        wait_for("it has worked", lambda: cpu_time_s(target.pid) > begin_s + 0.1)
+        assert [counted_ns(number) for number in inherited] == before
+
+
+def counted_ns(event: int) -> int:
+    """What an event has counted (man perf_event_open, "Reading results")."""
+    return int.from_bytes(os.read(event, 8), "little")
+
+
 def test_without_permission_the_reached_rate_and_its_reason_are_shown(
     spawn: Spawn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,7 +145,7 @@ def test_in_a_user_namespace_perf_is_not_there(tmp_path: Path) -> None:
     unshare = shutil.which("unshare")
     probe = [unshare or "unshare", "--user", "--map-root-user", "true"]
     if subprocess.run(probe, capture_output=True, check=False).returncode:
-        pytest.skip("user namespaces can't be made here")
+        skip_unless_ci("user namespaces can't be made here")
     paranoid = int(Path("/proc/sys/kernel/perf_event_paranoid").read_text())
     if paranoid < 2:
         pytest.skip(f"perf_event_paranoid is {paranoid}: everybody may use perf")
@@ -278,7 +314,7 @@ def test_a_thread_that_sleeps_is_woken_once_at_most(
     spawn: Spawn, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without such a signal the process's clock has to signal it, where the one that runs blocks it."""
-    monkeypatch.setattr(session, "spare_signal", lambda _pid, _maps: 0)
+    monkeypatch.setattr(sampling, "spare_signal", lambda _pid, _maps: 0)
     with spawn("masked") as target:
         meta = sample(target.pid, 99, name, cpu_s=1).profile.meta
         check_detached(target)
@@ -295,8 +331,7 @@ def test_xz_with_several_threads(tmp_path: Path, requires: Callable[[str], str],
     data.write_bytes(os.urandom(1 << 26))
     words = [requires("xz"), "-T2", "-c", data]
     with subprocess.Popen(words, stdout=subprocess.DEVNULL) as process:
-        while len(thread_ids(process.pid)) < 3:
-            time.sleep(0.01)
+        wait_for("its threads are there", lambda: len(thread_ids(process.pid)) >= 3)
         meta = sample(process.pid, 99, name, cpu_s=2).profile.meta
         process.kill()
     assert meta.cpu_time_s is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import signal
 import sys
@@ -11,6 +12,7 @@ import pytest
 from support import Target, build_target
 from test_attach_run import (
     CLOCKS,
+    COMMAND_IGNORING_CHILDREN,
     MARK,
     TICK,
     Folded,
@@ -27,8 +29,9 @@ from test_attach_run import (
     wait_for,
 )
 
+from pyattach.attacher.clock import TimerClock
 from pyattach.attacher.contract import Options
-from pyattach.attacher.session import Session
+from pyattach.attacher.sampling import Session
 from pyattach.attacher.target import TargetProcess
 
 
@@ -137,6 +140,21 @@ def test_no_sample_is_later_than_the_end(spawn: Spawn) -> None:
     assert sampled_s + 0.1 < max(times_s) <= profile.meta.duration_s + 1e-6 < sampled_s + 60
 
 
+def test_what_fails_once_the_stub_is_in_takes_it_out(spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(_clock: TimerClock, _slots: object) -> None:
+        assert MARK in maps_text(target.pid)
+        raise OSError(errno.ENOMEM, "no room for its events")
+
+    monkeypatch.setattr(TimerClock, "start", fails)
+    with spawn("split") as target, TargetProcess(target.pid) as process:
+        session = Session(process, Options(clock="timer"))
+        with pytest.raises(OSError, match="no room for its events"):
+            session.load()
+        session.close()
+        check_detached(target)
+        target.finish()
+
+
 def test_the_duration_ends_the_run(spawn: Spawn, files: Files) -> None:
     with spawn("split") as target:
         out = attach(target.pid, "-d", "700ms", *files.arguments).out
@@ -144,6 +162,17 @@ def test_the_duration_ends_the_run(spawn: Spawn, files: Files) -> None:
         target.finish()
     files.check(out)
     assert "duration reached" in out
+
+
+def test_whoever_started_it_ignores_children(spawn: Spawn, files: Files) -> None:
+    """Children of pyattach's own measure what a tick costs."""
+    arguments = ("-d", "700ms", *files.arguments)
+    with spawn("split") as target:
+        with pyattach(target.pid, *arguments, command=COMMAND_IGNORING_CHILDREN) as run:
+            out = run.finish(0)
+        check_detached(target)
+        target.finish()
+    files.check(out)
 
 
 def test_a_second_signal_skips_the_report_but_not_the_detach(spawn: Spawn, files: Files) -> None:

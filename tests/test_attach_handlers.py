@@ -11,7 +11,7 @@ from test_attach_run import Spawn, wait_for
 
 from pyattach.attacher import stale
 from pyattach.attacher.contract import Options
-from pyattach.attacher.session import Session
+from pyattach.attacher.sampling import Session
 from pyattach.attacher.target import TargetProcess
 from pyattach.errors import InjectionFailed
 from pyattach.inject import borrow, fault

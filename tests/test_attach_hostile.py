@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import resource
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from support import build_target
 from test_attach_run import Folded, Spawn, attach, check_svg
 
-from pyattach.errors import ExitCode
+from pyattach.attacher.clock import TimerClock
+from pyattach.attacher.contract import Options
+from pyattach.attacher.planning import plan_region
+from pyattach.attacher.sampling import Session
+from pyattach.attacher.target import TargetProcess
+from pyattach.errors import ExitCode, InjectionFailed
+from pyattach.inject import loader
+from pyattach.inject.borrow import Borrowed, error_text
+from pyattach.inject.layout import BootArgs
+from pyattach.inject.preload import PreloadedStub
 
 LIMIT_S = 20.0
 MEMORY_KIB = 1_000_000
@@ -29,6 +42,37 @@ def test_nonsense_in_the_shared_memory(spawn: Spawn, tmp_path: Path, where: str,
         assert run.process.returncode in (*ExitCode,), run.err
         assert run.err.strip(), "it said nothing"
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss < MEMORY_KIB
+
+
+def test_the_shared_memory_is_not_cut_off(spawn: Spawn) -> None:
+    """pyattach would be killed by its next store there."""
+    plan = plan_region(Options(), 1, TimerClock())
+    preloaded = PreloadedStub.create(plan)
+    with spawn("quiet") as target, TargetProcess(target.pid) as process, contextlib.closing(preloaded):
+        session = Session(process, Options())
+        session.load()
+        for memfd in (session.stub.memfd, preloaded.memfd):
+            with pytest.raises(PermissionError):
+                os.ftruncate(memfd, 4096)
+        session.detach()
+        session.close()
+        target.finish()
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [(-12, os.strerror(12)), (0, "error 0"), (5, "error 5"), (-(1 << 31), "error -2147483648")],
+)
+def test_an_error_number_of_the_target(number: int, words: str) -> None:
+    """What failed there, and why, is the target's word."""
+    memfd = os.memfd_create("boot")
+    borrowed = Borrowed(BootArgs(step=77, error=number or 1), memfd, 0, 0)
+    target = cast(TargetProcess, SimpleNamespace(pid=1))
+    assert error_text(number) == words
+    with pytest.raises(InjectionFailed, match="running the command failed there"):
+        loader._check(target, borrowed)
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(memfd)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from test_attach_run import MARK, Spawn, attach, maps_text, timers_text
 
 from pyattach.attacher import procfs
 from pyattach.attacher.contract import Options
-from pyattach.attacher.session import Session
+from pyattach.attacher.sampling import Session
 from pyattach.attacher.target import TargetProcess
 from pyattach.errors import ExitCode
 from pyattach.inject.locks import LockZones

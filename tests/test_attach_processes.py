@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -24,9 +27,10 @@ from test_attach_run import (
     wait_for,
 )
 
-from pyattach.attacher import children, following, procfs
+from pyattach.attacher import children, family, following, procfs
 from pyattach.attacher.children import descendants, share_memory
 from pyattach.attacher.contract import Options, Outcome
+from pyattach.attacher.helpers import Helper
 from pyattach.render.profile import Meta, Profile
 
 BECOMES_ANOTHER = """\
@@ -328,3 +332,34 @@ def test_a_fatal_handler_that_comes_after_us_is_not_met(spawn: Spawn, tmp_path: 
         target.expect("done")
         target.finish()
         run.finish(0)
+
+
+def test_where_no_more_processes_may_be_children_are_left_out(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """pyattach needs one for each of them; the process itself is sampled all the same."""
+
+    def refused() -> int:
+        raise BlockingIOError(errno.EAGAIN, "the container's limit")
+
+    with spawn(["sh", "-c", "sleep 60 & echo ready; read line; kill $!"]) as target:
+        monkeypatch.setattr(os, "fork", refused)
+        with family.Family(target.pid, Options()) as children_of:
+            open_before = os.listdir("/proc/self/fd")
+            children_of.look()
+            assert os.listdir("/proc/self/fd") == open_before
+            meta = children_of.joined(Outcome(Profile(Meta(), {}, {}), (), False)).profile.meta
+        monkeypatch.undo()
+        target.finish()
+    (note,) = [note for note in meta.notes if "were not sampled" in note]
+    assert note.startswith("1 child processes") and note.endswith(" sleep: the container's limit")
+
+
+@pytest.mark.parametrize("written", [b"", pickle.dumps("all of it")[:-3], pickle.dumps("all of it")])
+def test_a_helper_that_is_killed_while_it_writes(written: bytes) -> None:
+    helper = Helper.__new__(Helper)
+    helper._result_fd = os.memfd_create("outcome")
+    os.write(helper._result_fd, written)
+    helper.outcome = None
+    helper._take_result(signal.SIGKILL)
+    assert helper.error == "pyattach's process for it ended with status 0x9"

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support import requires
+from support import requires, skip_unless_ci
 from test_attach_run import (
     MARK,
     Folded,
@@ -143,7 +143,7 @@ print("total", work(int(sys.argv[1])))
 def test_cpython(spawn: Spawn, tmp_path: Path, interpreter: str) -> None:
     python = sys.executable if interpreter == "this" else "/usr/bin/python3"
     if not Path(python).exists():
-        pytest.skip(f"there is no {python}")
+        skip_unless_ci(f"there is no {python} (tests/install-programs test)")
     count = 25_000_000
     with spawn([python, "-c", PYTHON_LOOP, str(count)]) as target:
         run = attach(target.pid, "-d", "1", "-o", "-", "-o", tmp_path / "o.folded")

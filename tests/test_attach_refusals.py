@@ -105,8 +105,9 @@ def test_no_pid(word: str) -> None:
 # Modules first, for what is not readable to others, then rights away for good.
 AS_NOBODY = f"""\
 import os, sys
-import shutil  # what is imported late
-import pyattach.attacher.cli, pyattach.attacher.doctor_cli, pyattach.attacher.main as command
+import pyattach.attacher.doctor_cli, pyattach.attacher.main as command
+import pyattach.attacher.doctor, pyattach.attacher.family, pyattach.attacher.naming_options
+import pyattach.attacher.later, pyattach.attacher.live_table, pyattach.symbols.debuginfod
 os.setgroups([])
 os.setresgid({NOBODY}, {NOBODY}, {NOBODY})
 os.setresuid({NOBODY}, {NOBODY}, {NOBODY})

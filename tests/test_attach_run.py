@@ -23,6 +23,10 @@ from pyattach.attacher.clock import why_no_events
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = [sys.executable, "-m", "pyattach"]
+_IGNORE = "import os, signal as s, sys; s.signal(s.SIGCHLD, s.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
+COMMAND_IGNORING_CHILDREN = [sys.executable, "-c", _IGNORE, *COMMAND]
+"""With SIGCHLD ignored, as some leave it to what they start: nobody is told of a child's end then."""
+
 DEADLINE_S = 30.0
 MARK = "/memfd:pyattach-"
 
@@ -158,6 +162,11 @@ def thread_ids(pid: int) -> list[int]:
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         return sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))
     return []
+
+
+def child_of(pid: int) -> int:
+    """The pid of its first child; 0 while there is none."""
+    return int((proc_text(pid, f"task/{pid}/children").split() or ["0"])[0])
 
 
 # What pyattach wrote.

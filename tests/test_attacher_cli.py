@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import os
@@ -14,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyattach.attacher import cli
+from pyattach.attacher import cli, family, following, words
 from pyattach.attacher.choosing import ThreadChoice
-from pyattach.attacher.contract import Options, Outcome, Progress
+from pyattach.attacher.contract import Options, Outcome, Progress, unheard
 from pyattach.errors import (
     ExitCode,
     InjectionFailed,
@@ -48,36 +49,36 @@ PID = 4711
     ],
 )
 def test_durations(text: str, seconds: float) -> None:
-    assert cli.duration_s(text) == pytest.approx(seconds)
+    assert words.duration_s(text) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(
     "text", ["", "0", "0ms", "-1", "1e3", "s", "5 d", "1.", ".5", "inf", "nan", "1m30s", "1,5"]
 )
 def test_no_durations(text: str) -> None:
-    with pytest.raises(cli.argparse.ArgumentTypeError, match="duration"):
-        cli.duration_s(text)
+    with pytest.raises(argparse.ArgumentTypeError, match="duration"):
+        words.duration_s(text)
 
 
 @given(st.text(max_size=12))
 def test_any_text_is_a_duration_or_a_usage_error(text: str) -> None:
-    with contextlib.suppress(cli.argparse.ArgumentTypeError):
-        assert cli.duration_s(text) > 0
+    with contextlib.suppress(argparse.ArgumentTypeError):
+        assert words.duration_s(text) > 0
 
 
 @pytest.mark.parametrize(
     ("text", "hz"), [("10", 10), ("99", 99), ("1e3", 1000), ("97.5", 97.5), ("100000", 100_000)]
 )
 def test_rates(text: str, hz: float) -> None:
-    assert cli.rate_hz(text) == hz
+    assert words.rate_hz(text) == hz
 
 
 @pytest.mark.parametrize(
     "text", ["", "9.99", "0", "-99", "nan", "inf", "-inf", "1e9", "100001", "fast", "99Hz"]
 )
 def test_no_rates(text: str) -> None:
-    with pytest.raises(cli.argparse.ArgumentTypeError) as raised:
-        cli.rate_hz(text)
+    with pytest.raises(argparse.ArgumentTypeError) as raised:
+        words.rate_hz(text)
     assert "Hz" in str(raised.value)
     assert ("too slow" in str(raised.value)) == (text in ("9.99", "0", "-99"))
 
@@ -86,24 +87,24 @@ def test_no_rates(text: str) -> None:
     ("text", "hz"), [("10ms", 100), ("100 ms", 10), ("2.5ms", 400), ("1000us", 1000), ("0.02s", 50)]
 )
 def test_intervals(text: str, hz: float) -> None:
-    assert cli.interval_hz(text) == hz
+    assert words.interval_hz(text) == hz
 
 
 @pytest.mark.parametrize("text", ["", "10", "0ms", "-1ms", "101ms", "2s", "1us", "nan", "10 m", "1e-3s"])
 def test_no_intervals(text: str) -> None:
-    with pytest.raises(cli.argparse.ArgumentTypeError, match=r"\d+ms"):
-        cli.interval_hz(text)
+    with pytest.raises(argparse.ArgumentTypeError, match=r"\d+ms"):
+        words.interval_hz(text)
 
 
 @pytest.mark.parametrize(("text", "share"), [("1%", 0.01), ("0.5 %", 0.005), ("100%", 1)])
 def test_shares_of_cpu_time(text: str, share: float) -> None:
-    assert cli.overhead_share(text) == share
+    assert words.overhead_share(text) == share
 
 
 @pytest.mark.parametrize("text", ["", "1", "0%", "101%", "-1%", "nan%", "%"])
 def test_no_shares_of_cpu_time(text: str) -> None:
-    with pytest.raises(cli.argparse.ArgumentTypeError, match="say 1%"):
-        cli.overhead_share(text)
+    with pytest.raises(argparse.ArgumentTypeError, match="say 1%"):
+        words.overhead_share(text)
 
 
 def parsed_pid(*words: str) -> int:
@@ -141,7 +142,7 @@ class Run:
         self.during: Callable[[Callable[[], bool]], None] = lambda _should_stop: None
         self.options: Options | None = None
         self.capsys, self.cwd = capsys, cwd
-        monkeypatch.setattr(cli, "attach", self._attach)
+        monkeypatch.setattr(following, "attach", self._attach)
         monkeypatch.chdir(cwd)
 
     def _attach(
@@ -153,7 +154,7 @@ class Run:
     ) -> Outcome:
         assert pid == PID
         assert not should_stop()
-        self.options = options
+        self.options = options._replace(say=unheard)
         self.during(should_stop)
         if isinstance(self.result, PyattachError):
             raise self.result
@@ -207,8 +208,8 @@ def test_the_interval_is_another_way_to_say_the_rate(run: Run, flag: str) -> Non
 
 
 def test_children_are_sampled_where_asked_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "attach_family", run._attach)
-    monkeypatch.setattr(cli, "attach", None)
+    monkeypatch.setattr(family, "attach", run._attach)
+    monkeypatch.setattr(following, "attach", None)
     for flag in ("-s", "--subprocesses"):
         assert run(flag, "-o", "-") == ExitCode.OK
         assert run.options is not None and run.options.subprocesses
@@ -341,7 +342,7 @@ def test_no_samples_is_said(run: Run) -> None:
     run("-o", "out.svg")
     assert "no samples: the target ran, but no tick came" in run.err
     meta = dataclasses.replace(run.result.profile.meta, cpu_time_s=0.01)
-    run.result = dataclasses.replace(run.result, profile=Profile(meta, {}, {}))
+    run.result = run.result._replace(profile=Profile(meta, {}, {}))
     run("-o", "out.svg")
     assert "no samples: the target used no CPU time while it was sampled" in run.err
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+import support
 
 from pyattach.attacher.completion_cli import COMMANDS, script, whole_parser
 from pyattach.attacher.main import main
@@ -70,11 +70,11 @@ def test_the_manual_knows_every_option() -> None:
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page)) <= known
 
 
-@pytest.mark.skipif(shutil.which("groff") is None, reason="needs groff")
 def test_the_manual_is_well_formed() -> None:
+    groff = support.requires("groff")
     page = Path(__file__).resolve().parent.parent / "docs" / "pyattach.1"
     done = subprocess.run(
-        ["groff", "-man", "-Tutf8", "-ww", str(page)], capture_output=True, text=True, check=True
+        [groff, "-man", "-Tutf8", "-ww", str(page)], capture_output=True, text=True, check=True
     )
     assert not done.stderr and len(done.stdout) > 5000
 

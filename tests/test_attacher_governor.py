@@ -10,7 +10,7 @@ from test_attach_run import Spawn, attach, cpu_time_s, reported_samples, wait_fo
 from pyattach.attacher.contract import Options
 from pyattach.attacher.governor import MOST_TIMES, RateGovernor
 from pyattach.attacher.overhead import Overhead
-from pyattach.attacher.session import Session
+from pyattach.attacher.sampling import Session
 from pyattach.attacher.target import TargetProcess
 
 

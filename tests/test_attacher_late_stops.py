@@ -9,6 +9,7 @@ from support import spawn
 from test_attach_run import status_of, wait_for
 
 from pyattach.attacher.hold import hold_any
+from pyattach.attacher.permission import no_permission
 from pyattach.attacher.ptrace import Tracee, any_stops_late, wait_for_late_stops
 from pyattach.attacher.target import TargetProcess
 from pyattach.errors import InjectionFailed
@@ -46,4 +47,18 @@ def test_a_stop_that_another_has_met(may_trace: None, monkeypatch: pytest.Monkey
         wait_for_late_stops()
         assert not any_stops_late()
         assert status_of(target.pid)["TracerPid"] == "0"
+        target.finish()
+
+
+def test_a_thread_that_another_has_seized_meanwhile(may_trace: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A debugger, while pyattach waits for the borrowed one to get home: it was not seen outside, no more."""
+
+    def refused(tracee: Tracee) -> None:
+        raise no_permission(tracee.tid)
+
+    with spawn("split") as target, TargetProcess(target.pid) as process:
+        monkeypatch.setattr(Tracee, "_seize", refused)
+        assert process.wait_outside([target.pid], [(0, 1)], 0.1) == {target.pid}
+        monkeypatch.undo()
+        assert process.wait_outside([target.pid], [(0, 1)], 20) == set()
         target.finish()

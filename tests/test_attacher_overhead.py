@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import select
@@ -14,21 +15,19 @@ from collections.abc import Iterable
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_attach_run import Spawn
+from test_attach_run import CLOCKS, Spawn
 
 from pyattach.attacher import delivery
-from pyattach.attacher.clock import why_no_events
 from pyattach.attacher.contract import Options
 from pyattach.attacher.delivery import DeliveryCost
 from pyattach.attacher.overhead import bucket_cycles, own_cpu_lap_s, percentile_cycles
-from pyattach.attacher.session import Session
+from pyattach.attacher.sampling import Session
 from pyattach.attacher.target import TargetProcess
 from pyattach.inject.layout import COSTS, COSTS_FROM
 
 PATIENCE = 20
 """So many tries, or seconds: where others want the processors all the time, nothing can be measured."""
 BUCKETS = [bucket_cycles(bucket) for bucket in range(COSTS)]
-CLOCKS = ["timer", *(["perf"] if not why_no_events(os.getpid()) else [])]
 
 
 def summed(tables: Iterable[list[int]]) -> list[int]:
@@ -119,6 +118,23 @@ def test_the_child_that_measures_keeps_nothing_open(unmeasured: None) -> None:
     finally:
         os.close(read)
         measurement.abandon()
+
+
+def test_where_no_more_processes_may_be_it_is_not_measured(
+    unmeasured: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The session goes on without: its profile is worth more."""
+
+    def refused() -> int:
+        raise BlockingIOError(errno.EAGAIN, "the container's limit")
+
+    monkeypatch.setattr(os, "fork", refused)
+    open_before = os.listdir("/proc/self/fd")
+    measurement = DeliveryCost("timer")
+    measurement.look()
+    measurement.finish()
+    assert measurement.cost is None and measurement.child_cpu_s == 0
+    assert os.listdir("/proc/self/fd") == open_before
 
 
 def test_own_cpu_time_is_counted_once_and_a_fork_begins_anew() -> None:

@@ -190,3 +190,10 @@ def test_a_command_line_is_one_line_of_text(crafted: Path, raw: bytes, shown: st
     (crafted / "7/cmdline").write_bytes(raw)
     (crafted / "7/stat").write_bytes(stat_line(b"kworker"))
     assert procfs.command_line(7) == shown
+
+
+def test_of_an_endless_command_line_the_begin_is_read(crafted: Path) -> None:
+    (crafted / "7").mkdir()
+    (crafted / "7/cmdline").write_bytes(b"x" * 1_000_000)
+    (crafted / "7/stat").write_bytes(stat_line(b"long"))
+    assert procfs.command_line(7) == "x" * 65536

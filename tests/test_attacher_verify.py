@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import signal
 from pathlib import Path
@@ -34,7 +33,7 @@ BEFORE = Snapshot(
 
 
 def after(**changes: object) -> list[str]:
-    return remains(BEFORE, dataclasses.replace(BEFORE, **changes), [SIGPROF])  # type: ignore[arg-type]
+    return remains(BEFORE, BEFORE._replace(**changes), [SIGPROF])  # type: ignore[arg-type]
 
 
 def with_mapping(start: int, end: int, permissions: str, path: str) -> dict[int, tuple[int, str, str]]:
@@ -84,9 +83,9 @@ def test_all_at_once_are_said_each_on_a_line_of_its_own() -> None:
 
 
 def test_a_signal_that_was_caught_and_is_no_more() -> None:
-    before = dataclasses.replace(BEFORE, caught=BIT)
-    assert len(remains(before, dataclasses.replace(BEFORE, caught=0), [SIGPROF])) == 1
-    assert remains(before, dataclasses.replace(BEFORE, caught=BIT | 1), [SIGPROF]) == []
+    before = BEFORE._replace(caught=BIT)
+    assert len(remains(before, BEFORE._replace(caught=0), [SIGPROF])) == 1
+    assert remains(before, BEFORE._replace(caught=BIT | 1), [SIGPROF]) == []
 
 
 @pytest.mark.parametrize(
@@ -112,12 +111,10 @@ def test_what_the_target_does_by_itself_is_no_residue(changes: dict[str, object]
 
 
 def test_what_another_session_left_before_is_not_ours() -> None:
-    before = dataclasses.replace(
-        BEFORE, mappings=with_mapping(0x7000, 0x8000, "r-xp", OURS), fds={4: OURS}, timers=3
-    )
+    before = BEFORE._replace(mappings=with_mapping(0x7000, 0x8000, "r-xp", OURS), fds={4: OURS}, timers=3)
     assert remains(before, before, [SIGPROF]) == []
-    assert remains(before, dataclasses.replace(before, timers=2), [SIGPROF]) == []
-    assert remains(before, dataclasses.replace(before, timers=4), [SIGPROF]) == ["1 timers"]
+    assert remains(before, before._replace(timers=2), [SIGPROF]) == []
+    assert remains(before, before._replace(timers=4), [SIGPROF]) == ["1 timers"]
 
 
 def test_our_file_under_a_number_that_was_another() -> None:
@@ -160,7 +157,7 @@ def test_a_kernel_that_does_not_list_timers(monkeypatch: pytest.MonkeyPatch, tmp
 def test_all_of_it_as_json() -> None:
     """What the target has changed by itself is in it, too, and no mask is cut."""
     mappings = with_mapping(0xD000, 0xE000, "rw-p", "/new.so")
-    later = dataclasses.replace(BEFORE, mappings=mappings, fds={0: "/dev/null"}, caught=1 << 63)
+    later = BEFORE._replace(mappings=mappings, fds={0: "/dev/null"}, caught=1 << 63)
     found = json.loads(json.dumps(Verification(17, BEFORE, later, ("a tracer",)).as_json()))
     assert (found["pid"], found["complete"], found["left"]) == (17, False, ["a tracer"])
     assert found["changed"] == {

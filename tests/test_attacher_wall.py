@@ -111,6 +111,30 @@ def test_missed_looks_give_weight_and_are_told(spawn: Spawn) -> None:
         target.finish()
 
 
+def test_a_wait_is_told_of_as_from_when_it_was_first_seen(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[tuple[int, int]] = []
+    look = WallClock._look
+
+    def noted(clock: WallClock) -> None:
+        begin_ns = time.monotonic_ns()
+        look(clock)
+        looks.append((begin_ns, time.monotonic_ns()))
+
+    monkeypatch.setattr(WallClock, "_look", noted)
+    with spawn("waits") as target:
+        tids = asleep(target)
+        with clock_on(target.pid, 100) as (clock, store):
+            clock.pause(0.1)
+            timeline = store.timeline(0)
+        assert len(looks) > 1 and timeline is not None
+        begin_ns, end_ns = looks[0]
+        seen = {tid: time_s for time_s, tid, _stack, _ticks in timeline.samples()}
+        assert all(begin_ns / 1e9 <= seen[tid] <= end_ns / 1e9 for tid in tids)
+        target.finish()
+
+
 def test_threads_that_end_are_let_go_of(spawn: Spawn) -> None:
     with spawn("waits") as target, clock_on(target.pid, 200) as (clock, store):
         clock.pause(0.05)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support import requires
 
-from pyattach.attacher.cli import parser as attach_parser
+from pyattach.attacher.cli_options import parser as attach_parser
 from pyattach.attacher.heap_cli import parser as heap_parser
 from pyattach.attacher.report_cli import diff_parser, report_parser
 from pyattach.attacher.run_cli import parser as run_parser

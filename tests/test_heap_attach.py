@@ -123,7 +123,7 @@ def test_linkages(linkage: str) -> None:
 @pytest.mark.parametrize("how", ["TAKEN", "DLSYM"])
 def test_addresses_taken_before_are_not_reached_and_that_is_said(how: str) -> None:
     with start(build_target("heap_linked", f"-D{how}")) as target:
-        outcome = attached(target, one_round, HeapOptions(entries="never"))
+        outcome = attached(target, one_round)
         assert outcome.result is not None
         assert sites_of(outcome.result, {"make"}) == {}
         assert "function pointers taken before" in dict(outcome.meta.rows)["not hooked"]
@@ -195,12 +195,12 @@ def test_a_static_program_is_refused_and_the_reason_said() -> None:
     from pyattach.errors import UnsupportedTarget
 
     with start(build_target("quiet", "-static")) as target, pytest.raises(UnsupportedTarget, match="dynamic"):
-        attach_heap(target.pid, HeapOptions(entries="never"), lambda: True)
+        attach_heap(target.pid, HeapOptions(), lambda: True)
     with (
         start(build_target("quiet", "-static", "-s")) as target,
         pytest.raises(UnsupportedTarget, match="strip"),
     ):
-        attach_heap(target.pid, HeapOptions(), lambda: True)
+        attach_heap(target.pid, HeapOptions(entries="auto"), lambda: True)
 
 
 @pytest.mark.parametrize("allocator", ["libjemalloc.so.2", "libtcmalloc_minimal.so.4", "libmimalloc.so"])

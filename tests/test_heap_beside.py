@@ -100,7 +100,7 @@ def test_a_program_that_executes_another(tmp_path: Path) -> None:
 
 
 def test_a_program_without_a_heap_that_can_be_recorded() -> None:
-    with spawn(build_target("quiet", "-static", "-s")) as target:
+    with spawn(build_target("quiet", "-static")) as target:
         before = maps_text(target.pid)
         with pytest.raises(UnsupportedTarget, match="dynamic"):
             attach(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -19,15 +20,18 @@ from pyattach.attacher.heap_hooks import Hooks
 from pyattach.attacher.heap_session import HeapOptions, HeapOutcome
 from pyattach.attacher.naming import make_resolver
 from pyattach.attacher.target import TargetProcess
+from pyattach.errors import UsageError
 from pyattach.inject.heap_layout import FUNCTIONS
 
 pytestmark = pytest.mark.usefixtures("may_trace")
+
+AUTO = HeapOptions(entries="auto")
 
 
 def code(pid: int) -> dict[int, bytes]:
     """How the allocator's functions begin."""
     with TargetProcess(pid) as target, make_resolver(target) as resolver:
-        real = Hooks(target, resolver).real[: len(FUNCTIONS)]
+        real = Hooks(target, resolver, "auto").real[: len(FUNCTIONS)]
         return {address: target.read(address, 64) for address in real if address}
 
 
@@ -71,9 +75,41 @@ def test_addresses_taken_before(how: str, mode: str) -> None:
         target.finish()
 
 
+def test_code_is_changed_only_where_that_is_asked_for_by_name(tmp_path: Path) -> None:
+    """The report names the way to calls that were not reached."""
+    assert HeapOptions().entries == "never"
+
+    def script(target: Target) -> Iterator[bool]:
+        assert code(target.pid) == was
+        yield from one_round(target)
+
+    with start(build_target("heap_linked", "-DTAKEN")) as target:
+        was = code(target.pid)
+        outcome = attached(target, script)
+        assert entered(outcome) == set()
+        rows = dict(outcome.meta.rows)
+        assert "dlsym (--entries auto reaches these)" in rows["not hooked"]
+        with pyattach("heap", target.pid, "-d", "300ms", "-o", tmp_path / "o.txt") as run:
+            run.finish(0)
+        assert "(--entries auto reaches these)" in (tmp_path / "o.txt").read_text()
+        outcome = attached(target, one_round, AUTO)
+        assert "--entries" not in dict(outcome.meta.rows)["not hooked"]
+        target.finish()
+
+
+@pytest.mark.parametrize("mode", ["auto", "always"])
+def test_entries_are_not_sampled(mode: str) -> None:
+    with pytest.raises(UsageError, match="sampled"):
+        HeapOptions(entries=mode, sample_bytes=1)
+    words = ["heap", os.getpid(), "--entries", mode, "--heap-sample", "512K"]
+    with pyattach(*words) as run:
+        run.finish(2)
+    assert "they can't be sampled" in run.err and "leave out --heap-sample, or --entries" in run.err
+
+
 def test_nothing_is_changed_where_slots_are_all() -> None:
     with start(build_target("heap_linked")) as target:
-        outcome = attached(target, one_round)
+        outcome = attached(target, one_round, AUTO)
         exact(target, outcome)
         assert entered(outcome) == set()
         target.finish()
@@ -118,7 +154,7 @@ def attached_twice(program: Path) -> bool:
         was = code(target.pid)
         reached = True
         for _ in range(2):
-            outcome = attached(target, one_round)
+            outcome = attached(target, one_round, AUTO)
             assert outcome.residue == (), outcome.residue
             missing = {"malloc", "free", "calloc", "realloc"} - entered(outcome)
             if missing:
@@ -148,7 +184,7 @@ def test_functions_that_cannot_be_changed(kind: str) -> None:
     """They are left alone, and that is said."""
     with start(build_target("heap_linked", f'-DFIRST="{FIRST[kind]}"')) as target:
         was = code(target.pid)
-        outcome = attached(target, one_round)
+        outcome = attached(target, one_round, AUTO)
         assert outcome.residue == ()
         assert entered(outcome).isdisjoint({"malloc", "free", "calloc", "realloc"})
         assert "malloc: it begins with a jump, call" in dict(outcome.meta.rows)["entries left"]
@@ -163,7 +199,7 @@ def test_functions_close_together(kind: str) -> None:
     with start(build_target("heap_linked", *flags)) as target:
         was = code(target.pid)
         for _ in range(2):
-            assert attached(target, one_round).residue == ()
+            assert attached(target, one_round, AUTO).residue == ()
             assert code(target.pid) == was
         target.finish()
 
@@ -216,7 +252,7 @@ def test_what_a_killed_one_has_left_is_taken_out(
         before, was = words(target.pid), code(target.pid)
         with monkeypatch.context() as environment:
             environment.setenv("PYATTACH_FAULT", step)
-            with pyattach("heap", target.pid, "-o", tmp_path / "o.svg") as run:
+            with pyattach("heap", target.pid, "--entries", "auto", "-o", tmp_path / "o.svg") as run:
                 assert run.process.wait(30) == -9
         assert code(target.pid) != was
         for _ in range(3):
@@ -236,7 +272,7 @@ def test_thirty_cycles_while_threads_hammer(ten: int) -> None:
     with start(build_target("heap_hammer")) as target:
         was, could_run = code(target.pid), executable(target.pid)
         for _ in range(10):
-            outcome = attach_heap(target.pid, HeapOptions(duration_s=0.02), lambda: False)
+            outcome = attach_heap(target.pid, HeapOptions(duration_s=0.02, entries="auto"), lambda: False)
             assert outcome.residue == ()
             # Of glibc's calloc the landing's place may be taken by an arena of its own: that is said.
             missing = {"malloc", "calloc", "realloc", "free"} - entered(outcome)

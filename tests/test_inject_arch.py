@@ -116,12 +116,52 @@ def test_the_memfds_name_has_its_limits() -> None:
 LOW, HIGH = 0x7F12_34FF_F000, 0x7F12_3500_1000  # the upper bytes of its addresses are not all the same
 
 
+SP = 0x7FFC_0000_1000
+
+
+def signal_frame(*from_ip: int, stack: tuple[int, int] = (0, 0)) -> bytes:
+    """``struct rt_sigframe`` from its ucontext on, up to the words given; ``stack``: the thread's signal
+    stack, from where on and how large."""
+    begin, size = stack
+    return struct.pack(f"<5Q128x{len(from_ip)}Q", 6, 0, begin, 0, size, *from_ip)
+
+
 @pytest.mark.parametrize("ip", [LOW, LOW + 0xFFF, LOW + 0x1000, HIGH - 1])
 @pytest.mark.parametrize("before", [0, 8, 4001])
 def test_a_frame_of_a_signal_is_found(ip: int, before: int) -> None:
-    frame = struct.pack("<4Q", ip, 0x246, 0x002B_0000_0000_0033, 1)
-    assert arch.handler_called_in(b"\1" * before + frame + b"\1" * 64, LOW, HIGH)
-    assert arch.handler_called_in(b"\1" * before + frame[:24], LOW, HIGH)
+    frame = signal_frame(ip, 0x246, 0x002B_0000_0000_0033)
+    assert arch.handler_called_in(b"\1" * before + frame + b"\1" * 64, SP, LOW, HIGH)
+    assert arch.handler_called_in(b"\1" * before + frame, SP, LOW, HIGH)
+
+
+def test_large_stacks_are_looked_through_at_once() -> None:
+    """Also for code at low addresses, whose upper bytes are zeros as much of a stack is: each look is a few
+    steps, not one for each byte."""
+    looks = 0
+
+    class Stack(bytes):
+        def find(self, *words: object) -> int:
+            nonlocal looks
+            looks += 1
+            return super().find(*words)  # type: ignore[arg-type]
+
+    frame = signal_frame(0x481A50, 0x246, 0x33)
+    assert arch.handler_called_in(Stack(bytes(1 << 20) + frame), SP, 0x481A00, 0x481B00)
+    assert looks <= 2
+
+
+def test_a_frame_that_was_left_behind() -> None:
+    """On a signal stack that the thread is not on; or partly below the stack pointer, which a handler's frame
+    never is."""
+    words = (LOW, 0x246, 0x33)
+    behind, here = (SP + 0x8000, 0x8000), (SP - 0x1000, 0x8000)
+    assert not arch.handler_called_in(b"\1" * 0x9000 + signal_frame(*words, stack=behind), SP, LOW, HIGH)
+    assert arch.handler_called_in(b"\1" * 0x1000 + signal_frame(*words, stack=here), SP, LOW, HIGH)
+    # The handler runs on the thread's own stack, not on the one that it has for others.
+    assert arch.handler_called_in(b"\1" * 0x1000 + signal_frame(*words, stack=behind), SP, LOW, HIGH)
+    assert not arch.handler_called_in(signal_frame(*words)[8:], SP, LOW, HIGH)
+    both = b"\1" * 0x9000 + signal_frame(*words, stack=behind) + signal_frame(*words)
+    assert arch.handler_called_in(both, SP, LOW, HIGH)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +173,5 @@ def test_a_frame_of_a_signal_is_found(ip: int, before: int) -> None:
 )  # fmt: skip
 def test_what_is_no_frame_of_a_signal(words: tuple[int, ...]) -> None:
     """Elsewhere, a return address, or cut."""
-    stack = struct.pack(f"<{len(words)}Q", *words)
-    assert not arch.handler_called_in(stack, LOW, HIGH)
-    assert not arch.handler_called_in(b"", LOW, HIGH)
+    assert not arch.handler_called_in(signal_frame(*words), SP, LOW, HIGH)
+    assert not arch.handler_called_in(b"", SP, LOW, HIGH)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pyattach.inject import locks
 from pyattach.inject.locks import LockZones
 from pyattach.symbols.elf import ElfImage
-from pyattach.symbols.maps import Maps
+from pyattach.symbols.maps import Maps, parse_maps
 from pyattach.symbols.resolver import proc_opener
 
 BIAS = 0x7F00_0000_0000
@@ -227,3 +227,16 @@ def test_a_c_library_that_cant_be_parsed_is_a_zone_as_a_whole(surveyed: Surveyed
     (code,) = maps.executable()
     assert zones.ranges == [(code.start, code.end)]
     assert calls is None
+
+
+def test_what_is_too_large_for_a_c_library_is_a_zone_as_a_whole() -> None:
+    """It is not read: a target may give any name to any file, of thousands of gigabytes."""
+    size = 1 << 40
+    line = f"{BIAS:x}-{BIAS + size:x} r-xp 00000000 00:00 7 /tmp/libc.so.6\n"
+    library = Elf(loads=(Load(0, 0, 0x1000),), dynsym=(Sym("puts", 0x100, 8),)).encode()
+
+    def read(_address: int, size: int) -> bytes:
+        raise AssertionError(f"{size} bytes were asked for")
+
+    zones, _calls = locks.survey(Maps(parse_maps(line.encode())), lambda _mapping: io.BytesIO(library), read)
+    assert zones.ranges == [(BIAS, BIAS + size)]

@@ -71,9 +71,7 @@ class Driven:
     def lines(self, state: HeapState = STATE, rows: list[HeapRow] | None = None) -> list[str]:
         plain = Console(record=True, width=self.width, height=self.height, file=io.StringIO())
         self.view.update(state, ROWS if rows is None else rows)
-        self.view._size = (self.width, self.height)
-        live = self.view._live.renderable
-        plain.print(live)
+        plain.print(self.view._screen._live.renderable)
         return plain.export_text().splitlines()
 
     def press(self, *keys: str) -> bool:
@@ -98,6 +96,24 @@ def test_what_stands_where() -> None:
     assert lines[3].split() == "site, and its callers live↓ growth/s allocated/s blocks".split()
     assert lines[4].split() == "keeps < caller_of_keeps < main 2.93 KiB 75.00% 0 B 0 B 3".split()
     assert lines[5].split() == "grows < main 0.98 KiB 25.00% +100 B 200 B 10".split()
+
+
+@pytest.mark.parametrize(
+    ("key", "width", "row"),
+    [
+        ("1", 80, "grows < main 0.98 KiB 25.00% +100 B 200 B 10"),
+        ("1", 60, "grows < main 0.98 KiB 25.00% +100 B 10"),
+        ("3", 60, "grows < main 0.98 KiB 25.00% +100 B 200 B"),
+        ("4", 44, "grows < main 0.98 KiB 25.00% 10"),
+        ("1", 40, "grows < main 0.98 KiB 25.00%"),
+    ],
+)
+def test_on_a_narrow_terminal_whole_columns_are_left_out(key: str, width: int, row: str) -> None:
+    driven = Driven(width)
+    driven.press(key)
+    lines = driven.lines()
+    assert [line.split() for line in lines if line.startswith("grows")] == [row.split()]
+    assert "↓" in lines[3]
 
 
 @pytest.mark.parametrize(

@@ -241,6 +241,8 @@ def test_selection_scrolls_and_tells_the_whole_name() -> None:
     assert screen(60, 12, state=state, of=many)[4].startswith("f00")
     state.press("pagedown", 1)
     assert screen(60, 12, state=state, of=many)[-1] == "f10  [app]"
+    assert screen(60, 12, state=state, of=LiveTotals())[-1].startswith("q quit")  # after a reset
+    assert screen(60, 12, state=state, of=many)[-1] == "f10  [app]"
     state.press("escape", 1)
     assert screen(60, 12, state=state, of=many)[-1].startswith("q quit")
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import collections
 import contextlib
+import dataclasses
 import gzip
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -79,9 +81,13 @@ def test_what_was_written_is_read_back(name: str, threads: bool, of: Profile, tm
 
 
 def test_a_picture_and_json_keep_everything(tmp_path: Path) -> None:
-    of = real_profile()
-    for name in ("svg", "json"):
-        assert read_profile(written(name, of, tmp_path / name)) == of
+    cpu, heap = (
+        real_profile(),
+        Meta("server", 10, "heap", unit="blocks", kind="live", rows=(("RSS", "1 MiB"),)),
+    )
+    for of in (cpu, dataclasses.replace(cpu, meta=heap)):
+        for name in ("svg", "json"):
+            assert read_profile(written(name, of, tmp_path / name)) == of
 
 
 def test_pprof_keeps_mode_rate_times_and_kinds(tmp_path: Path) -> None:
@@ -113,6 +119,7 @@ def test_folded_stacks_of_others_are_read(tmp_path: Path) -> None:
         (b"{", "damaged"),
         (b'{"format":"pyattach-profile","version":2}', "version is 2"),
         (b'{"format":"pyattach-profile","version":1}', "damaged"),
+        (b"main;f " + b"9" * 5000, "line 1 is no folded stack"),
         (b"main;f twelve", "line 1 is no folded stack: 'main;f twelve'"),
         (b"\x1f\x8b\x08", "damaged"),
         (b"\x0a\x00\x01", "wire type 1|longer|no profile|without an end"),
@@ -124,6 +131,40 @@ def test_what_is_no_profile_is_refused_with_its_name(data: bytes, why: str, tmp_
     (tmp_path / "it").write_bytes(data)
     with pytest.raises(MalformedInput, match=rf"it: .*({why})"):
         read_profile(tmp_path / "it")
+
+
+HUGE = 10**400
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [("samples", {"thread": [0], "node": [1], "ticks": [number]}) for number in (math.inf, math.nan, HUGE)]
+    + [("threads", [[number, "main"]]) for number in (math.inf, HUGE)]
+    + [("rest", {"1": number}) for number in (math.inf, HUGE)],
+)  # fmt: skip
+def test_numbers_that_nobody_counted_are_refused(place: str, value: object) -> None:
+    document = json.loads(b"".join(renderer_for("json").render(small({"a": 1}), RenderOptions())))
+    document[place] = value
+    if place == "rest":
+        document["nodes"]["frame"][1] = -1
+    with pytest.raises(MalformedInput, match="damaged"):
+        reading.profile_of(document)
+
+
+@pytest.mark.parametrize(
+    "number", [math.inf, -math.inf, math.nan, HUGE, 1e-300], ids=["inf", "-inf", "nan", "huge", "tiny"]
+)
+def test_figures_that_nobody_measured_are_left_out(number: float) -> None:
+    """JSON may hold them: no format fails for it."""
+    document = json.loads(b"".join(renderer_for("json").render(real_profile(), RenderOptions())))
+    numbers = {key for key, value in document["meta"].items() if not isinstance(value, (str, list))}
+    assert len(numbers) > 15
+    document["meta"].update(dict.fromkeys(numbers, number))
+    document["meta"]["handler_percentiles_ns"] = [1, min(number, 1e300)]
+    back = reading.profile_of(document)
+    assert back.meta == Meta("/usr/bin/server -x", version="0.1.0")
+    for renderer in RENDERERS:
+        assert b"".join(renderer.render(back, RenderOptions()))
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

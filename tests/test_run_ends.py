@@ -11,11 +11,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from support import build_target
+from support import build_target, skip_unless_ci
 from test_attach_run import (
     COMMAND,
+    COMMAND_IGNORING_CHILDREN,
     MARK,
     ROOT,
+    child_of,
     cpu_time_s,
     maps_text,
     pyattach,
@@ -33,9 +35,12 @@ TIMERS = 3 if strays_can_be_met() else 2
 """Of a program with one thread: its own, the one that arms threads, the one that meets those unarmed."""
 
 
-def child_of(pid: int) -> int:
-    """The pid of its first child; 0 while there is none."""
-    return int((Path(f"/proc/{pid}/task/{pid}/children").read_text().split() or ["0"])[0])
+def test_whoever_started_it_ignores_children(tmp_path: Path) -> None:
+    """pyattach knows how the program ends; the program finds it as it was."""
+    ignored = "import signal as s, sys; sys.exit(3 if s.getsignal(s.SIGCHLD) is s.SIG_IGN else 4)"
+    words = ("run", "-o", tmp_path / "o.svg", "--", sys.executable, "-c", ignored)
+    with pyattach(*words, command=COMMAND_IGNORING_CHILDREN) as run:
+        run.finish(3)
 
 
 # What can't be run, or not be sampled.
@@ -84,8 +89,9 @@ def test_a_static_program(tmp_path: Path) -> None:
         assert "attach by pid instead" in text
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root makes a program setuid of another user")
 def test_a_setuid_program(tmp_path: Path) -> None:
+    if os.getuid() != 0:
+        skip_unless_ci("only root makes a program setuid of another user")
     copy = tmp_path / "copy"
     copy.write_bytes(build_target("surroundings").read_bytes())
     os.chown(copy, 65534, 65534)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import support
 from support import build_target
-from test_attach_run import COMMAND, DEADLINE_S, ROOT, Folded, needs_perf
+from test_attach_run import COMMAND, DEADLINE_S, ROOT, Folded, child_of, cpu_time_s, needs_perf, wait_for
 
 from pyattach.attacher.recording import read_recording
 from pyattach.inject.image import preload_path
@@ -69,7 +68,9 @@ def test_threads_that_block_signals(tmp_path: Path) -> None:
     folded = tmp_path / "run.folded"
     argv = [*COMMAND, "run", "-o", str(folded), "--", str(build_target("masked"))]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        time.sleep(2)
+        wait_for("there is a program", lambda: child_of(process.pid))
+        program = child_of(process.pid)
+        wait_for("it has worked", lambda: cpu_time_s(program) > 1)
         out, _ = process.communicate("", timeout=DEADLINE_S)
     assert (process.returncode, out) == (0, "ready\neintr 0\n")
     profile = Folded(folded)

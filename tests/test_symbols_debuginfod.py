@@ -123,6 +123,16 @@ def send(content: bytes, status: int = 200, length: int | None = None) -> Callab
     return answer
 
 
+def raw(content: bytes) -> Callable[[Quiet], None]:
+    """An answer of any form, or of none."""
+
+    def answer(request: Quiet) -> None:
+        request.wfile.write(content)
+        request.close_connection = True
+
+    return answer
+
+
 def drip(request: Quiet) -> None:
     request.send_response(200)
     request.end_headers()
@@ -145,8 +155,11 @@ ID = bytes(range(20))
         (send(b"", 500), ""),
         (send(b"short", length=1000), "127.0.0.1"),
         (send(b"", length=10**12), "127.0.0.1"),
+        (raw(b"no HTTP at all\r\n\r\n"), "127.0.0.1"),
+        (raw(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nno number\r\n"), "127.0.0.1"),
+        (raw(b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 1000 + b"\r\n"), "127.0.0.1"),
     ],
-    ids=["nonsense", "error", "cut", "huge"],
+    ids=["nonsense", "error", "cut", "huge", "no HTTP", "bad chunk", "many headers"],
 )
 def test_servers_that_are_broken(tmp_path: Path, answer: Callable[[Quiet], None], said: str) -> None:
     with server(answer) as (address, _):

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from support import hostile
 
 from pyattach.errors import MalformedInput
-from pyattach.symbols.elf import ElfImage, Segment, SymbolTable, load_bias
+from pyattach.symbols.elf import ElfImage, load_bias
+from pyattach.symbols.headers import Segment
 from pyattach.symbols.maps import Mapping, Maps
+from pyattach.symbols.table import SymbolTable
 
 
 def table(*symbols: Sym, **more: object) -> SymbolTable:
@@ -34,7 +36,7 @@ def test_headers() -> None:
     assert (image.machine, image.type, image.bits, image.entry) == ("EM_X86_64", "ET_EXEC", 64, 0x1000)
     assert image.interpreter == "/lib/ld.so" and image.has_interpreter and not image.is_position_independent
     assert image.build_id == bytes(range(20))
-    assert image.segments == (Segment(0x1000, 0x1000, 0x1000, 0x1000, PF_R | PF_X),)
+    assert image.segments == (Segment(0x1000, 0x1000, 0x1000, 0x1000, PF_R | PF_X, align=4),)
     bare = ElfImage(Elf().encode())
     assert bare.build_id is None and not bare.has_interpreter and bare.is_position_independent
     assert len(bare.function_symbols()) == 0 and bare.function_symbols().lookup(0x1000) is None
@@ -167,7 +169,7 @@ def test_load_bias_of_our_own_libraries() -> None:
         if own.is_file and own.path.endswith((".so", ".so.6")) and not own.deleted:
             with ElfImage.open(own.path) as image:
                 # The first segment of a library is at address 0.
-                assert load_bias(own, image) == maps.of_file(own.device, own.inode)[0].start
+                assert load_bias(own, image) == next(m.start for m in maps if m.path == own.path)
 
 
 # Broken files.

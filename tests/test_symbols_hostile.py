@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import random
 import resource
+import shutil
+import struct
 import subprocess
 import time
 import zlib
@@ -19,6 +22,7 @@ from support import build_target, hostile
 
 from pyattach.errors import MalformedInput
 from pyattach.symbols.address import InstructionPointer
+from pyattach.symbols.ehframe import list_fdes
 from pyattach.symbols.elf import ElfImage
 from pyattach.symbols.maps import Mapping, Maps
 from pyattach.symbols.resolver import Resolver
@@ -82,6 +86,54 @@ def test_wild_words_in_the_headers(seed: int, words: list[int]) -> None:
         size = chance.choice([2, 4, 8])
         data[at : at + size] = (word & ((1 << 8 * size) - 1)).to_bytes(size, "little")
     resolve(bytes(data), 0x1000, 0x1200, 0x4010)
+
+
+@pytest.mark.parametrize("hurried", [True, False])
+@pytest.mark.parametrize("how", ["-s", "-g"])
+def test_a_file_that_shrinks_while_it_is_looked_at(tmp_path: Path, how: str, hurried: bool) -> None:
+    """As where a program is overwritten by another."""
+    path = tmp_path / "program"
+    shutil.copy(build_target("split", how), path)
+    maps = Maps([Mapping(BASE, BASE + (1 << 30), "r-xp", 0, "08:01", 1, "/app/program")])
+    with Resolver(maps, lambda _mapping: open(path, "rb"), path_openers=[]) as resolver:
+        resolver.hurried = hurried
+        place = resolver.place(InstructionPointer(BASE + 0x1234))
+        os.truncate(path, 100)
+        assert resolver.frames(place)[-1].name == "program+0x1234"
+        assert place.file is not None and place.file.with_lines is None
+        resolver.take_time()
+        assert resolver.frames(place)[-1].name == "program+0x1234"
+        assert 0 < len(resolver.warnings) < 20
+
+
+def fdes_in(eh_frame: bytes) -> list[tuple[int, int]]:
+    """What is listed of a program with that call frame information, and no zero behind it."""
+    data = bytearray(build_target("split", "-g").read_bytes())
+    with ElfImage(bytes(data), "program") as image:
+        section = image.section(b".eh_frame")
+    assert section is not None and len(eh_frame) <= section.size
+    data[section.offset : section.offset + section.size] = eh_frame.ljust(section.size, b"\x01")
+    with ElfImage(bytes(data), "program") as image:
+        return list_fdes(image)
+
+
+FDE = struct.pack("<II", 12, 4)
+"""The begin of one whose CIE is at 0: it is itself."""
+
+
+@pytest.mark.parametrize(
+    "eh_frame", [FDE, FDE + b"\1\0" + b"\x80" * 60, FDE + b"\1zR\0" + b"\x80" * 60], ids=["text", "leb", "z"]
+)
+def test_a_cie_without_an_end(eh_frame: bytes) -> None:
+    with pytest.raises(MalformedInput, match="eh_frame"):
+        fdes_in(eh_frame)
+
+
+@hostile(150)
+@given(st.binary(max_size=60))
+def test_any_bytes_as_call_frame_information(eh_frame: bytes) -> None:
+    with contextlib.suppress(MalformedInput):
+        assert all(0 <= start < 1 << 64 for start, _ in fdes_in(eh_frame))
 
 
 def test_sizes_that_promise_much_cost_nothing() -> None:

@@ -18,9 +18,12 @@ from support import hostile, requires
 from test_attach_run import Folded, Spawn, attach
 
 from pyattach.symbols import jit
+from pyattach.symbols.cache import Cache
+from pyattach.symbols.completing import NameOptions, complete
 from pyattach.symbols.jit import GrowingFile, JitDump, JitSymbols, PerfMap
 from pyattach.symbols.jitfiles import JitNames
 from pyattach.symbols.maps import Maps
+from pyattach.symbols.resolver import Resolver
 
 
 class File:
@@ -135,7 +138,7 @@ class _InMemory(io.BytesIO):
 
 
 def test_a_huge_file_has_an_end(file: File, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jit, "_MOST_BYTES", 1 << 16)
+    monkeypatch.setattr(jit, "MOST_BYTES", 1 << 16)
     monkeypatch.setattr(jit, "_MOST_SYMBOLS", 100)
     symbols = JitSymbols()
     growing = GrowingFile(file.open)
@@ -212,6 +215,21 @@ def test_only_the_processs_own_files_are_believed(tmp_path: Path, monkeypatch: p
     path.unlink()
     os.mkfifo(path)
     assert names() == 0
+
+
+def test_what_was_not_taken_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pyattach.symbols.jitfiles._temporary_folders", lambda _pid: [str(tmp_path)])
+    path, maps = tmp_path / f"perf-{os.getpid()}.map", Maps.parse(Path("/proc/self/maps").read_bytes())
+    path.write_text("1000 10 name\n")
+    with Resolver(maps, lambda _mapping: None, jit=JitNames(os.getpid())) as resolver:
+        resolver.refresh_jit()
+        assert not list(complete(resolver, NameOptions(), Cache(None), print))
+        with open(path, "a") as file:
+            file.write("no sense\n" * 1200 + "2000 10 other\n")
+        monkeypatch.setattr(jit, "MOST_BYTES", path.stat().st_size - 1)
+        resolver.refresh_jit()
+        bad, full = complete(resolver, NameOptions(), Cache(None), print)
+    assert "1,200 lines" in bad and "only the first 256 MB" in full
 
 
 # Real runtimes.

@@ -10,7 +10,7 @@ from typing import BinaryIO
 import pytest
 from elfwriter import Elf, Sym
 
-from pyattach.symbols import codefile, demangle, keptnames, resolver
+from pyattach.symbols import codefile, demangle, frame_names, keptnames
 from pyattach.symbols.address import InstructionPointer
 from pyattach.symbols.cache import Cache
 from pyattach.symbols.frame import FrameKind
@@ -85,7 +85,7 @@ def test_names_are_kept_by_file_and_way(tmp_path: Path, monkeypatch: pytest.Monk
     cache = Cache(tmp_path / "cache")
     with Resolver(MAPS, open_file, cache=cache) as of:
         assert names(of) == [f"f{n}" for n in range(10)]
-    monkeypatch.setattr(resolver, "display_name", lambda name: f"anew {name}")
+    monkeypatch.setattr(frame_names, "display_name", lambda name: f"anew {name}")
     with Resolver(MAPS, open_file, cache=cache) as of:
         assert names(of) == [f"f{n}" for n in range(10)]
     with Resolver(MAPS, open_file, cache=cache, full_names=True) as of:

@@ -23,6 +23,7 @@ from pyattach.errors import ExitCode
 from pyattach.symbols import lines, lines_ahead
 from pyattach.symbols.address import InstructionPointer
 from pyattach.symbols.cache import Cache
+from pyattach.symbols.completing import NameOptions, complete
 from pyattach.symbols.elf import ElfImage
 from pyattach.symbols.lines import LineReader, missing_parts
 from pyattach.symbols.lines_ahead import LinesAhead
@@ -133,6 +134,38 @@ def test_what_was_split_off_is_said_to_be_missing(tmp_path: Path, dwarf: str) ->
         assert "-gsplit-dwarf" in missing_parts(image)
     with ElfImage.open(build(tmp_path, "gcc")) as image:
         assert missing_parts(image) == ""
+
+
+def test_abbreviations_that_are_a_number_without_an_end() -> None:
+    """Work and memory grow with the section, not with its square."""
+    assert list(lines._attributes(b"\xff" * (8 << 20))) == []
+
+
+def test_abbreviations_that_cannot_be_unpacked_are_told(tmp_path: Path) -> None:
+    """The lines are there all the same: their index was kept."""
+    path = build(tmp_path, "gcc", "-shared", "-fPIC", "-Dmain=other", "-Wl,--build-id")
+    subprocess.run(["objcopy", "--compress-debug-sections=zlib", path], check=True)
+    library, cache = ctypes.CDLL(str(path)), Cache(tmp_path / "cache")
+    address = ctypes.cast(library.other, ctypes.c_void_p).value
+    assert address is not None
+
+    def completed() -> tuple[str, list[str]]:
+        with Resolver(Maps.parse(Path("/proc/self/maps").read_bytes()), proc_opener(os.getpid())) as resolver:
+            place = resolver.place(InstructionPointer(address))
+            resolver.frames(place)
+            notes = list(complete(resolver, NameOptions(lines=True), cache, print))
+            return resolver.frames(place)[0].line, notes
+
+    line, notes = completed()
+    assert re.search(r"/inlined\.c:\d+$", line) and not notes
+    with ElfImage.open(path) as image:
+        home = image.section(b".debug_abbrev")
+    assert home is not None
+    with open(path, "r+b") as file:
+        file.seek(home.offset + 24)  # behind the header of what is packed
+        file.write(b"\xff" * 8)
+    again, notes = completed()
+    assert again == line and len(notes) == 1 and "not a sound ELF file" in notes[0]
 
 
 def test_dwzs_file_is_said_to_be_missing(tmp_path: Path) -> None:

@@ -53,6 +53,13 @@ def test_what_only_looks_like_a_name(text: str) -> None:
     assert shown is None or len(shown) <= 16_384
 
 
+@pytest.mark.parametrize("digits", ["110000", "7fffffff", "ffffffffffffffff"])
+def test_a_constant_that_is_no_character(digits: str) -> None:
+    name = f"_RINv{V0T}4flagKc{digits}_E"
+    assert demangle_rust_v0(name) is None
+    assert demangle(name) == name
+
+
 def test_names_that_explode_are_refused() -> None:
     """Each tuple holds the one before twice: 2 ** 60 times the first."""
     text, last = "_RINvC1a1f", "h"

@@ -221,7 +221,6 @@ def stepped(step: Step, cfa: int) -> Step:
 
 
 # name, instructions, CFA, {register: value it has in the caller}, kind of rule
-ADVANCE = b"\x50"  # by 16, to where we are: what follows applies
 PROGRAMS: list[tuple[str, bytes, int, dict[int, int], str]] = [
     ("nothing", b"", SP_VALUE + 8, {3: 0x4444}, "offset"),
     ("def_cfa", bytes([0x0C, 6, 16]), FP_VALUE + 16, {}, "offset"),

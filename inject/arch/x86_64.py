@@ -95,20 +95,32 @@ def boot_mail(block: bytes) -> int:
     return int.from_bytes(block[8 * (len(_SAVED) + 2) :][:8], "little")
 
 
-_USER_CS = 0x33  # arch/x86/include/asm/segment.h
+_USER_CS = (0x33).to_bytes(2, "little")  # arch/x86/include/asm/segment.h
+# struct rt_sigframe (arch/x86/include/asm/sigframe.h), counted from the interrupted instruction pointer in
+# it. The return address below its begin is gone on the way out.
+_FRAME_BEGINS, _FRAMES_SIGNAL_STACK, _FRAMES_SEGMENTS = -168, -152, 16
 
 
-def handler_called_in(stack: bytes, low: int, high: int) -> bool:
-    """Whether ``stack`` holds a frame that the kernel has made for a signal's handler that was called from
-    ``low`` up to ``high``.  Flags and code segment follow the instruction pointer there (struct sigcontext),
-    which tells it from a return address."""
-    for block in sorted({low >> 24, (high - 1) >> 24}):
-        upper = block.to_bytes(5, "little")
-        at = stack.find(upper, 3)
-        while at >= 0:
-            words = stack[at - 3 : at + 21]
-            ip, flags, segments = (int.from_bytes(words[i : i + 8], "little") for i in (0, 8, 16))
-            if low <= ip < high and flags & 2 and flags >> 22 == 0 and segments & 0xFFFF == _USER_CS:
-                return True
-            at = stack.find(upper, at + 1)
+def handler_called_in(stack: bytes, sp: int, low: int, high: int) -> bool:
+    """Whether ``stack``, from the stack pointer on, holds a frame that the kernel has made for a signal's
+    handler that was called from ``low`` up to ``high``, and which may run still.  Flags and code segment
+    follow the instruction pointer there (struct sigcontext), which tells it from a return address."""
+    found = stack.find(_USER_CS, _FRAMES_SEGMENTS)
+    while found >= 0:
+        at = found - _FRAMES_SEGMENTS
+        ip, flags = (int.from_bytes(stack[i : i + 8], "little") for i in (at, at + 8))
+        if low <= ip < high and flags & 2 and flags >> 22 == 0 and _may_run(stack, sp, at):
+            return True
+        found = stack.find(_USER_CS, found + 1)
     return False
+
+
+def _may_run(stack: bytes, sp: int, ip_at: int) -> bool:
+    """Whether a handler with this frame may run on ``sp``.  It does so below its frame.  Where that lies on
+    the thread's signal stack and ``sp`` does not, the frame was left behind: other stacks may lie in front of
+    it (Go's are all in one heap)."""
+    if ip_at < -_FRAME_BEGINS:
+        return False
+    at = ip_at + _FRAMES_SIGNAL_STACK
+    begin, size = (int.from_bytes(stack[i : i + 8], "little") for i in (at, at + 16))
+    return not begin <= sp + ip_at < begin + size or begin <= sp < begin + size

@@ -61,13 +61,13 @@ enum pa_state {
 /* Where the shared memory begins in the file that is preloaded; the stub's image lies in front of it. */
 #define PA_PRELOAD_REGION 0x40000UL
 
-/* A slot's life: pyattach writes tid, then WANTED; a handler takes it through ARMING to ARMED (or
- * FAILED, with the error); pyattach sets RETIRE once the thread is gone; a handler frees it.  Or pyattach
- * writes EVENT, and FREE in the end. */
 /* glibc's SIGCANCEL: no program can block it by glibc's functions, and it has its default action until the first
  * pthread_cancel (from glibc 2.34 on), which then takes it without asking.  Its handler ignores our ticks. */
 #define PA_SPARE_SIGNAL 32
 
+/* A slot's life: pyattach writes tid, then WANTED; a handler takes it through ARMING to ARMED (or
+ * FAILED, with the error); pyattach sets RETIRE once the thread is gone; a handler frees it.  Or pyattach
+ * writes EVENT, and FREE in the end. */
 enum pa_slot_state {
 	PA_SLOT_FREE = 0,
 	PA_SLOT_WANTED = 1,
@@ -174,7 +174,7 @@ struct pa_control {
 	u64 init_cycles;
 	u64 stop_clock_ns;
 	u64 stop_cycles;
-	u64 old_handler; /* what SIGPROF did before: 0 default, 1 ignored, else a function */
+	u64 old_handler; /* what `signal` did before: 0 default, 1 ignored, else a function */
 	u64 old_flags;
 	u32 timers_deleted;
 	i32 last_error;        /* of the last timer that could not be made */

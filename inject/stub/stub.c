@@ -18,7 +18,6 @@ EXPORT const struct pa_abi pyattach_abi = {
 	.record_size = sizeof(struct pa_record),
 };
 
-EXPORT i64 pa_init(struct pa_control *c, u64 region_size);
 EXPORT i64 pa_arm(void);
 EXPORT i64 pa_stop(void);
 EXPORT i64 pa_leave(void);

@@ -82,7 +82,6 @@ void wake_tick(struct pa_control *c, i32 timer, const void *ucontext) HIDDEN;
 
 /* stub.c */
 EXPORT i64 pa_init(struct pa_control *c, u64 region_size);
-i64 pa_init(struct pa_control *c, u64 region_size);
 
 /* handler.c */
 void pa_handler(int signo, struct siginfo *info, void *ucontext) HIDDEN;

@@ -4,7 +4,7 @@
  *   walk.c     frame after frame, the loop and its invariants
  *   cache.h    the rule of an address, found before
  *   kept.h     the thread's last walk, of which the outer frames are mostly those of the next
- *   cfi.c      the rule of an address, out of .eh_frame (cold)
+ *   cfi.c      the rule of an address, out of .eh_frame (cold): tables.h finds and reads the entry, row.h runs it
  *   expr.c     DWARF expressions
  *   modules.h  which module an address lies in
  *   arch/      which registers there are and which a call preserves

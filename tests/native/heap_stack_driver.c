@@ -15,6 +15,7 @@
 
 #define ROOM (256UL << 20)
 #define NODES (1U << 20)
+#define FANS (1U << 16)
 
 struct pa_heap_private ph;
 
@@ -34,9 +35,11 @@ static void begin_thread(struct pa_heap_thread *t)
 {
 	t->recent_at = take(PA_RECENT * sizeof(struct pa_heap_recent));
 	t->children_at = take(PA_RECENT * sizeof(struct pa_heap_child));
+	t->children_mask = PA_RECENT - 1;
 	t->frames_at = take(MAX_DEPTH * sizeof(struct pa_walked));
 	t->scratch_at = take(MAX_DEPTH * sizeof(struct pa_walked));
 	t->room_at = take(PA_ROOM_BYTES);
+	t->memos_at = take(PA_MEMOS * sizeof(struct pa_memo));
 }
 
 static struct pa_cache_line *begin_heap(u64 max)
@@ -50,9 +53,11 @@ static struct pa_cache_line *begin_heap(u64 max)
 	ph.heap->max_depth = (u32)max;
 	ph.heap->nodes.used = PA_FIRST_ITEM;
 	ph.heap->nodes.most = NODES;
-	ph.heap->nodes.levels = 12;
-	ph.heap->nodes.items_offset = take(NODES * sizeof(struct pa_item));
-	ph.heap->nodes.index_offset = take(4UL << (PA_FIRST_LEVEL + 12));
+	ph.heap->nodes.items_offset = take(NODES * sizeof(struct pa_node));
+	ph.heap->fans.used = 1;
+	ph.heap->fans.most = FANS;
+	ph.heap->fans.items_offset = take(FANS * PA_FAN * 4UL);
+	ph.heap->regions_offset = take(PA_REGIONS * 4UL);
 	u64 lines = take(CACHE_LINES * sizeof(struct pa_cache_line));
 	ph.control->modules_seq = 1;
 	ph.control->modules_offset = (u64)memory + take(2 * sizeof(struct pa_modules)) - (u64)ph.control;
@@ -64,12 +69,16 @@ static struct pa_cache_line *begin_heap(u64 max)
 /* Whether the node's path is the program's stack, with `ip` in front. */
 static int right(u32 node, u64 ip, u64 max)
 {
-	const struct pa_item *items = heap_at(ph.heap->nodes.items_offset);
+	const struct pa_node *nodes = heap_at(ph.heap->nodes.items_offset);
+	const u32 *halves = heap_at(ph.heap->regions_offset);
 	u32 end = depth < max ? PA_END_ROOT : PA_END_DEPTH;
 	for (u32 i = 0; i < depth && i < max; i++) {
-		if (node < PA_FIRST_ITEM || node >= ph.heap->nodes.used || items[node].key != (i ? calls[depth - i].ret : ip))
+		if (node < PA_FIRST_ITEM || node >= ph.heap->nodes.used)
 			return 0;
-		node = items[node].under;
+		u64 upper = halves[nodes[node].under >> PA_NODE_BITS] - 1UL;
+		if ((upper << 32 | nodes[node].address) != (i ? calls[depth - i].ret : ip))
+			return 0;
+		node = nodes[node].under & ((1U << PA_NODE_BITS) - 1);
 	}
 	return node == 1 + end;
 }
@@ -86,11 +95,13 @@ int main(int argc, char **argv)
 	begin_thread(&anew);
 	begin_thread(&again);
 	for (u64 i = 0; i < steps; i++) {
-		go_on(i);
+		if (any(2)) /* else it is where it was: programs allocate there again and again */
+			go_on(i);
 		u64 ip = place(calls[depth - 1].function, any(SITES)), *changed = overwrite(&was);
 		anew.depth = 0;
-		u32 expected = stack_node(&anew, ip, stack_pointer(), fp);
-		u32 node = stack_node(&again, ip, stack_pointer(), fp);
+		__builtin_memset(heap_at(anew.memos_at), 0, PA_MEMOS * sizeof(struct pa_memo));
+		u32 expected = stack_walk(&anew, ip, stack_pointer(), fp)->node;
+		u32 node = stack_walk(&again, ip, stack_pointer(), fp)->node;
 		differ += node != expected;
 		wrong += !changed && !right(node, ip, max);
 		frames += depth;

@@ -17,13 +17,14 @@
 #define MAX_DEPTH 600
 #define CACHE_LINES (1UL << 15)
 
-enum layout { BY_SP, BY_FP, FAR_SAVE };
-#define RARE 1 /* kinds of functions that end what can be kept */
+enum layout { BY_SP, BY_FP, FAR_SAVE, FAR_RETURN };
+#define RARE 3 /* functions of the last two kinds, of which not all can be kept; the first is the root */
 
 struct function {
 	enum layout layout;
 	u64 words;   /* its frame's, with the return address */
 	u64 fp_word; /* its caller's fp is saved so many words below the CFA; 0: it leaves fp alone */
+	u64 ret_word; /* and the return address */
 };
 
 struct call {
@@ -66,7 +67,8 @@ static void make_rule(u32 number)
 {
 	const struct function *f = &functions[number];
 	struct pa_unwinder u = {.cache = cache, .cache_lines = CACHE_LINES, .generation = 1};
-	struct pa_rule rule = {.kind = PA_RULE_OFFSET, .cfa_register = PA_REG_SP, .saved = PA_SAVED_NEAR, .return_at = -1};
+	struct pa_rule rule = {.kind = PA_RULE_OFFSET, .cfa_register = PA_REG_SP, .saved = PA_SAVED_NEAR};
+	rule.return_at = (i16)-(i64)f->ret_word;
 	for (u32 i = 0; i < PA_PRESERVED; i++)
 		rule.saved_at[i] = PA_SAME;
 	rule.cfa_offset = (i32)f->words * 8;
@@ -74,7 +76,7 @@ static void make_rule(u32 number)
 		rule.cfa_register = PA_REG_FP;
 		rule.cfa_offset = 16;
 	}
-	if (f->layout == FAR_SAVE)
+	if (f->layout == FAR_SAVE || f->layout == FAR_RETURN)
 		rule.saved = 0;
 	if (f->fp_word) {
 		rule.saved_at[1] = (i16)-(i64)f->fp_word;
@@ -97,7 +99,8 @@ static void make_program(void)
 {
 	for (u32 i = 0; i < FUNCTIONS; i++) {
 		struct function *f = &functions[i];
-		f->layout = i < RARE ? FAR_SAVE : (enum layout)any(2);
+		f->layout = i < RARE ? FAR_SAVE + i % 2 : (enum layout)any(2);
+		f->ret_word = f->layout == FAR_RETURN ? 2 : 1;
 		f->words = 3 + any(12);
 		f->fp_word = any(2) ? 0 : 2 + any(f->words - 2 < 7 ? f->words - 2 : 7);
 		if (f->layout == BY_FP)
@@ -106,6 +109,8 @@ static void make_program(void)
 			f->words = 16;
 			f->fp_word = 9 + any(7);
 		}
+		if (f->layout == FAR_RETURN)
+			f->fp_word = any(2) ? 0 : 3;
 		make_rule(i);
 	}
 }
@@ -119,6 +124,8 @@ static void call(void)
 {
 	u32 number = 1 + (u32)any(FUNCTIONS - 1);
 	const struct function *f = &functions[number];
+	if (number < RARE && any(3))
+		return;
 	struct call *c = &calls[depth];
 	u64 cfa = stack_pointer();
 	if (depth >= MAX_DEPTH - 1 || cfa - f->words * 8 < STACK_AT + 512)
@@ -127,7 +134,7 @@ static void call(void)
 	for (u64 i = 2; i <= f->words; i++)
 		if (any(4) == 0)
 			*word(cfa - i * 8) = any(1UL << 47); /* what it keeps there; the rest is as others left it */
-	*word(cfa - 8) = c->ret;
+	*word(cfa - f->ret_word * 8) = c->ret;
 	if (f->fp_word)
 		*word(cfa - f->fp_word * 8) = fp;
 	if (f->layout == BY_FP)
@@ -180,8 +187,8 @@ static u64 *overwrite(u64 *was)
 	if (any(8) || depth < 3)
 		return 0;
 	const struct call *hit = &calls[1 + any(depth - 1)], *other = &calls[1 + any(depth - 1)];
-	u64 back_words = any(2) ? functions[hit->function].fp_word : 1;
-	u64 *changed = word(hit->cfa - (back_words ? back_words : 2) * 8);
+	u64 back_words = any(2) ? functions[hit->function].fp_word : functions[hit->function].ret_word;
+	u64 *changed = word(hit->cfa - (back_words ? back_words : functions[hit->function].ret_word) * 8);
 	*was = *changed;
 	*changed = any(2) ? other->ret : other->cfa - 16;
 	return changed;

@@ -1,4 +1,4 @@
-/* The borrowing of a thread: what boot.S, loader.c and inject/boot.py agree on.
+/* The borrowing of a thread: what boot.S, loader.c and inject/borrow.py agree on.
  *
  *   in the target, at an address pyattach picked in a gap of its maps:
  *

@@ -1,8 +1,8 @@
 /* What is recorded of an allocation and of a free. */
 #include "blocks.h"
-#include "intern.h"
+#include "tree.h"
 
-static void new_peak(i64 live)
+void new_peak(i64 live)
 {
 	struct pa_heap *h = ph.heap;
 	i64 peak = __atomic_load_n(&h->peak, __ATOMIC_RELAXED);
@@ -42,7 +42,17 @@ static inline void note_peak(struct pa_heap_counts *counts)
 	}
 }
 
-/* The site of blocks of this size from this stack, and the thread's counts of it; 0 where there is no room. */
+u32 site_number(u64 size, u32 node)
+{
+	return tree_site(size, node);
+}
+
+static inline u32 counts_words(const struct pa_heap_counts *counts)
+{
+	return (u32)(((u64)counts - (u64)ph.heap - ph.heap->pool_offset) / 8);
+}
+
+/* The thread's counts of blocks of this size from this stack; 0 where there is no room. */
 static struct pa_heap_counts *find_site(struct pa_heap_thread *t, u64 size, u32 node)
 {
 	struct pa_heap_recent *recent = heap_at(t->recent_at);
@@ -51,7 +61,7 @@ static struct pa_heap_counts *find_site(struct pa_heap_thread *t, u64 size, u32 
 	recent += ((size ^ (u64)node * HASH) * HASH >> 32) & (PA_RECENT - 1);
 	if (LIKELY(recent->size == size && recent->node == node && recent->site))
 		return counts_at(recent->counts);
-	site = intern(&ph.heap->sites, size, node);
+	site = tree_site(size, node);
 	counts = site ? thread_counts(t, site) : 0;
 	if (!counts)
 		return 0;
@@ -60,44 +70,20 @@ static struct pa_heap_counts *find_site(struct pa_heap_thread *t, u64 size, u32 
 	recent->site = site;
 	recent->size = (u32)size;
 	recent->node = node;
-	recent->counts = (u32)(((u64)counts - (u64)ph.heap - ph.heap->pool_offset) / 8);
+	recent->counts = counts_words(counts);
 	return counts;
 }
 
-/* -ln(u) of a random u in (0, 1], in 1/65536: an exponential distribution of mean 1.  The logarithm to base 2 comes
- * from its integer part, and for the rest by squaring (Knuth, The Art of Computer Programming 1.2.2, exercise 25). */
-static u64 exponential(u64 *random)
+/* The same, of the walk that it comes from. */
+static inline struct pa_heap_counts *site_of(struct pa_heap_thread *t, u64 size, struct pa_memo *memo)
 {
-	u64 x, whole, mantissa, fraction = 0;
-	*random += HASH; /* splitmix64 */
-	x = *random;
-	x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9UL;
-	x = (x ^ (x >> 27)) * 0x94d049bb133111ebUL;
-	x = (x ^ (x >> 31)) | 1;
-	whole = 63 - (u64)__builtin_clzl(x);
-	mantissa = x << (63 - whole) >> 32; /* in [1, 2), 31 bits behind the point */
-	for (u32 bit = 0; bit < 16; bit++) {
-		mantissa = mantissa * mantissa >> 31;
-		fraction <<= 1;
-		if (mantissa >> 32) {
-			mantissa >>= 1;
-			fraction |= 1;
-		}
-	}
-	return ((64UL << 16) - (whole << 16) - fraction) * 45426 >> 16; /* ln 2 */
-}
-
-static int is_sampled(struct pa_heap_thread *t, u64 size)
-{
-	u64 mean = ph.heap->sample_bytes;
-	if (!t->until)
-		t->until = (exponential(&t->random) * mean >> 16) + 1;
-	if (LIKELY(t->until > size)) {
-		t->until -= size;
-		return 0;
-	}
-	t->until = (exponential(&t->random) * mean >> 16) + 1;
-	return 1;
+	struct pa_heap_counts *counts;
+	if (LIKELY(memo->size == size && memo->counts))
+		return counts_at(memo->counts);
+	counts = find_site(t, size, memo->node);
+	memo->size = size;
+	memo->counts = counts ? counts_words(counts) : 0;
+	return counts;
 }
 
 static void count_free(struct pa_heap_thread *t, u32 site, int temporary)
@@ -111,7 +97,7 @@ static void count_free(struct pa_heap_thread *t, u32 site, int temporary)
 	counts->temporary += temporary;
 	if (UNLIKELY(++counts->frees == PA_COUNTS_FULL))
 		thread_counts_anew(t, site);
-	t->pending -= (i64)item_at(&ph.heap->sites, site)->key;
+	t->pending -= (i64)site_at(site)->size;
 	fold(t);
 }
 
@@ -131,9 +117,7 @@ void account_alloc(struct pa_heap_thread *t, u64 address, u64 size, const u64 *f
 	struct pa_heap_counts *counts;
 	t->calls++;
 	thread_event(t);
-	if (h->sample_bytes && !is_sampled(t, size))
-		return;
-	counts = find_site(t, size, stack_node(t, frame[1], (u64)(frame + 2), frame[0]));
+	counts = site_of(t, size, stack_walk(t, frame[1], (u64)(frame + 2), frame[0]));
 	if (UNLIKELY(!counts)) {
 		t->lost++;
 		return;
@@ -142,8 +126,6 @@ void account_alloc(struct pa_heap_thread *t, u64 address, u64 size, const u64 *f
 		replace_block(t, address);
 	if (UNLIKELY(!block_put(address, counts->site)))
 		__atomic_fetch_add(&h->without_block, 1, __ATOMIC_RELAXED);
-	if (h->sample_bytes)
-		__atomic_fetch_add(filter_at(address), 1, __ATOMIC_RELAXED);
 	note_peak(counts);
 	if (UNLIKELY(++counts->allocs == PA_COUNTS_FULL))
 		thread_counts_anew(t, counts->site);
@@ -154,21 +136,16 @@ void account_alloc(struct pa_heap_thread *t, u64 address, u64 size, const u64 *f
 
 u32 account_free(struct pa_heap_thread *t, u64 address, int by_free)
 {
-	struct pa_heap *h = ph.heap;
 	int is_last = t->last == address;
 	u32 site;
 	thread_event(t);
 	if (is_last)
 		t->last = 0;
-	if (h->sample_bytes && !__atomic_load_n(filter_at(address), __ATOMIC_RELAXED))
-		return 0;
 	site = block_take(address);
 	if (UNLIKELY(!site)) {
-		t->unknown_frees += !h->sample_bytes;
+		t->unknown_frees++;
 		return 0;
 	}
-	if (h->sample_bytes)
-		__atomic_fetch_sub(filter_at(address), 1, __ATOMIC_RELAXED);
 	count_free(t, site, is_last && by_free);
 	return site;
 }
@@ -179,12 +156,10 @@ void account_keep(struct pa_heap_thread *t, u64 address, u32 site)
 	struct pa_heap_counts *counts = thread_counts(t, site);
 	if (UNLIKELY(!block_put(address, site)))
 		__atomic_fetch_add(&h->without_block, 1, __ATOMIC_RELAXED);
-	if (h->sample_bytes)
-		__atomic_fetch_add(filter_at(address), 1, __ATOMIC_RELAXED);
 	if (!counts)
 		return;
 	note_peak(counts);
 	counts->frees--;
-	t->pending += (i64)item_at(&h->sites, site)->key;
+	t->pending += (i64)site_at(site)->size;
 	fold(t);
 }

@@ -10,7 +10,7 @@ EXPORT const struct pa_abi pyattach_abi = {
 	.record_size = sizeof(struct pa_record),
 };
 
-EXPORT i64 pa_init(struct pa_control *c, u64 region_size);
+COLD EXPORT i64 pa_init(struct pa_control *c, u64 region_size);
 EXPORT i64 pa_arm(void);
 EXPORT i64 pa_stop(void);
 EXPORT i64 pa_leave(void);
@@ -21,43 +21,67 @@ static int fits(const struct pa_control *c, u64 region_size)
 	return c->magic == PA_MAGIC && c->version == PA_VERSION && c->control_size == sizeof(*c) &&
 	       c->region_size <= region_size && c->heap_offset && c->heap_offset + sizeof(*h) <= region_size &&
 	       h->magic == PA_HEAP_MAGIC && h->version == PA_HEAP_VERSION && h->size == sizeof(*h) &&
-	       c->heap_offset + h->pool_offset + (h->pool_pages << 12) <= region_size && h->max_depth &&
+	       c->heap_offset + h->pool_offset + (h->pool_pages << 12) <= region_size &&
+	       c->heap_offset + h->first_counts_offset + h->sites.most * sizeof(struct pa_heap_counts) <= region_size &&
+	       h->nodes.most <= 1U << PA_NODE_BITS && h->sites.most <= 1U << PA_SITE_BITS && h->max_depth &&
 	       h->thread_count && !(h->thread_count & (h->thread_count - 1)) && c->cache_lines &&
 	       c->cache_offset + c->cache_lines * 32 <= region_size &&
 	       !(c->cache_lines & (c->cache_lines - 1));
 }
 
-static volatile u32 *private_page(void)
+/* A word at least, or all of struct pa_sampled. */
+static u64 private_size(const struct pa_heap *h)
 {
-	i64 page = sys6(SYS_mmap, 0, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, ~0UL, 0);
-	if (page < 0)
+	return h->sample_bytes ? (sizeof(struct pa_sampled) + 4095) & ~4095UL : 4096;
+}
+
+static void *private_memory(const struct pa_heap *h)
+{
+	u64 size = private_size(h);
+	i64 at = sys6(SYS_mmap, 0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, ~0UL, 0);
+	if (at < 0)
 		return 0;
-	if (sys3(SYS_madvise, page, 4096, MADV_WIPEONFORK)) {
-		sys2(SYS_munmap, page, 4096);
+	if (sys3(SYS_madvise, at, size, MADV_WIPEONFORK)) {
+		sys2(SYS_munmap, at, size);
 		return 0;
 	}
-	return (volatile u32 *)page;
+	return (void *)at;
+}
+
+static void begin_sampled(struct pa_heap *h, struct pa_sampled *own)
+{
+	h->private_at = (u64)own;
+	h->private_bytes = __builtin_offsetof(struct pa_sampled, far);
+	ph.sampled = own;
+	mark_arena();
 }
 
 EXPORT i64 pa_init(struct pa_control *c, u64 region_size)
 {
-	volatile u32 *mine = 0;
+	const struct pa_heap *h = (const struct pa_heap *)((u8 *)c + c->heap_offset);
+	struct pa_sampled *own = 0;
+	volatile u32 *mine;
 	i64 err = ph.control ? -EBUSY : fits(c, region_size) ? 0 : -EINVAL;
-	if (!err && !(mine = private_page()))
+	if (!err && !(own = private_memory(h)))
 		err = -ENOMEM;
 	if (err) {
 		sys2(SYS_munmap, c, region_size);
 		return err;
 	}
+	mine = h->sample_bytes ? &own->mine : (u32 *)own;
 	sys3(SYS_madvise, c, region_size, MADV_DONTDUMP);
 	ph.pid = (u32)sys0(SYS_getpid);
 	ph.vm_read_forbidden = c->flags & PA_NO_VM_READ;
 	ph.heap = (struct pa_heap *)((u8 *)c + c->heap_offset);
+	ph.threads = heap_at(ph.heap->threads_offset);
+	ph.thread_mask = ph.heap->thread_count - 1;
 	if (ph.heap->flags & PA_HEAP_ATTACHED)
 		for (u32 i = 0; i < PA_REAL; i++)
 			((u64 *)&ph.real)[i] = ph.heap->real[i];
 	ph.control = c;
 	c->init_clock_ns = clock_ns();
+	if (ph.heap->sample_bytes)
+		begin_sampled(ph.heap, own);
 	__atomic_store_n(mine, 1, __ATOMIC_RELAXED);
 	__atomic_store_n(&ph.mine, mine, __ATOMIC_RELEASE);
 	return 0;
@@ -112,11 +136,12 @@ void heap_end(void)
 EXPORT i64 pa_leave(void)
 {
 	struct pa_control *c = ph.control;
-	volatile u32 *mine = ph.mine;
+	u64 own = (u64)ph.mine & ~4095UL, size = private_size(ph.heap);
 	entries_end();
+	__atomic_store_n(&ph.sampled, 0, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&ph.mine, 0, __ATOMIC_SEQ_CST);
 	ph.control = 0;
-	sys2(SYS_munmap, mine, 4096);
+	sys2(SYS_munmap, own, size);
 	sys2(SYS_munmap, c, c->region_size);
 	return 0;
 }

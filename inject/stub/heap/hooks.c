@@ -4,28 +4,16 @@
  * have its address.  Arguments go to the allocator as they came, so what it does with those that are zero, too
  * large or not aligned is what the program sees.
  */
-#include "heap.h"
+#include "hooks.h"
+#include "sampled.h"
 
-#ifdef PA_HEAP_ENTRIES
-/* Come to from the first instruction of the allocator's function.  Its callers may know which registers that leaves
- * alone (gcc -fipa-ra, for callers in the same file): so all are left alone here.  What passes on is returned to,
- * and is counted: pyattach must not take the code away under it. */
-#define HOOKED __attribute__((visibility("default"), no_caller_saved_registers))
-#define HOOK(name) pa_entry_##name
-#define PASS_ON(call)                                                   \
-	do {                                                            \
-		__typeof__(ph.real.call) result;                        \
-		__atomic_fetch_add(&heap_passing, 1, __ATOMIC_SEQ_CST); \
-		result = ph.real.call;                                  \
-		__atomic_fetch_sub(&heap_passing, 1, __ATOMIC_SEQ_CST); \
-		return result;                                          \
-	} while (0)
-#else
 #define HOOKED __attribute__((visibility("default")))
-#define PASS_ON(call) return ph.real.call
+/* Of these most calls go on to the allocator by a jump: what they do else is in functions of their own, which need a
+ * frame of their own to find the caller's.  A jump there leaves them the caller's stack as it was. */
+#define PASSING __attribute__((optimize("omit-frame-pointer")))
+#define APART __attribute__((noinline))
 
 struct pa_heap_private ph;
-#endif
 
 #ifdef PA_HEAP_PRELOADED
 #define HOOK(name) name
@@ -33,54 +21,11 @@ struct pa_heap_private ph;
 #define ARENA_BYTES 65536
 static u8 arena[ARENA_BYTES] __attribute__((aligned(16)));
 static u64 arena_used;
-#elif !defined(PA_HEAP_ENTRIES)
+#else
 #define HOOK(name) pa_hook_##name
 #endif
 
-/* On the stack farther up than this is no caller of ours: the guard is of a hook that was left by a jump. */
-#define FAR (8UL << 20)
 #define ARENA_LIMIT (1UL << 32)
-
-/* Calls that begin inside a hook are the allocator's own, or a signal handler's. */
-static int is_nested(struct pa_heap_thread *t, u64 sp)
-{
-	u64 guard = t->guard;
-	if (LIKELY(!guard))
-		return 0;
-	if (sp >= guard && sp - guard < FAR)
-		return 0;
-	t->nested++;
-	return 1;
-}
-
-static inline struct pa_heap_thread *enter(const u64 *frame)
-{
-	struct pa_heap_thread *t;
-	const volatile u32 *mine = __atomic_load_n(&ph.mine, __ATOMIC_ACQUIRE);
-	u64 tp;
-	if (UNLIKELY(!mine || !*mine) ||
-	    UNLIKELY(__atomic_load_n(&ph.control->state, __ATOMIC_RELAXED) != PA_STATE_RUN))
-		return 0;
-	__asm__ volatile("mov %%fs:0, %0" : "=r"(tp));
-	t = thread_find(tp);
-	if (UNLIKELY(!t)) {
-		__atomic_fetch_add(&ph.heap->without_thread, 1, __ATOMIC_RELAXED);
-		return 0;
-	}
-	if (UNLIKELY(is_nested(t, (u64)frame)))
-		return 0;
-	__atomic_store_n(&t->guard, (u64)frame, __ATOMIC_RELAXED);
-	__atomic_signal_fence(__ATOMIC_SEQ_CST);
-	return t;
-}
-
-static inline void leave(struct pa_heap_thread *t)
-{
-	__atomic_signal_fence(__ATOMIC_SEQ_CST);
-	__atomic_store_n(&t->guard, 0, __ATOMIC_RELEASE);
-}
-
-#define FRAME ((const u64 *)__builtin_frame_address(0))
 
 #ifdef PA_HEAP_PRELOADED
 static int without_allocator(void)
@@ -125,6 +70,17 @@ static inline void *arena_move(void *block, u64 size) { (void)block; (void)size;
 
 #define BEFORE_ALLOCATOR(function) (UNLIKELY(!ph.real.function) && without_allocator())
 
+#ifdef PA_HEAP_PRELOADED
+/* The filter takes them for sampled ones: so they are looked at. */
+void mark_arena(void)
+{
+	for (u64 at = 0; at < arena_used; at += 16)
+		*sampled_filter(ph.sampled, (u64)arena + at) = 255;
+}
+#else
+void mark_arena(void) {}
+#endif
+
 static void *no_memory(void)
 {
 	if (ph.real.errno_location)
@@ -132,47 +88,87 @@ static void *no_memory(void)
 	return 0;
 }
 
-/* Where allocations are sampled, whether this one is not: known before it is made, and all that is to be done. */
-static inline int passes(struct pa_heap_thread *t, u64 size)
-{
-	if (!ph.heap->sample_bytes || t->until <= size)
-		return 0;
-	t->until -= size;
-	t->last = 0; /* something else is allocated */
-	t->calls++;
-	thread_event(t);
-	return 1;
-}
-
 /* An allocation by `call`, recorded with the size asked for. */
-#define ALLOCATION(call, size)                                                                        \
+#define RECORDED(call, size)                                                                          \
 	struct pa_heap_thread *t = enter(FRAME);                                                      \
 	void *block;                                                                                  \
 	if (UNLIKELY(!t))                                                                             \
-		PASS_ON(call);                                                                        \
-	if (passes(t, size)) {                                                                        \
-		block = ph.real.call;                                                                 \
-		leave(t);                                                                             \
-		return block;                                                                         \
-	}                                                                                             \
+		return ph.real.call;                                                                  \
 	block = ph.real.call;                                                                         \
 	if (LIKELY(block))                                                                            \
 		account_alloc(t, (u64)block, size, FRAME);                                            \
 	leave(t);                                                                                     \
 	return block
 
-HOOKED void *HOOK(malloc)(u64 size)
+/* The same where allocations are sampled, and this one perhaps. */
+#define SAMPLED(call, size)                                                                           \
+	struct pa_sampled_thread *s = sampled_enter(FRAME);                                           \
+	void *block;                                                                                  \
+	u64 left;                                                                                     \
+	if (UNLIKELY(!s))                                                                             \
+		return ph.real.call;                                                                  \
+	left = sampled_begin(s);                                                                      \
+	block = ph.real.call;                                                                         \
+	sampled_end(s, left, (u64)block, size, FRAME);                                                \
+	return block
+
+/* One or the other. */
+#define ALLOCATION(call, size)                                                                        \
+	if (own_of_sampled()) {                                                                       \
+		SAMPLED(call, size);                                                                  \
+	}                                                                                             \
+	RECORDED(call, size)
+
+static inline struct pa_sampled *own_of_sampled(void)
+{
+	return __atomic_load_n(&ph.sampled, __ATOMIC_RELAXED);
+}
+
+static APART void *malloc_recorded(u64 size)
 {
 	if (BEFORE_ALLOCATOR(malloc))
 		return arena_take(16, size);
-	ALLOCATION(malloc(size), size);
+	RECORDED(malloc(size), size);
 }
 
-HOOKED void *HOOK(calloc)(u64 count, u64 size)
+static APART void *malloc_sampled(u64 size) { SAMPLED(malloc(size), size); }
+
+static APART PASSING void *malloc_far(u64 size)
+{
+	struct pa_sampled_thread *s = sampled_far(ph.sampled);
+	return s && sampled_passes(s, size) ? ph.real.malloc(size) : malloc_sampled(size);
+}
+
+HOOKED PASSING void *HOOK(malloc)(u64 size)
+{
+	struct pa_sampled *own = own_of_sampled();
+	struct pa_sampled_thread *s;
+	if (!own)
+		return malloc_recorded(size);
+	s = sampled_near(own);
+	if (UNLIKELY(!s))
+		return malloc_far(size);
+	return LIKELY(sampled_passes(s, size)) ? ph.real.malloc(size) : malloc_sampled(size);
+}
+
+static APART void *calloc_any(u64 count, u64 size)
 {
 	if (BEFORE_ALLOCATOR(calloc))
 		return size && count > ARENA_LIMIT / size ? 0 : arena_take(16, count * size);
 	ALLOCATION(calloc(count, size), count * size);
+}
+
+HOOKED void *HOOK(calloc)(u64 count, u64 size)
+{
+	struct pa_sampled *own = own_of_sampled();
+	struct pa_sampled_thread *s;
+	u64 bytes, left;
+	void *block;
+	if (!own || __builtin_mul_overflow(count, size, &bytes) || !(s = sampled_guard(own, bytes, FRAME, &left)))
+		return calloc_any(count, size);
+	block = ph.real.calloc(count, size);
+	sampled_leave(s, left);
+	return block;
 }
 
 HOOKED void *HOOK(memalign)(u64 alignment, u64 size)
@@ -203,15 +199,30 @@ HOOKED void *HOOK(pvalloc)(u64 size)
 	ALLOCATION(pvalloc(size), size);
 }
 
+static int memalign_sampled(void **block, u64 alignment, u64 size, const u64 *frame)
+{
+	struct pa_sampled_thread *s = sampled_enter(frame);
+	u64 left;
+	int error;
+	if (UNLIKELY(!s))
+		return ph.real.posix_memalign(block, alignment, size);
+	left = sampled_begin(s);
+	error = ph.real.posix_memalign(block, alignment, size);
+	sampled_end(s, left, error ? 0 : (u64)*block, size, frame);
+	return error;
+}
+
 HOOKED int HOOK(posix_memalign)(void **block, u64 alignment, u64 size)
 {
 	struct pa_heap_thread *t;
 	int error;
 	if (UNLIKELY(!ph.real.posix_memalign))
 		return ENOMEM;
+	if (own_of_sampled())
+		return memalign_sampled(block, alignment, size, FRAME);
 	t = enter(FRAME);
 	if (UNLIKELY(!t))
-		PASS_ON(posix_memalign(block, alignment, size));
+		return ph.real.posix_memalign(block, alignment, size);
 	error = ph.real.posix_memalign(block, alignment, size);
 	if (LIKELY(!error && *block))
 		account_alloc(t, (u64)*block, size, FRAME);
@@ -219,15 +230,33 @@ HOOKED int HOOK(posix_memalign)(void **block, u64 alignment, u64 size)
 	return error;
 }
 
-/* A block that was resized: that of before is gone, unless the allocator refused.  A result of 0 for a size of 0
- * says that it was freed. */
-static inline void resized(struct pa_heap_thread *t, void *block, u32 site, void *fresh, int asked_for_any, u64 size,
-			   const u64 *frame)
+static inline void *real_resize(int by_array, void *block, u64 count, u64 size)
 {
-	if (LIKELY(fresh))
-		account_alloc(t, (u64)fresh, size, frame);
-	else if (site && asked_for_any)
-		account_keep(t, (u64)block, site);
+	return by_array ? ph.real.reallocarray(block, count, size) : ph.real.realloc(block, size);
+}
+
+static inline void *resize_sampled(int by_array, void *block, u64 count, u64 size, const u64 *frame)
+{
+	u64 bytes = count * size, left;
+	struct pa_sampled *own = own_of_sampled();
+	struct pa_sampled_thread *s = sampled_is_unknown(own, block) ? sampled_guard(own, bytes, frame, &left) : 0;
+	void *fresh;
+	u32 site;
+	if (LIKELY(s)) {
+		fresh = real_resize(by_array, block, count, size);
+		sampled_leave(s, left);
+		return fresh;
+	}
+	s = sampled_enter(frame);
+	if (!s)
+		return real_resize(by_array, block, count, size);
+	site = sampled_is_known((u64)block) ? sampled_free(s, (u64)block, 0) : 0;
+	left = sampled_begin(s);
+	fresh = real_resize(by_array, block, count, size);
+	if (!fresh && site && bytes)
+		sampled_keep((u64)block, site);
+	sampled_end(s, left, (u64)fresh, bytes, frame);
+	return fresh;
 }
 
 HOOKED void *HOOK(realloc)(void *block, u64 size)
@@ -239,9 +268,11 @@ HOOKED void *HOOK(realloc)(void *block, u64 size)
 		return arena_move(block, size);
 	if (BEFORE_ALLOCATOR(realloc))
 		return arena_take(16, size);
+	if (own_of_sampled())
+		return resize_sampled(0, block, 1, size, FRAME);
 	t = enter(FRAME);
 	if (UNLIKELY(!t))
-		PASS_ON(realloc(block, size));
+		return ph.real.realloc(block, size);
 	site = block ? account_free(t, (u64)block, 0) : 0;
 	fresh = ph.real.realloc(block, size);
 	resized(t, block, site, fresh, size != 0, size, FRAME);
@@ -258,9 +289,11 @@ HOOKED void *HOOK(reallocarray)(void *block, u64 count, u64 size)
 		return arena_move(block, count * size);
 	if (UNLIKELY(!ph.real.reallocarray))
 		return no_memory();
+	if (own_of_sampled())
+		return resize_sampled(1, block, count, size, FRAME);
 	t = enter(FRAME);
 	if (UNLIKELY(!t))
-		PASS_ON(reallocarray(block, count, size));
+		return ph.real.reallocarray(block, count, size);
 	site = block ? account_free(t, (u64)block, 0) : 0;
 	fresh = ph.real.reallocarray(block, count, size);
 	resized(t, block, site, fresh, count && size, count * size, FRAME);
@@ -268,40 +301,11 @@ HOOKED void *HOOK(reallocarray)(void *block, u64 count, u64 size)
 	return fresh;
 }
 
-/* Where allocations are sampled, most frees are of blocks that were not: nothing is to be done, nor is the thread's
- * table needed.  The allocator's own calls of free come to the same. */
-static inline int is_unrecorded(const void *block)
-{
-	const volatile u32 *mine = __atomic_load_n(&ph.mine, __ATOMIC_ACQUIRE);
-	return mine && ph.heap->sample_bytes && !__atomic_load_n(filter_at((u64)block), __ATOMIC_RELAXED);
-}
-
-#ifdef PA_HEAP_ENTRIES
-/* In it until the allocator has returned: it is returned to. */
-HOOKED void HOOK(free)(void *block)
-{
-	struct pa_heap_thread *t = block ? enter(FRAME) : 0;
-	if (UNLIKELY(!t)) {
-		__atomic_fetch_add(&heap_passing, 1, __ATOMIC_SEQ_CST);
-		ph.real.free(block);
-		__atomic_fetch_sub(&heap_passing, 1, __ATOMIC_SEQ_CST);
-		return;
-	}
-	if (!is_unrecorded(block))
-		account_free(t, (u64)block, 1);
-	ph.real.free(block);
-	leave(t);
-}
-#else
-HOOKED void HOOK(free)(void *block)
+static APART void free_recorded(void *block)
 {
 	struct pa_heap_thread *t;
 	if (UNLIKELY(in_arena(block)) || (UNLIKELY(!ph.real.free) && without_allocator()))
 		return;
-	if (is_unrecorded(block)) {
-		ph.real.free(block);
-		return;
-	}
 	/* glibc and others will look there: let that and our own look be waited for together. */
 	__builtin_prefetch((const u8 *)block - 16);
 	t = block ? enter(FRAME) : 0;
@@ -311,4 +315,28 @@ HOOKED void HOOK(free)(void *block)
 	}
 	ph.real.free(block);
 }
-#endif
+
+/* Sampled, if the table says so, too. */
+static APART void free_sampled(void *block)
+{
+	struct pa_sampled_thread *s;
+	if (UNLIKELY(in_arena(block)))
+		return;
+	s = sampled_is_known((u64)block) ? sampled_enter(FRAME) : 0;
+	if (s) {
+		sampled_free(s, (u64)block, 1);
+		sampled_leave(s, s->until);
+	}
+	ph.real.free(block);
+}
+
+HOOKED PASSING void HOOK(free)(void *block)
+{
+	struct pa_sampled *own = own_of_sampled();
+	if (!own)
+		free_recorded(block);
+	else if (LIKELY(sampled_is_unknown(own, block)))
+		ph.real.free(block);
+	else
+		free_sampled(block);
+}

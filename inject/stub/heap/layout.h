@@ -2,17 +2,25 @@
  *
  *   struct pa_heap        sizes and places; then, on lines of their own, what threads hand out and add up
  *   threads_offset        struct pa_heap_thread[]   by thread pointer; each has one writer, its thread
- *   nodes.items_offset    struct pa_item[]          stacks, as a tree: return address and the caller's node
- *   sites.items_offset    struct pa_item[]          where blocks come from: size and node
- *   *.index_offset        u32[]                     how items are found (intern.h)
+ *   nodes.items_offset    struct pa_node[]          stacks, as a tree: return address and the caller's node
+ *   sites.items_offset    struct pa_site[]          where blocks come from: size and node
+ *   fans.items_offset     u32[PA_FAN] each          lists of nodes and sites, by hash (tree.h)
+ *   regions_offset        u32[PA_REGIONS]           upper halves of return addresses, + 1
  *   directory_offset      u32[]                     which leaf holds the blocks of 4 MB of addresses
  *   wide_offset           u32[]                     which holds those of 16 MB that have no room there
  *   next_offset           u32[]                     by leaf of those: the one for what has no room there either
  *   leaves_offset         u32[65536] each           live blocks (blocks.h)
+ *   sampled_offset        u64[256]                  sampled: live blocks (sampled_blocks.h), and from here on
+ *   more_offset           u64[1024], u64[4096] ...  the further levels of that
+ *   tallies_offset        struct pa_tally[]         and what is counted of each site
  *   patches_offset        struct pa_patch[]         attached: the words that lead to the hooks
  *   entries_offset        struct pa_entry[]         attached: the allocator's own code that does
  *   landings_offset       struct pa_landing[]       attached: the mappings that this code leads to first
+ *   first_counts_offset   struct pa_heap_counts[]   of the first thread, by site
  *   pool_offset           pages                     of threads: struct pa_heap_counts pages, and private tables
+ *
+ * Sampled, threads_offset leads to contexts, which a thread has only while it records (sampled.c); what each thread
+ * has for itself lies in private memory: struct pa_sampled.
  *
  * All of it is sparse: what is not used takes no memory.  All offsets but heap_offset count from struct pa_heap.
  * Nothing is locked: a thread that ends at any instruction leaves nothing held, at most one event half counted.
@@ -23,7 +31,7 @@
 #include "../shared.h"
 
 #define PA_HEAP_MAGIC 0x70616568746179f0UL
-#define PA_HEAP_VERSION 2
+#define PA_HEAP_VERSION 3
 
 /* Nodes below this have no return address: a stack's root, 1 + enum pa_end, says why it ended there. */
 #define PA_FIRST_ITEM 16
@@ -42,31 +50,37 @@
 #define PA_WIDE_SHIFT 2
 #define PA_WIDE_DIRECTORY (PA_DIRECTORY >> PA_WIDE_SHIFT)
 
-#define PA_FIRST_LEVEL 10 /* the smallest index has so many bits */
-#define PA_LEVELS 16
+/* A node's number, and behind it that of the upper half of its address. */
+#define PA_NODE_BITS 22
+#define PA_REGIONS 1024
+#define PA_LISTED 4 /* items in a row, before it is looked by hash (tree.h) */
+#define PA_FAN_BITS 4
+#define PA_FAN (1U << PA_FAN_BITS)
 
 #define PA_FOLD_BYTES 65536 /* a thread adds its live bytes to the process's sum when so many have changed */
 
-#define PA_FILTER 32768
 #define PA_REAL 11
 
-struct pa_item {
-	u64 key;  /* of a node its return address; of a site the size asked for, bytes */
-	u32 under; /* of a node its caller's node; of a site its node */
-} __attribute__((packed, aligned(4)));
+struct pa_node {
+	u32 address; /* the lower half of its return address */
+	u32 under;   /* the caller's node; from bit PA_NODE_BITS on the number of the address's upper half */
+	u32 child, next; /* references, tree.h: what is under it first; what else is under the same node */
+};
 
-struct pa_intern {
-	u64 items_offset, index_offset;
-	u32 most, levels;
-	u64 pad0[5];
-	u32 used; /* items from here on are not handed out yet */
-	u32 level;
+struct pa_site {
+	u64 size; /* as asked for, bytes */
+	u32 node;
+	u32 next; /* what else is under its node */
+};
+
+/* Items of one kind. */
+struct pa_table {
+	u64 items_offset;
+	u32 most, pad0;
+	u64 pad1[6];
+	u32 used;    /* items from here on are not handed out yet */
 	u32 refused; /* items there was no room for */
-	u32 moved;   /* so many places of the level below `level` are looked through: what they held is in `level` */
-	u32 given;   /* so many levels are moved on whole: pyattach takes their memory back */
-	u32 pad1;
-	u64 pad2[5];
-	u32 fill[PA_LEVELS];
+	u64 pad2[7];
 };
 
 struct pa_heap {
@@ -80,16 +94,19 @@ struct pa_heap {
 	u64 pool_offset;
 	u32 thread_count, leaf_count; /* of threads: a power of two */
 	u64 pool_pages;
-	u64 filter_offset; /* with sample_bytes: u16[PA_FILTER], how many sampled blocks hash there */
+	u64 tallies_offset;
 	u64 patches_offset;
 	u64 real[PA_REAL]; /* attached: the allocator's functions, in the order of struct pa_real */
 	u32 patch_count; /* of patches_offset's: pyattach writes more, then has them made */
 	u32 entry_count, landing_count;
 	u32 pad0;
+	u64 regions_offset, first_counts_offset;
+	u64 sampled_offset, more_offset;
+	u64 private_at; /* written by the stub, sampled: where its struct pa_sampled is, in the target */
 	u64 entries_offset, landings_offset;
-	u64 pad5[3];
+	u64 pad5[6];
 
-	struct pa_intern nodes, sites;
+	struct pa_table nodes, sites, fans;
 
 	/* Handed out. */
 	u64 pool_used; /* pages */
@@ -97,9 +114,12 @@ struct pa_heap {
 	u32 threads_used;
 	u32 expired;
 	u32 at_exit; /* enum pa_at_exit */
+	u32 first_taken; /* not 0: a thread has the counts at first_counts_offset */
+	u32 blocks_level; /* sampled: the last level of live blocks there is */
 	/* Events not recorded, by reason. */
 	u64 without_thread, without_block;
-	u64 pad2[3];
+	u64 private_bytes; /* of memory that is not in this file, at most */
+	u64 pad2;
 
 	/* Live bytes as folded, their peak, and how often that has risen. */
 	i64 live;
@@ -189,6 +209,24 @@ struct pa_walked {
 	u8 pad;
 };
 
+/* A whole walk: where it began, the words that it read, and the node it came to (memo.h). */
+#define PA_MEMO_WORDS 64
+#define PA_MEMOS 256
+#define PA_MEMO_WAYS 4 /* of so many any may be that of a walk */
+struct pa_memo {
+	u64 ip, sp, fp; /* ip is 0: none is kept here */
+	u64 size;       /* of what was allocated there last */
+	u32 counts;     /* and of its site, as pa_heap_recent's; 0: none */
+	u32 generation, node;
+	u32 span;    /* bytes from sp on, in which all the words are */
+	u16 count;   /* of words */
+	u8 needs_fp;
+	u8 latest;   /* of the first of PA_MEMO_WAYS: which was used last */
+	u32 pad;
+	u16 at[PA_MEMO_WORDS]; /* in words from sp */
+	u64 word[PA_MEMO_WORDS];
+};
+
 struct pa_heap_recent { /* a site looked for lately, of less than 4 GB */
 	u32 size, node;
 	u32 site;
@@ -199,6 +237,7 @@ struct pa_heap_child { /* a node looked for lately */
 	u32 caller, node;
 };
 #define PA_RECENT 1024 /* of each */
+#define PA_SAMPLED_RECENT 64
 
 /* A thread, found by its thread pointer.  One that has ended leaves it to the next with that pointer. */
 struct pa_heap_thread {
@@ -224,13 +263,56 @@ struct pa_heap_thread {
 	u32 spare_page, spare_pages; /* what was a map is to be pages of counts: the first, + 1, and how many */
 	u64 children_at;
 	u64 room_at;
-	u64 pad[8];
+	u64 memos_at;
+	u32 first; /* its counts are those at first_counts_offset */
+	u32 children_mask; /* how many there are, less one */
+	u64 pad[6];
 };
 
+/* Sampled.  A live block's word: its address, in 8 bytes, and its site. */
+#define PA_SAMPLED_SITE_BITS 20
+#define PA_SAMPLED_FIRST 256 /* words of the first level; each has four times as many as the one before */
+#define PA_SAMPLED_LEVELS 10
+
+/* All threads' counts of one site.  Live blocks: allocs less frees. */
+struct pa_tally {
+	u64 allocs, frees;
+	u64 temporary;
+	u64 at_peak; /* as in struct pa_heap_counts, and above 32 bits the peak_seq */
+};
+
+/* What a call that is not sampled needs, and what comes of it.  Found by the thread pointer. */
+struct pa_sampled_thread {
+	u64 tp;
+	u64 until; /* so many bytes may be allocated before anything is to be done */
+	u64 rest;  /* and so many more before the next sample */
+	u64 guard; /* the stack pointer of the hook that it is in, as far as others have to know that */
+	u64 last;  /* the block it has recorded last, and what was left then */
+	u64 last_left;
+	u64 random;
+	u32 visits;
+	u32 pad;
+};
+
+/* The stub's private memory, which the kernel wipes at fork: a child finds no thread there, and no block. */
+#define PA_NEAR_THREADS 32
+#define PA_FAR_THREADS 4096
+#define PA_FILTER 6080 /* two pages, with what lies in front */
+struct pa_sampled {
+	struct pa_sampled_thread near[PA_NEAR_THREADS]; /* most programs' threads find room here */
+	u32 mine; /* 0: pass on */
+	u32 pad[15];
+	u8 filter[PA_FILTER]; /* how many sampled blocks hash there; 255: that or more, from then on */
+	struct pa_sampled_thread far[PA_FAR_THREADS];
+};
+
+_Static_assert(sizeof(struct pa_sampled_thread) == PA_LINE, "a line for each thread");
+_Static_assert(__builtin_offsetof(struct pa_sampled, far) == 8192, "whole pages");
 _Static_assert(sizeof(struct pa_heap_page) == 4096 && sizeof(struct pa_heap_counts) == 24, "counts");
 _Static_assert(sizeof(struct pa_heap_thread) == 256, "whole lines");
 _Static_assert(sizeof(struct pa_entry) == 128, "whole lines");
-_Static_assert(sizeof(struct pa_item) == 12 && sizeof(struct pa_intern) % PA_LINE == 0, "intern");
+_Static_assert(sizeof(struct pa_node) == 16 && sizeof(struct pa_site) == 16, "items");
+_Static_assert(sizeof(struct pa_table) % PA_LINE == 0 && (u64)PA_REGIONS << PA_NODE_BITS == 1UL << 32, "tables");
 _Static_assert(__builtin_offsetof(struct pa_heap, nodes) % PA_LINE == 0, "the tables' lines");
 _Static_assert(sizeof(struct pa_heap) % PA_LINE == 0, "whole lines");
 _Static_assert(__builtin_offsetof(struct pa_heap, live) % PA_LINE == 0, "the sum's line");

@@ -6,13 +6,16 @@
  * further out counts from fp before it is read anew, fp is no part of the state, nor of what is compared: in code
  * without frame pointers it is a register like others, and changes all the time.
  *
+ * Before that it is looked whether a whole walk is kept that began here and is as it was (memo.h).
+ *
  * frames[0] is next to the root, frames[depth - 1] the innermost.  Those that a later walk has found to be gone
  * may stay behind them: each is compared in full before it is believed.
  */
 #include "../cache.h"
 #include "../memory.h"
 #include "../modules.h"
-#include "intern.h"
+#include "tree.h"
+#include "memo.h"
 
 #define MAX_DISTANCE (256UL << 20)
 #define LOWEST_CODE 4096
@@ -224,13 +227,13 @@ static void note_again(struct walk *w, struct state *s, u32 from, u32 to)
 }
 
 /* The caller's node and this return address: among those looked for lately, or in the table of all. */
-static inline u32 node_of(struct pa_heap_child *children, u64 ip, u32 caller)
+static inline u32 node_of(struct pa_heap_child *children, u32 mask, u64 ip, u32 caller)
 {
 	u64 hash = item_hash(ip, caller);
-	struct pa_heap_child *child = &children[hash >> 40 & (PA_RECENT - 1)];
+	struct pa_heap_child *child = &children[hash >> 40 & mask];
 	if (LIKELY(child->ip == ip && child->caller == caller))
 		return child->node;
-	u32 node = intern_hashed(&ph.heap->nodes, hash, ip, caller);
+	u32 node = tree_node(hash, ip, caller);
 	if (UNLIKELY(!node))
 		return PA_NO_STACK;
 	*child = (struct pa_heap_child){ip, caller, node};
@@ -245,7 +248,7 @@ static u32 keep(struct walk *w, u32 kept)
 	u8 needs_fp = kept ? w->frames[kept - 1].needs_fp : 1;
 	for (u32 i = w->fresh; i--;) {
 		struct pa_walked *to = &w->frames[kept], *from = &w->scratch[i];
-		node = node_of(children, from->ip, node);
+		node = node_of(children, w->t->children_mask, from->ip, node);
 		needs_fp = from->by_fp || (!from->fp_at && needs_fp);
 		*to = *from;
 		to->node = node;
@@ -287,16 +290,11 @@ static void walk_up(struct walk *w, struct state *s, u32 *kept)
 	t->end = end;
 }
 
-u32 stack_node(struct pa_heap_thread *t, u64 ip, u64 sp, u64 fp)
+/* The node of the walk from `s`, which is no walk that is kept; *depth: of its frames. */
+static u32 walk_anew(struct pa_heap_thread *t, struct state s, u32 *depth)
 {
 	struct walk w;
-	struct state s = {ip, sp, fp};
-	u32 kept, generation = __atomic_load_n(&ph.control->modules_seq, __ATOMIC_ACQUIRE);
-	see_stack(t, sp);
-	if (UNLIKELY(generation != t->generation)) {
-		t->generation = generation;
-		t->depth = 0;
-	}
+	u32 kept, node;
 	w.t = t;
 	w.frames = heap_at(t->frames_at);
 	w.scratch = heap_at(t->scratch_at);
@@ -306,9 +304,49 @@ u32 stack_node(struct pa_heap_thread *t, u64 ip, u64 sp, u64 fp)
 	w.u_ready = 0;
 	begin_unwinder(&w);
 	walk_up(&w, &s, &kept);
-	if (!w.fresh)
+	if (!w.fresh) {
+		*depth = kept;
 		return w.frames[kept - 1].node;
+	}
 	if (w.u_ready)
 		ph.vm_read_forbidden = w.reader.forbidden;
-	return keep(&w, kept);
+	node = keep(&w, kept);
+	*depth = t->depth;
+	return node;
+}
+
+/* Before what is known of the last walks can be looked at. */
+static inline void begin_walk(struct pa_heap_thread *t, u64 sp)
+{
+	u32 generation = __atomic_load_n(&ph.control->modules_seq, __ATOMIC_ACQUIRE);
+	see_stack(t, sp);
+	if (UNLIKELY(generation != t->generation)) {
+		t->generation = generation;
+		t->depth = 0;
+	}
+}
+
+struct pa_memo *stack_walk(struct pa_heap_thread *t, u64 ip, u64 sp, u64 fp)
+{
+	struct pa_memo *memos = memos_of(t, ip, sp), *memo;
+	u32 node, depth;
+	begin_walk(t, sp);
+	for (u32 way = 0; way < PA_MEMO_WAYS; way++) {
+		memo = &memos[(memos->latest + way) & (PA_MEMO_WAYS - 1)];
+		if (memo_holds(memo, t, ip, sp, fp)) {
+			memos->latest = (u8)(memos->latest + way);
+			return memo;
+		}
+	}
+	memo = &memos[++memos->latest & (PA_MEMO_WAYS - 1)];
+	node = walk_anew(t, (struct state){ip, sp, fp}, &depth);
+	memo_make(memo, t, ip, sp, fp, depth, node);
+	return memo;
+}
+
+u32 stack_node(struct pa_heap_thread *t, u64 ip, u64 sp, u64 fp)
+{
+	u32 depth;
+	begin_walk(t, sp);
+	return walk_anew(t, (struct state){ip, sp, fp}, &depth);
 }

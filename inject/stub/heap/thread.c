@@ -7,7 +7,7 @@
 
 #define FIRST_MAP_BITS 10
 
-static u64 pool_take(u64 pages)
+u64 pool_take(u64 pages)
 {
 	u64 page = __atomic_fetch_add(&ph.heap->pool_used, pages, __ATOMIC_RELAXED);
 	return page + pages <= ph.heap->pool_pages ? page : 0;
@@ -28,28 +28,30 @@ static int thread_begin(struct pa_heap_thread *t)
 {
 	u64 frames = (u64)ph.heap->max_depth * sizeof(struct pa_walked);
 	const u64 recent = PA_RECENT * sizeof(struct pa_heap_recent), children = PA_RECENT * sizeof(struct pa_heap_child);
-	u64 page = pool_take(pages_for(recent + children + 2 * frames + PA_ROOM_BYTES));
+	const u64 memos = PA_MEMOS * sizeof(struct pa_memo);
+	u64 page = pool_take(pages_for(recent + children + 2 * frames + PA_ROOM_BYTES + memos));
 	u64 map = pool_take((4UL << FIRST_MAP_BITS) >> 12);
 	if (!page || !map)
 		return 0;
 	t->recent_at = pool_offset(page);
 	t->children_at = t->recent_at + recent;
+	t->children_mask = PA_RECENT - 1;
 	t->frames_at = t->children_at + children;
 	t->scratch_at = t->frames_at + frames;
 	t->room_at = t->scratch_at + frames;
+	t->memos_at = t->room_at + PA_ROOM_BYTES;
 	t->map_at = pool_offset(map);
 	t->map_bits = FIRST_MAP_BITS;
+	t->first = !__atomic_fetch_add(&ph.heap->first_taken, 1, __ATOMIC_RELAXED);
 	t->random = t->tp * HASH ^ ph.control->nonce;
 	return 1;
 }
 
 struct pa_heap_thread *thread_find_slowly(u64 tp)
 {
-	struct pa_heap *h = ph.heap;
-	struct pa_heap_thread *threads = heap_at(h->threads_offset);
-	u32 mask = h->thread_count - 1, i = THREAD_HASH(tp);
-	for (u32 probes = 0; probes <= mask && probes < 64; probes++, i++) {
-		struct pa_heap_thread *t = &threads[i & mask];
+	u32 i = THREAD_HASH(tp);
+	for (u32 probes = 0; probes <= ph.thread_mask && probes < 64; probes++, i++) {
+		struct pa_heap_thread *t = &ph.threads[i & ph.thread_mask];
 		u64 there = __atomic_load_n(&t->tp, __ATOMIC_RELAXED);
 		if (LIKELY(there == tp))
 			return LIKELY(t->map_at) ? t : 0;
@@ -57,7 +59,7 @@ struct pa_heap_thread *thread_find_slowly(u64 tp)
 			continue;
 		if (!__atomic_compare_exchange_n(&t->tp, &there, tp, 0, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
 			continue;
-		__atomic_fetch_add(&h->threads_used, 1, __ATOMIC_RELAXED);
+		__atomic_fetch_add(&ph.heap->threads_used, 1, __ATOMIC_RELAXED);
 		return thread_begin(t) ? t : 0;
 	}
 	return 0;
@@ -138,7 +140,7 @@ static struct pa_heap_counts *counts_at_slot(struct pa_heap_thread *t, u32 *slot
 	return counts;
 }
 
-struct pa_heap_counts *thread_counts(struct pa_heap_thread *t, u32 site)
+struct pa_heap_counts *thread_counts_by_map(struct pa_heap_thread *t, u32 site)
 {
 	u32 *slot = map_slot(map_of(t), t->map_bits, site);
 	struct pa_heap_counts *counts;
@@ -154,13 +156,31 @@ struct pa_heap_counts *thread_counts(struct pa_heap_thread *t, u32 site)
 	return counts;
 }
 
+/* The first thread's go to a page, and begin anew in their place. */
+static void first_counts_anew(struct pa_heap_thread *t, u32 site)
+{
+	struct pa_heap_counts *counts = first_counts(site), *old = counts_new(t);
+	if (!old)
+		return;
+	*old = *counts;
+	((struct pa_heap_page *)((u64)old & ~4095UL))->used++;
+	counts->allocs = counts->frees = counts->temporary = counts->at_peak = 0;
+}
+
 /* What the thread has counted of the site so far stays as it is.  Where there is no room, the numbers go on. */
 void thread_counts_anew(struct pa_heap_thread *t, u32 site)
 {
 	struct pa_heap_recent *recent = heap_at(t->recent_at);
+	struct pa_memo *memos = heap_at(t->memos_at);
+	if (t->first) {
+		first_counts_anew(t, site);
+		return;
+	}
 	counts_at_slot(t, map_slot(map_of(t), t->map_bits, site), site);
 	for (u32 i = 0; i < PA_RECENT; i++)
 		recent[i].site = 0;
+	for (u32 i = 0; i < PA_MEMOS; i++)
+		memos[i].counts = 0;
 }
 
 /* Without pyattach nobody reads this: go quiet. */

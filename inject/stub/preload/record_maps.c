@@ -3,7 +3,6 @@
 #include "../unwind.h"
 #include "record.h"
 
-#define SYS_lseek 8
 #define PT_LOAD 1
 #define PT_GNU_EH_FRAME 0x6474e550U
 #define MOST_HEADERS 64
