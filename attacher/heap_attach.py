@@ -172,8 +172,8 @@ class Attached:
 
     @property
     def functions(self) -> tuple[int, ...]:
-        """Where the allocator's functions begin, whose code may be changed."""
-        return tuple(filter(None, self._hooks.real[: len(FUNCTIONS)]))
+        """Where the functions begin whose code is to be changed."""
+        return tuple(self._chosen)
 
     def hook_entries(self) -> None:
         """Have functions lead to their hooks themselves that are called otherwise than by slots."""
