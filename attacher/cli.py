@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from ..errors import ExitCode, PyattachError, UsageError
 from .cli_options import chosen_pid, parser
-from .heap_words import DRAWN
+from .heap_words import DRAWN, NEVER
 from .naming_options import name_options
 from .outputs import check_outputs, default_suffix, render_options, write_outputs
 from .words import RATE_RANGE_HZ
@@ -155,12 +155,17 @@ def run(arguments: argparse.Namespace, err: TextIO) -> ExitCode:
     return outcome.exit_code
 
 
+def _says_of_the_heap(arguments: argparse.Namespace) -> bool:
+    chosen = arguments.heap_kind != DRAWN or arguments.entries != NEVER
+    return bool(chosen or arguments.leaks or arguments.heap_sample)
+
+
 def _heap_beside(
     arguments: argparse.Namespace, pid: int, outputs: list[str], options: Options
 ) -> HeapBeside | None:
     """The heap's recording, where it is asked for.  Raises UsageError."""
     if not arguments.heap:
-        if arguments.leaks or arguments.heap_sample or arguments.heap_kind != DRAWN:
+        if _says_of_the_heap(arguments):
             raise UsageError("that is about the heap, which is not recorded", "add --heap")
         return None
     from .heap_beside import HeapBeside, heap_outputs
@@ -170,7 +175,12 @@ def _heap_beside(
     if options.subprocesses:
         raise UsageError("--heap is for one process", "leave out -s; for a child: pyattach heap PID")
     check_outputs(heap_outputs(outputs, arguments.format), arguments.format)
-    chosen = HeapOptions(unwind=options.unwind, allow_seccomp=options.allow_seccomp, before=True)
+    chosen = HeapOptions(
+        unwind=options.unwind,
+        allow_seccomp=options.allow_seccomp,
+        before=True,
+        entries=arguments.entries,
+    )
     heap = HeapBeside(pid, heap_options(arguments, chosen))
     heap.on_look = interim_reports(pid, heap.was_asked, arguments, _voice(arguments), "-heap")
     return heap

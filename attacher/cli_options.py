@@ -6,7 +6,7 @@ import argparse
 
 from .. import __version__
 from ..errors import UsageError
-from .heap_words import add_heap_options
+from .heap_words import add_entries_option, add_heap_options
 from .help_text import RawHelpText
 from .naming_options import add_name_options
 from .outputs import add_output_options
@@ -116,6 +116,7 @@ def add_attach_options(p: argparse.ArgumentParser) -> None:
         help="record allocations, too: out.svg and out-heap.svg (pyattach heap: these alone)",
     )  # fmt: skip
     add_heap_options(p, "--heap-kind", "--heap-unit")
+    add_entries_option(p)
     p.set_defaults(before=True)
 
 

@@ -8,11 +8,15 @@ import time
 from collections.abc import Callable, Iterator
 
 from ..errors import PyattachError, TargetDied
+from ..inject import fault
 from ..inject.chance import random_bits
+from ..inject.entries import Room
 from ..inject.heap_layout import FUNCTIONS, HEAP_ATTACHED, Heap, PatchState
 from ..inject.image import heap_image
 from ..inject.loader import LoadedStub, Loading
+from ..inject.region import PAGE
 from . import stale
+from .heap_entries import entries_that_lead, entry_tables, has_several_changed, ranges_of
 from .heap_hooks import Hooks, patch_table, sampled_guarded, still_lead, wait_until_left
 from .heap_session import (
     LEASE_NS,
@@ -65,7 +69,7 @@ def heap_attached(pid: int, options: HeapOptions) -> Iterator[Attached]:
         if not options.allow_seccomp:
             check_seccomp(pid)
         attached = Attached(target, options)
-        before = snapshot(target)
+        before = snapshot(target, attached.functions)
         undo.callback(attached.close)
         try:
             if options.before:
@@ -76,13 +80,15 @@ def heap_attached(pid: int, options: HeapOptions) -> Iterator[Attached]:
         residue: list[str] = []
         verified: tuple[Verification, ...] = ()
         try:
+            attached.hook_entries()
             attached.hook_new_modules(first=True)
+            fault.reach("hooked", pid)
             yield attached
             attached.session.look_for_leaks()
         finally:
             residue += attached.leave()
         if target.alive() and target.memory_is_current():
-            after = snapshot(target)
+            after = snapshot(target, attached.functions)
             residue += remains(before, after, ())
             verified = (Verification(pid, before, after, tuple(residue)),)
         outcome = attached.session.outcome(tuple(residue))
@@ -100,7 +106,8 @@ class Attached:
         notes = stale.clear(target)  # before it is looked which words lead where
         resolver = make_resolver(target)
         try:
-            self._hooks = Hooks(target, resolver)
+            self._hooks = Hooks(target, resolver, options.entries)
+            self._chosen = self._hooks.choose_entries()
         except BaseException:
             resolver.close()
             raise
@@ -121,6 +128,11 @@ class Attached:
         heap = self.plan.heap()
         self._head = Heap.from_buffer(stub.region, self.plan.heap_offset)
         self._patches = patch_table(stub.region, self.plan.heap_offset + heap.patches_offset)
+        self._entries, self._landings = entry_tables(
+            stub.region,
+            self.plan.heap_offset + heap.entries_offset,
+            self.plan.heap_offset + heap.landings_offset,
+        )
         self._hook_at = {name: stub.base + stub.image.entries[f"pa_hook_{name}"] for name in FUNCTIONS}
 
     def _load(self) -> None:
@@ -138,9 +150,15 @@ class Attached:
             by_dlopen=False,
             image=heap_image(),
             more=more,
+            shared_at=self._far_away() if self._chosen else 0,
         )
         with hold_any(self.target) as held:
             self._stub = loading.run(held)
+
+    def _far_away(self) -> int:
+        """Where the shared memory, which is large, takes no room that landings may need."""
+        low, high = max(Room(self.target.maps(), "").gaps, key=lambda gap: gap[1] - gap[0])
+        return (low + high - self.plan.size) // 2 & -PAGE
 
     def is_current(self) -> bool:
         """Whether the target is there still, and the same program."""
@@ -151,6 +169,33 @@ class Attached:
         """The stub, once it is there."""
         assert self._stub is not None
         return self._stub
+
+    @property
+    def functions(self) -> tuple[int, ...]:
+        """Where the functions begin whose code is to be changed."""
+        return tuple(self._chosen)
+
+    def hook_entries(self) -> None:
+        """Have functions lead to their hooks themselves that are called otherwise than by slots."""
+        if not self._chosen:
+            return
+        stub, own = self.stub, self._hooks.entries
+        hooks = {name: stub.base + stub.image.entries[f"pa_entry_{name}"] for name in FUNCTIONS}
+        entries, landings = own.plan(self._chosen, hooks, self.session.resolver)
+        for i, landing in enumerate(landings):
+            self._landings[i] = landing
+        for i, entry in enumerate(entries):
+            self._entries[i] = entry
+        self._head.landing_count, self._head.entry_count = len(landings), len(entries)
+        if entries:
+            call(self.target, stub, "pa_arm")
+            fault.reach("entered", self.target.pid)
+            own.note([entry.state for entry in self._entries[: len(entries)]])
+            if any(map(has_several_changed, self._entries[: len(entries)])):
+                self.session.notes.append(
+                    "pages of the allocator's code are listed as mappings of their own now"
+                )
+        self.session.notes += own.notes()
 
     def hook_new_modules(self, *, first: bool = False) -> None:
         """Redirect the slots of modules that were not there before."""
@@ -206,13 +251,20 @@ class Attached:
 
     def _take_out(self) -> list[str]:
         residue = []
+        entries = self._entries[: self._head.entry_count]
         wrong = still_lead(self.target, self._patches[: self._head.patch_count])
         if wrong:
             residue.append(f"{wrong} slots are not as before: the target has changed them")
-        if not wait_until_left(self.target, self.stub, self._in_a_hook):
+        leading = entries_that_lead(self.target, entries)
+        if leading:
+            residue.append(f"functions of the allocator are not as before: {'; '.join(leading)}")
+        ranges = ranges_of(entries, self._landings[: self._head.landing_count])
+        if not wait_until_left(self.target, self.stub, self._in_a_hook, ranges):
             return [*residue, "a thread has not left a hook: the stub stays mapped, and passes on"]
-        why = self._hooks.may_be_held(self._hook_at, self.stub.image_range)
-        if why or wrong:
+        why = ""
+        if self._head.patch_count:  # else no hook's address was ever to be had
+            why = self._hooks.may_be_held(self._hook_at, self.stub.image_range)
+        if why or wrong or leading:
             call(self.target, self.stub, "pa_leave")
             why = why or "slots lead there still"
             return [*residue, f"the hooks' code stays mapped, and passes on: {why}"]
@@ -229,7 +281,7 @@ class Attached:
     def close(self) -> None:
         """Close what is open here."""
         if self._stub is not None:
-            del self._head, self._patches
+            del self._head, self._patches, self._entries, self._landings
         self.session.close()
         if self._stub is not None:
             self._stub.close()

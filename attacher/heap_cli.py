@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 from ..errors import ExitCode, PyattachError
 from .cli import StopSignals, default_output, on_a_terminal, show_verified
 from .cli_options import add_verify_option, chosen_pid
-from .heap_words import add_heap_options
+from .heap_words import add_entries_option, add_heap_options
 from .help_text import RawHelpText
 from .outputs import check_outputs
 from .words import duration_s
@@ -47,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
         help=".svg, .folded or .txt by its ending; - for the text on stdout; may be repeated",
     )  # fmt: skip
     add_heap_options(p, "--kind", "--unit")
+    add_entries_option(p)
     p.add_argument(
         "--no-before", dest="before", action="store_false", help="don't look at what was allocated before"
     )
@@ -80,6 +81,7 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
             unwind=Unwind[arguments.unwind.upper()],
             allow_seccomp=arguments.allow_seccomp,
             before=True,
+            entries=arguments.entries,
         ),
     )
     with StopSignals() as stop:

@@ -9,19 +9,22 @@ import ctypes
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from ..errors import UnsupportedTarget
 from ..inject.arch import x86_64 as arch
 from ..inject.got import LoadedModule, Slot, loaded_modules, search_order, slots
 from ..inject.heap_layout import FUNCTIONS, PATCHES, Heap, Patch, PatchState, Sampled
 from ..inject.loader import MappedStub
+from ..symbols.elf import ElfImage, load_bias
 from ..symbols.maps import Maps
 from ..symbols.resolver import Resolver
 from . import procfs
-from .pages import present
+from .heap_entries import Entries
+from .heap_words import NEVER
+from .pages import places_of, present
 from .registers import registers_asleep, registers_running
-from .target import TargetProcess
+from .target import Range, TargetProcess
 
 _NAMES = frozenset(FUNCTIONS)
 _MOST_SCANNED = 4 << 30
@@ -43,25 +46,55 @@ class Coverage:
 
 class Hooks:
     """Slots of all modules; each is given to the stub once.  ``real``: the allocator's functions, in the
-    order of FUNCTIONS and behind them __errno_location.
+    order of FUNCTIONS and behind them __errno_location; ``entries``: of ENTRY_MODES.
 
     Raises UnsupportedTarget where there is no allocator that is called through slots."""
 
-    def __init__(self, target: TargetProcess, resolver: Resolver) -> None:
-        self._target, self._resolver = target, resolver
+    def __init__(self, target: TargetProcess, resolver: Resolver, entries: str) -> None:
+        self._target, self._resolver, self._mode = target, resolver, entries
         self.coverage = Coverage()
         self._known: dict[int, Slot] = {}
         self._seen: set[tuple[int, int]] = set()
         modules = loaded_modules(resolver.maps, target.read)
         self.order = search_order(modules, target.read)
-        if not self.order:
-            raise UnsupportedTarget(
-                f"process {target.pid} has no dynamic linker: its calls of malloc can't be redirected",
-                "start it with an allocator in a shared library, or build it without -static",
-            )
-        self.real = tuple(self._find(name) for name in (*FUNCTIONS, "__errno_location"))
-        if not (self.real[0] and self.real[FUNCTIONS.index("free")]):
+        names = (*FUNCTIONS, "__errno_location")
+        real = {name: self._find(name) for name in names}
+        if not (real["malloc"] or any(module.is_loader for module in modules)):
+            real = self._own_functions(names)
+        self.real = tuple(real.get(name, 0) for name in names)
+        if not (real.get("malloc") and real.get("free")):
             raise UnsupportedTarget(f"process {target.pid}: no module defines malloc and free")
+        self.entries = Entries(target, self.real[: len(FUNCTIONS)], entries)
+
+    def _own_functions(self, names: Sequence[str]) -> dict[str, int]:
+        """Those of a program without a dynamic linker, by its symbols."""
+        if self._mode == NEVER:
+            raise UnsupportedTarget(
+                f"process {self._target.pid} has no dynamic linker: its calls of malloc can't be redirected",
+                "pyattach heap --entries auto reaches them, if it is not stripped",
+            )
+        path = self._target.exe_path()
+        mapping = next((m for m in self._resolver.maps.executable() if m.file_path == path), None)
+        image = self._resolver.image(mapping) if mapping is not None else None
+        if image is None or mapping is None or not image.has_symtab:
+            raise UnsupportedTarget(
+                f"process {self._target.pid} has no dynamic linker, and its executable no symbols: "
+                "where its malloc is can't be told",
+                "build it without -static, or don't strip it",
+            )
+        bias = load_bias(mapping, image)
+        found = {name: _function(image, name) for name in names}
+        return {name: value + bias for name, value in found.items() if value}
+
+    def choose_entries(self) -> list[int]:
+        """The functions whose own code has to lead to the hooks, as not all calls go through slots."""
+        if self._mode == NEVER:
+            return []
+        maps = self._target.maps()
+        definer = next((module.path for module, _ in self.definitions("malloc")), self._target.exe_path())
+        modules = loaded_modules(maps, self._target.read)
+        known = {slot.address for module in modules for slot in slots(module, _NAMES, self._target.read)}
+        return self.entries.choose(maps, known, alone=definer == self._target.exe_path())
 
     def _find(self, name: str) -> int:
         return next((address for _module, address in self.definitions(name)), 0)
@@ -83,7 +116,8 @@ class Hooks:
             if key in self._seen or module.is_loader or module.mapping.is_memfd:
                 continue
             self._seen.add(key)
-            found = [slot for slot in slots(module, _NAMES, self._target.read) if self._leads(slot, module)]
+            names = _NAMES - self.entries.made
+            found = [slot for slot in slots(module, names, self._target.read) if self._leads(slot, module)]
             for slot in found:
                 self._known[slot.address] = slot
                 out.append(_patch(slot, hooks[slot.name], maps))
@@ -102,14 +136,24 @@ class Hooks:
     def facts(self, made: int) -> list[tuple[str, str]]:
         """For the report; ``made``: how many words were changed."""
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(self.coverage.kinds.items()))
-        allocator = next((m.path for m, _ in self.definitions("malloc")), "?")
+        allocator = next((m.path for m, _ in self.definitions("malloc")), self._target.exe_path())
+        calls = f"{made} calls in {len(self.coverage.modules)} modules ({kinds})" if made else "no slots"
         return [
-            ("hooked", f"{made} calls in {len(self.coverage.modules)} modules ({kinds}) of {allocator}"),
+            ("hooked", f"{calls} of {allocator}"),
+            *self.entries.facts(),
             ("not hooked", self._not_reached()),
         ]
 
     def _not_reached(self) -> str:
-        parts = ["calls inside of the allocator's own library", "function pointers taken before, and dlsym"]
+        taken = "function pointers taken before, and dlsym"
+        if self._mode == NEVER:
+            taken += " (--entries auto reaches these)"
+        parts = ["calls inside of the allocator's own library", taken]
+        if self.entries.made:
+            parts = ["what the allocator calls by other names"]
+            others = {name for name, at in zip(FUNCTIONS, self.real, strict=False) if at} - self.entries.made
+            if others:
+                parts.append(f"function pointers taken before, and dlsym, of {', '.join(sorted(others))}")
         if self.coverage.elsewhere:
             parts.append(f"{self.coverage.elsewhere} slots that lead to other functions")
         for name in ("_Znwm", "mallocx", "je_malloc", "tc_malloc", "mi_malloc"):
@@ -153,7 +197,7 @@ class Hooks:
                 if scanned > _MOST_SCANNED:
                     return True  # too much to be looked at
                 with contextlib.suppress(OSError):
-                    if _holds(self._target.read(start, size), wanted):
+                    if any(places_of(self._target.read(start, size), wanted)):
                         return True
         return False
 
@@ -185,16 +229,12 @@ class Hooks:
         return registers is None or bool(wanted & set(registers.values()))
 
 
-def _holds(data: bytes, wanted: set[int]) -> bool:
-    """Whether a word of ``data`` is in ``wanted``, which differ in their low 16 bits alone or nearly so."""
-    for high in {address >> 16 for address in wanted}:
-        pattern = high.to_bytes(6, "little")
-        at = data.find(pattern)
-        while at >= 0:
-            if at >= 2 and (at - 2) % 8 == 0 and int.from_bytes(data[at - 2 : at + 6], "little") in wanted:
-                return True
-            at = data.find(pattern, at + 1)
-    return False
+def _function(image: ElfImage, name: str) -> int:
+    """Where a static program has it; 0: nowhere.  A function that only one file of its sources knows by that
+    name may be any; but of a static PIE the linker makes many such, and glibc has names of its own."""
+    known = image.full_symbols(name.encode())
+    own = {symbol.value for symbol, _ in image.full_symbols(b"__libc_" + name.encode())}
+    return next((s.value for s, is_global in known if is_global or s.value in own), 0)
 
 
 def _patch(slot: Slot, hook: int, maps: Maps) -> Patch:
@@ -225,14 +265,25 @@ def sampled_guarded(target: TargetProcess, heap: Heap) -> bool:
     return any(thread.guard for places in (own.near, own.far) for thread in places)
 
 
-def wait_until_left(target: TargetProcess, stub: MappedStub, guarded: Callable[[], bool]) -> bool:
-    """Whether no thread is in a hook (``guarded``) any more, nor in code of ours without being in one."""
+def wait_until_left(
+    target: TargetProcess, stub: MappedStub, guarded: Callable[[], bool], more: list[Range] | None = None
+) -> bool:
+    """Whether no thread is in a hook (``guarded``) any more, nor in code of ours without being in one;
+    ``more`` is what leads there.  Those on the way there have to be in one first, to be seen in it."""
+    ranges = stub.text_ranges + (more or [])
+    if more and target.wait_outside(target.threads(), ranges, _INSIDE_S, handlers=True):
+        return False
     deadline = time.monotonic() + _INSIDE_S
-    while guarded():
+    while guarded() or passing(target, stub):
         if time.monotonic() > deadline:
             return False
         target.pause(0.001)
-    return not target.wait_outside(target.threads(), stub.text_ranges, _INSIDE_S, handlers=True)
+    return not target.wait_outside(target.threads(), ranges, _INSIDE_S, handlers=True)
+
+
+def passing(target: TargetProcess, stub: MappedStub) -> int:
+    """Threads that have passed on and will be back in a hook."""
+    return int.from_bytes(target.read(stub.base + stub.image.entries["pa_passing"], 4), "little")
 
 
 def patch_table(region: object, offset: int) -> ctypes.Array[Patch]:

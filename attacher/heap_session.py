@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from .. import __version__
-from ..errors import PyattachError
+from ..errors import PyattachError, UsageError
 from ..inject.heap_layout import FIRST_ITEM
 from ..inject.heap_region import HeapPlan
 from ..inject.layout import NO_VM_READ, Unwind
@@ -22,6 +22,7 @@ from .heap_before import NOT_GLIBC, OldHeap, read_old_heap
 from .heap_leaks import Leaks, find_leaks
 from .heap_profile import Amount, HeapResult
 from .heap_tables import HeapTables
+from .heap_words import NEVER
 from .interim import ENDED_BY
 from .modules import ModuleTable
 from .naming import make_resolver
@@ -42,15 +43,24 @@ _TICKS = 64  # words of a ring that nothing is written to
 @dataclasses.dataclass(frozen=True)
 class HeapOptions:
     """``sample_bytes``: mean bytes between two recorded allocations, 0: all.  ``leaks``: look at the end
-    which blocks are lost; ``before``: look at the begin what is there already.  The rest as in Options."""
+    which blocks are lost; ``before``: look at the begin what is there already.  ``entries``: of ENTRY_MODES.
+    The rest as in Options.  Raises UsageError where entries are to lead to sampled recording."""
 
     duration_s: float | None = None
     max_depth: int = 64
     sample_bytes: int = 0
     leaks: bool = False
     before: bool = False
+    entries: str = NEVER
     unwind: Unwind = Unwind.AUTO
     allow_seccomp: bool = False
+
+    def __post_init__(self) -> None:
+        if self.sample_bytes and self.entries != NEVER:
+            raise UsageError(
+                "calls that come by the allocator's own code are recorded all: they can't be sampled",
+                "leave out --heap-sample, or --entries",
+            )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,10 @@ LEAKED, BEFORE = "leaked", "before"
 KIND_NAMES = ("allocated", "live", "peak", "temporary", LEAKED, BEFORE)
 """What can be asked of a heap; ``heap_profile.KINDS`` says what they are."""
 
+AUTO, NEVER, ALWAYS = "auto", "never", "always"
+ENTRY_MODES = (AUTO, NEVER, ALWAYS)
+"""Whether the allocator's own code is changed, where calls go through no slot."""
+
 UNITS = ("bytes", "blocks")
 DRAWN = "peak"
 """The kind of profile that a picture shows."""
@@ -24,6 +28,15 @@ def byte_count(text: str) -> int:
     if not 1 <= size <= 1 << 40:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of bytes: say 512K or 1M")
     return size
+
+
+def add_entries_option(p: argparse.ArgumentParser) -> None:
+    """How calls are reached, where a running process is attached to."""
+    p.add_argument(
+        "--entries", choices=ENTRY_MODES, default=NEVER,
+        help="reach calls by addresses taken before, and in static programs, at the allocator's own first "
+        "instructions, which are changed for it: where there are such calls (auto), never (default), always",
+    )  # fmt: skip
 
 
 def add_heap_options(p: argparse.ArgumentParser, kind: str, unit: str) -> None:

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import array
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 PAGE = 4096
 _CHUNK = 1 << 22
 _PRESENT = 0b11 << 62  # in memory or in swap (Documentation/admin-guide/mm/pagemap.rst)
+
+
+def places_of(data: bytes, wanted: Collection[int]) -> Iterator[tuple[int, int]]:
+    """Where aligned words of ``data`` are in ``wanted``, and which.  It is quick where those differ in their
+    low 16 bits alone, or nearly so."""
+    for high in {address >> 16 for address in wanted}:
+        pattern = high.to_bytes(6, "little")
+        at = data.find(pattern)
+        while at >= 0:
+            if at >= 2 and (at - 2) % 8 == 0:
+                word = int.from_bytes(data[at - 2 : at + 6], "little")
+                if word in wanted:
+                    yield at - 2, word
+            at = data.find(pattern, at + 1)
 
 
 def present(pid: int, start: int, end: int) -> Iterator[tuple[int, int]]:

@@ -14,13 +14,15 @@ from . import procfs
 from .target import TargetProcess
 
 _MARK = f"memfd:{MEMFD_PREFIX.decode()}"
+_BEGIN_BYTES = 32
 _TIMER_VALUE = re.compile(r"^signal: (\d+)/([0-9a-f]+)$", re.MULTILINE)
 
 
 class Snapshot(NamedTuple):
     """The target at one moment.  ``mappings``: by start, (end, permissions, path); ``fds``: by number,
     what they are; signal masks as in /proc/PID/status; ``timers``: ours among its POSIX timers;
-    ``bootstraps``: where our first instructions are behind its code."""
+    ``bootstraps``: where our first instructions are behind its code; ``code``: how functions begin that
+    were asked for, in hexadecimal by address."""
 
     mappings: dict[int, tuple[int, str, str]]
     fds: dict[int, str]
@@ -30,6 +32,7 @@ class Snapshot(NamedTuple):
     tracer: int
     stopped_threads: tuple[int, ...]
     bootstraps: tuple[int, ...] = ()
+    code: tuple[tuple[int, str], ...] = ()
 
     def as_json(self) -> dict[str, object]:
         """For ``json.dumps``: mappings by their addresses, masks in hexadecimal."""
@@ -42,6 +45,7 @@ class Snapshot(NamedTuple):
             "tracer": self.tracer,
             "stopped_threads": list(self.stopped_threads),
             "bootstraps": [f"{address:x}" for address in self.bootstraps],
+            "code": {f"{address:x}": begin for address, begin in self.code},
         }
 
 
@@ -98,9 +102,9 @@ def _our_timers(pid: int) -> int:
     return sum(1 for _, value in _TIMER_VALUE.findall(text) if int(value, 16) >> 48 == TICK_TAG >> 16)
 
 
-def snapshot(target: TargetProcess) -> Snapshot:
-    """Look at everything that attaching could have changed.  Raises FileNotFoundError or
-    ProcessLookupError when the target is gone."""
+def snapshot(target: TargetProcess, functions: Sequence[int] = ()) -> Snapshot:
+    """Look at everything that attaching could have changed, the begin of ``functions`` too.  Raises
+    FileNotFoundError or ProcessLookupError when the target is gone."""
     pid = target.pid
     status = procfs.read_status(pid)
     stopped = [t for t in target.threads() if (s := procfs.read_stat(pid, t)) and s.state in "Tt"]
@@ -113,7 +117,17 @@ def snapshot(target: TargetProcess) -> Snapshot:
         tracer=int(status.get("TracerPid", "0")),
         stopped_threads=tuple(stopped),
         bootstraps=tuple(bootstraps_in(target)),
+        code=tuple((address, _begin(target, address)) for address in functions),
     )
+
+
+def _begin(target: TargetProcess, address: int) -> str:
+    try:
+        return target.read(address, _BEGIN_BYTES).hex()
+    except ProcessLookupError:
+        raise
+    except OSError:  # its library has gone
+        return ""
 
 
 def _changed_protections(before: Snapshot, after: Snapshot) -> list[str]:
@@ -154,6 +168,12 @@ def remains(before: Snapshot, after: Snapshot, signals: Sequence[int]) -> list[s
     out += [
         f"the bootstrap's code at {address:x}"
         for address in sorted(set(after.bootstraps) - set(before.bootstraps))
+    ]
+    began = dict(after.code)
+    out += [
+        f"the code at {address:x} is {began[address]}, was {begin}"
+        for address, begin in before.code
+        if began.get(address) and began[address] != begin
     ]
     out += _changed_protections(before, after)
     out += [

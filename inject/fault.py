@@ -61,6 +61,12 @@ STEPS = (
 )
 """Every step from the first look to the last, in the order of a session."""
 
+HEAP_STEPS = (
+    "entered",  # the allocator's own code leads to the hooks
+    "hooked",  # all that is to lead there does
+)
+"""Further ones where the heap is recorded, once its stub is there."""
+
 BOOT_STEPS = {
     "boot.shared": BootStep.SHARED,
     "boot.dlopen": BootStep.DLOPEN,
@@ -85,8 +91,8 @@ def choose(text: str) -> None:
     """End, stop or signal at the step that ``text`` names ("": nowhere).  Raises UsageError."""
     global _chosen, _action
     step, _, action = text.partition(":")
-    if step and step not in (*STEPS, *BOOT_STEPS):
-        known = " ".join((*STEPS, *BOOT_STEPS))
+    if step and step not in (*STEPS, *HEAP_STEPS, *BOOT_STEPS):
+        known = " ".join((*STEPS, *HEAP_STEPS, *BOOT_STEPS))
         raise UsageError(f"{VARIABLE}: there is no step {step!r}", f"take one of: {known}")
     if action not in ("", "stop") and action not in signal.Signals.__members__:
         raise UsageError(f"{VARIABLE}: {action!r} is neither 'stop' nor the name of a signal")

@@ -9,7 +9,7 @@ import ctypes
 import enum
 
 HEAP_MAGIC = 0x70616568746179F0
-HEAP_VERSION = 2
+HEAP_VERSION = 3
 FIRST_ITEM = 16
 NO_STACK = 15
 SITE_BITS = 23
@@ -34,6 +34,10 @@ NEAR_THREADS = 32
 FAR_THREADS = 4096
 REAL = 11
 PATCHES = 65536
+ENTRIES = 16
+LANDINGS = 16
+THROUGH = 16
+JUMP = 5
 COUNTS_IN_PAGE = 170
 MEMO_WORDS = 64
 
@@ -104,13 +108,17 @@ class Heap(ctypes.Structure):
         ("patches_offset", _u64),
         ("real", _u64 * REAL),
         ("patch_count", _u32),
+        ("entry_count", _u32),
+        ("landing_count", _u32),
         ("pad0", _u32),
         ("regions_offset", _u64),
         ("first_counts_offset", _u64),
         ("sampled_offset", _u64),
         ("more_offset", _u64),
         ("private_at", _u64),
-        ("pad5", _u64),
+        ("entries_offset", _u64),
+        ("landings_offset", _u64),
+        ("pad5", _u64 * 6),
         ("nodes", Table),
         ("sites", Table),
         ("fans", Table),
@@ -137,6 +145,32 @@ class Patch(ctypes.Structure):
     """``struct pa_patch``: a word that is made to lead to a hook."""
 
     _fields_ = (("address", _u64), ("before", _u64), ("after", _u64), ("protection", _u32), ("state", _u32))
+
+
+class Landing(ctypes.Structure):
+    """``struct pa_landing``: a mapping near the allocator, with code that goes on to the hooks."""
+
+    _fields_ = (("address", _u64), ("bytes", _u32), ("state", _u32))
+
+
+class Entry(ctypes.Structure):
+    """``struct pa_entry``: a function of the allocator whose first instruction is made a jump."""
+
+    _fields_ = (
+        ("address", _u64),
+        ("before", _u64),
+        ("after", _u64),
+        ("function", _u64),
+        ("lands_at", _u64),
+        ("jump_at", _u64),
+        ("code", _u8 * 48),
+        ("jump_before", _u8 * 8),
+        ("jump_after", _u8 * 8),
+        ("landing", _u32),
+        ("real", _u32),
+        ("protection", _u32),
+        ("state", _u32),
+    )
 
 
 class PatchState(enum.IntEnum):

@@ -9,10 +9,12 @@ import ctypes
 
 from .heap_layout import (
     DIRECTORY,
+    ENTRIES,
     FAN,
     FIRST_ITEM,
     HEAP_MAGIC,
     HEAP_VERSION,
+    LANDINGS,
     LEAF_WORDS,
     NODE_BITS,
     PATCHES,
@@ -23,8 +25,10 @@ from .heap_layout import (
     SITE_BITS,
     WIDE_DIRECTORY,
     Counts,
+    Entry,
     Heap,
     HeapThread,
+    Landing,
     Node,
     Patch,
     Site,
@@ -126,6 +130,8 @@ class HeapPlan(RegionPlan):
             table.items_offset = at.take(most * size)
         heap.regions_offset = at.take(4 * REGIONS)
         heap.patches_offset = at.take(PATCHES * ctypes.sizeof(Patch))
+        heap.entries_offset = at.take(ENTRIES * ctypes.sizeof(Entry))
+        heap.landings_offset = at.take(LANDINGS * ctypes.sizeof(Landing))
         cache_at = at.take(_MOST_LINES * ctypes.sizeof(CacheLine))
         heap.pool_offset = at.take(_POOL_PAGES * PAGE)
         heap.first_counts_offset = at.take(_SITES * ctypes.sizeof(Counts))

@@ -137,7 +137,8 @@ def heap_image() -> StubImage:
     """The heap profiler's stub, whose hooks are entries, too.  Raises PyattachError as ``stub_image``."""
     from .heap_layout import FUNCTIONS
 
-    return _parsed("_heap.so", (*_ENTRIES, *(f"pa_hook_{name}" for name in FUNCTIONS)))
+    hooks = (f"pa_{kind}_{name}" for kind in ("hook", "entry") for name in FUNCTIONS)
+    return _parsed("_heap.so", (*_ENTRIES, "pa_passing", *hooks))
 
 
 def _parsed(file: str, exports: tuple[str, ...]) -> StubImage:

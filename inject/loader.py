@@ -127,10 +127,11 @@ class Loading:
         by_dlopen: bool,
         image: StubImage | None = None,
         more: tuple[tuple[int, bytes], ...] = (),
+        shared_at: int = 0,
     ) -> None:
         """``slots`` is the slot table's first contents, ``modules`` those of the module table and of the
         index area, ``more`` what else there is, by offset.  ``by_dlopen`` needs ``calls``.  ``image``: the
-        sampler's, if none is given."""
+        sampler's, if none is given.  ``shared_at``: where the shared memory would be best."""
         if by_dlopen and calls is None:
             raise ValueError("dlopen needs the addresses of the loader's calls")
         self._target, self._plan, self._calls, self._by_dlopen = target, plan, calls, by_dlopen
@@ -143,6 +144,7 @@ class Loading:
             image_span=image.span,
             shared_offset=self._region_offset,
             shared_size=plan.size,
+            shared=shared_at,
             segment_count=len(image.segments),
             segments=tuple(
                 BootSegment(s.offset, s.vaddr, s.file_bytes, s.memory_bytes, s.prot) for s in image.segments

@@ -32,7 +32,7 @@ from .headers import (
 from .maps import Mapping
 from .sections import SectionedFile
 from .symtab import SHN_UNDEF, STB_LOCAL, RawSymbol, entry_size, functions, name_column, raw_symbols
-from .table import NO_STRINGS, STT_TLS, StringTable, Symbol, SymbolTable, SymbolTableBuilder
+from .table import NO_STRINGS, STT_FUNC, STT_TLS, StringTable, Symbol, SymbolTable, SymbolTableBuilder
 
 _NT_GNU_BUILD_ID = 3
 _VERSION_HIDDEN = 0x8000
@@ -117,6 +117,18 @@ class ElfImage(SectionedFile):
             return self._dynamic.get(name)
         with self._faults_are_malformed():
             return self._build_dynamic(name).get(name)
+
+    def full_symbols(self, name: bytes) -> list[tuple[Symbol, bool]]:
+        """The functions of that name in ``.symtab``, and whether all of the file could call each by it."""
+        found = []
+        with self._faults_are_malformed():
+            for section in self.sections:
+                if section.type == SHT_SYMTAB:
+                    strings = self.strings_of(section)
+                    for _, (_, info, home, value, size) in self._dynamic_rows(section, strings, name):
+                        if home != SHN_UNDEF and info & 0xF == STT_FUNC:
+                            found.append((Symbol(name, value, size, STT_FUNC), info >> 4 != STB_LOCAL))
+        return found
 
     def names_at(self, section: Section) -> Sequence[int]:
         """Where the name of each symbol of a symbol table stands in its strings, in the table's order."""

@@ -8,7 +8,7 @@ import itertools
 import operator
 import sys
 from array import array
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import BinaryIO, NamedTuple
 
 STT_NOTYPE, STT_FUNC, STT_TLS, STT_GNU_IFUNC = 0, 2, 6, 10
@@ -225,6 +225,10 @@ class SymbolTable:
         if at != len(data) or (count and max(columns[-1]) >= len(strings)):
             return None
         return cls(columns, strings)
+
+    def covered(self) -> Iterator[tuple[int, int]]:
+        """Where each begins and ends, by begin."""
+        return zip(self._values, self._ends, strict=True)
 
     def find(self, vaddr: int) -> int:
         """The number of the innermost symbol that covers ``vaddr``, an address before relocation; -1 in a

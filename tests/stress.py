@@ -35,6 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from pyattach.attacher.contract import Options  # noqa: E402
+from pyattach.attacher.heap_words import ENTRY_MODES, NEVER  # noqa: E402
 from pyattach.attacher.places import SafePlaces  # noqa: E402
 from pyattach.attacher.session import attach  # noqa: E402
 from pyattach.errors import PyattachError  # noqa: E402
@@ -278,6 +279,7 @@ def main() -> int:
     )
     parser.add_argument("--part", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--cycles", type=int, default=1000, help="attach/detach cycles of each storm")
+    parser.add_argument("--entries", choices=ENTRY_MODES, default=NEVER, help="for heap, as pyattach's own")
     parser.add_argument("--seconds", type=float, default=60.0, help="sampling at 1000 Hz after them")
     parser.add_argument("--kills", type=int, default=125, help="kills in each of four storms")
     parser.add_argument("--naive", type=int, default=30, help="targets for each way of calling dlopen")
@@ -293,7 +295,8 @@ def main() -> int:
     if "cycles" in arguments.part:
         bad = cycles(arguments.kinds or list(STORMS), arguments.cycles, arguments.seconds) or bad
     if "heap" in arguments.part:
-        bad = heap_cycles(arguments.kinds or list(STORMS), arguments.cycles, alive) or bad
+        kinds = arguments.kinds or list(STORMS)
+        bad = heap_cycles(kinds, arguments.cycles, alive, arguments.entries) or bad
     if "kills" in arguments.part:
         bad = (
             kills([k for k in ("malloc", "threads", "blocked", "python") if k in STORMS], arguments.kills)

@@ -18,6 +18,7 @@ from heap_support import words
 
 from pyattach.attacher.heap_attach import attach_heap
 from pyattach.attacher.heap_session import HeapOptions
+from pyattach.attacher.heap_words import NEVER
 from pyattach.errors import PyattachError
 from tests.storms import STORMS, NotHere
 
@@ -60,10 +61,11 @@ def _words(pid: int) -> dict[int, tuple[int, str]]:
         return {}
 
 
-def one_cycle(pid: int, result: HeapResult) -> None:
+def one_cycle(pid: int, result: HeapResult, entries: str) -> None:
     """Attach, record for up to 50 ms, detach; every tenth time with a look for leaks."""
     before = _words(pid)
-    options = HeapOptions(duration_s=random.random() * 0.05, leaks=result.cycles % 10 == 0)
+    leaks = result.cycles % 10 == 0
+    options = HeapOptions(duration_s=random.random() * 0.05, leaks=leaks, entries=entries)
     result.cycles += 1
     try:
         outcome = attach_heap(pid, options, lambda: False)
@@ -97,27 +99,27 @@ def _is_ours(pid: int, address: int) -> bool:
     return bool(address)
 
 
-def heap_storm(kind: str, cycles: int, alive: Callable[[int], bool]) -> HeapResult:
+def heap_storm(kind: str, cycles: int, alive: Callable[[int], bool], entries: str = NEVER) -> HeapResult:
     """So many cycles, on one target, or on one after the other where they end by themselves."""
     result = HeapResult(kind)
     while result.cycles < cycles:
         with STORMS[kind]() as (pid, verdict):
             time.sleep(0.05)
             while alive(pid) and result.cycles < cycles:
-                one_cycle(pid, result)
+                one_cycle(pid, result, entries)
             result.ends[verdict()] += 1
         if set(result.ends) != {"right"}:
             break
     return result
 
 
-def heap_cycles(kinds: list[str], count: int, alive: Callable[[int], bool]) -> bool:
+def heap_cycles(kinds: list[str], count: int, alive: Callable[[int], bool], entries: str) -> bool:
     """Print a line for each storm; whether anything was wrong."""
-    print(f"\ncycles of attaching to the heap and detaching\n{HEAD}")
+    print(f"\ncycles of attaching to the heap and detaching, entries: {entries}\n{HEAD}")
     bad = False
     for kind in kinds:
         try:
-            result = heap_storm(kind, count, alive)
+            result = heap_storm(kind, count, alive, entries)
         except NotHere as error:
             print(f"{kind:<10} left out: {error}")
             continue

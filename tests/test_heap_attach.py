@@ -196,6 +196,11 @@ def test_a_static_program_is_refused_and_the_reason_said() -> None:
 
     with start(build_target("quiet", "-static")) as target, pytest.raises(UnsupportedTarget, match="dynamic"):
         attach_heap(target.pid, HeapOptions(), lambda: True)
+    with (
+        start(build_target("quiet", "-static", "-s")) as target,
+        pytest.raises(UnsupportedTarget, match="strip"),
+    ):
+        attach_heap(target.pid, HeapOptions(entries="auto"), lambda: True)
 
 
 @pytest.mark.parametrize("allocator", ["libjemalloc.so.2", "libtcmalloc_minimal.so.4", "libmimalloc.so"])

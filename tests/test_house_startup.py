@@ -87,7 +87,7 @@ def test_help_is_not_waited_for(words: str, at_start: set[str]) -> None:
 
 SESSIONS = {
     "cpu": [], "wall": ["--mode", "wall"], "dlopen": ["--loader", "dlopen"], "map": ["--loader", "map"],
-    "timer": ["--clock", "timer"], "heap beside": ["--heap"],
+    "timer": ["--clock", "timer"], "heap beside": ["--heap"], "entries": ["--heap", "--entries", "always"],
 }  # fmt: skip
 
 

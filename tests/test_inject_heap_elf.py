@@ -9,16 +9,15 @@ from native.drivers import INJECT
 from pyattach.inject import heap_layout, layout
 
 HOOKS = set(heap_layout.FUNCTIONS)
-ENTRIES = {"pa_init", "pa_arm", "pa_stop", "pa_leave", "pyattach_abi"}
+ENTRIES = {"pa_init", "pa_arm", "pa_stop", "pa_leave", "pyattach_abi", "pa_passing"}
+OWN = {f"pa_{kind}_{name}" for kind in ("hook", "entry") for name in HOOKS}
 
 
 @pytest.fixture(params=["_heap.so", "_heap_preload.so"])
 def elf(request: pytest.FixtureRequest) -> ELFFile:
     with open(INJECT / request.param, "rb") as file:
         elf = ELFFile(file)
-        elf.expected = (
-            HOOKS if "preload" in request.param else ENTRIES | {f"pa_hook_{name}" for name in HOOKS}
-        )
+        elf.expected = HOOKS if "preload" in request.param else ENTRIES | OWN
         yield elf
 
 

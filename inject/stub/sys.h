@@ -15,13 +15,17 @@
 #define EINVAL 22
 
 #define O_RDONLY 0
+#define O_RDWR 2
+#define O_CLOEXEC 02000000
 
 #define PROT_READ 1
 #define PROT_WRITE 2
+#define PROT_EXEC 4
 #define MAP_SHARED 1
 #define MAP_PRIVATE 2
 #define MAP_FIXED 0x10
 #define MAP_ANONYMOUS 0x20
+#define MAP_FIXED_NOREPLACE 0x100000
 #define MADV_DONTFORK 10
 #define MADV_DONTDUMP 16
 #define MADV_WIPEONFORK 18

@@ -1,9 +1,13 @@
 /* 1009 blocks of 101 bytes, 503 of them freed, as often as a line comes in; how it calls is up to the build:
  * -DTAKEN by addresses taken before, -DDLSYM by dlsym.  With -DTAKES "take" takes the address of free now, and "use"
- * calls it. */
+ * calls it.  With -DFIRST="..." the program has the allocator itself, which begins so. */
 #include "target.h"
 
 #include <dlfcn.h>
+
+#ifdef FIRST
+#include "own_allocator.h"
+#endif
 
 static void *(*volatile allocate)(size_t);
 static void (*volatile release)(void *);

@@ -11,6 +11,7 @@
 #define SYS_rt_sigprocmask 14
 #define SYS_madvise 28
 #define SYS_close 3
+#define SYS_pwrite64 18
 #define SYS_prctl 157
 #define SYS_timer_create 222
 #define SYS_timer_settime 223

@@ -94,8 +94,8 @@ struct boot_args {
 	u64 shared_offset, shared_size;
 	struct boot_segment segments[BOOT_SEGMENTS];
 	char path[192];
+	u64 shared; /* where it is wanted, 0: anywhere; then where it lies */
 	/* loader -> pyattach */
-	u64 shared;
 	u32 step;
 	i32 error;
 	u64 entered_ns, left_ns; /* CLOCK_MONOTONIC as the target sees it */

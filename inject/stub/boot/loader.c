@@ -57,7 +57,7 @@ static i64 map_shared(struct boot_args *a, i32 fd)
 {
 	i64 at = fault(a, BOOT_STEP_SHARED);
 	if (!at)
-		at = sys6(SYS_mmap, 0, a->shared_size, PROT_READ | PROT_WRITE, MAP_SHARED, (u64)fd, a->shared_offset);
+		at = sys6(SYS_mmap, a->shared, a->shared_size, PROT_READ | PROT_WRITE, MAP_SHARED, (u64)fd, a->shared_offset);
 	if (failed(at)) {
 		a->step = BOOT_STEP_SHARED;
 		return at;

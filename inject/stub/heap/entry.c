@@ -89,6 +89,7 @@ EXPORT i64 pa_init(struct pa_control *c, u64 region_size)
 
 EXPORT i64 pa_arm(void)
 {
+	entries_make();
 	patches_make();
 	return 0;
 }
@@ -97,6 +98,7 @@ EXPORT i64 pa_arm(void)
 EXPORT i64 pa_stop(void)
 {
 	__atomic_store_n(&ph.control->state, PA_STATE_STOP, __ATOMIC_RELEASE);
+	entries_undo();
 	patches_undo();
 	if (ph.mine)
 		__atomic_store_n(ph.mine, 0, __ATOMIC_RELEASE);
@@ -135,6 +137,7 @@ EXPORT i64 pa_leave(void)
 {
 	struct pa_control *c = ph.control;
 	u64 own = (u64)ph.mine & ~4095UL, size = private_size(ph.heap);
+	entries_end();
 	__atomic_store_n(&ph.sampled, 0, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&ph.mine, 0, __ATOMIC_SEQ_CST);
 	ph.control = 0;

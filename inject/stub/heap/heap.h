@@ -1,6 +1,7 @@
 /* What the heap profiler's files know of each other.
  *
  *   hooks.c    the functions that programs call, in place of the allocator's
+ *   hooks.h    what those and the ones of entry_hooks.c have in common
  *   account.c  what is recorded of an allocation and of a free
  *   stack.c    the stack of a call, as a node
  *   memo.h     whole walks, by where they began
@@ -12,6 +13,8 @@
  *   thread.c   a thread's own tables
  *   real.c     the allocator's functions
  *   patch.c    words that lead to the hooks
+ *   entries.c  the allocator's own code that does
+ *   entry_hooks.c  the hooks for that
  *   entry.c    the stub's entry points
  */
 #ifndef PA_HEAP_H
@@ -51,6 +54,9 @@ struct pa_real {
 	int *(*errno_location)(void);
 };
 _Static_assert(sizeof(struct pa_real) == PA_REAL * 8, "struct pa_real");
+
+/* Threads in a hook that has passed on and is returned to: of those that the allocator's own code leads to. */
+extern u32 heap_passing HIDDEN;
 
 /* Private to this process.  `mine` lies on a page that the kernel wipes at fork: a child reads 0 there and its
  * hooks only pass on.  It has the shared memory still, so that a fork from a signal handler that interrupted a

@@ -14,6 +14,8 @@
  *   more_offset           u64[1024], u64[4096] ...  the further levels of that
  *   tallies_offset        struct pa_tally[]         and what is counted of each site
  *   patches_offset        struct pa_patch[]         attached: the words that lead to the hooks
+ *   entries_offset        struct pa_entry[]         attached: the allocator's own code that does
+ *   landings_offset       struct pa_landing[]       attached: the mappings that this code leads to first
  *   first_counts_offset   struct pa_heap_counts[]   of the first thread, by site
  *   pool_offset           pages                     of threads: struct pa_heap_counts pages, and private tables
  *
@@ -29,7 +31,7 @@
 #include "../shared.h"
 
 #define PA_HEAP_MAGIC 0x70616568746179f0UL
-#define PA_HEAP_VERSION 2
+#define PA_HEAP_VERSION 3
 
 /* Nodes below this have no return address: a stack's root, 1 + enum pa_end, says why it ended there. */
 #define PA_FIRST_ITEM 16
@@ -96,11 +98,13 @@ struct pa_heap {
 	u64 patches_offset;
 	u64 real[PA_REAL]; /* attached: the allocator's functions, in the order of struct pa_real */
 	u32 patch_count; /* of patches_offset's: pyattach writes more, then has them made */
+	u32 entry_count, landing_count;
 	u32 pad0;
 	u64 regions_offset, first_counts_offset;
 	u64 sampled_offset, more_offset;
 	u64 private_at; /* written by the stub, sampled: where its struct pa_sampled is, in the target */
-	u64 pad5;
+	u64 entries_offset, landings_offset;
+	u64 pad5[6];
 
 	struct pa_table nodes, sites, fans;
 
@@ -148,6 +152,32 @@ enum pa_patch_state {
 	PA_PATCH_UNDONE = 3,
 	PA_PATCH_LEFT = 4, /* so was it when it was to be undone */
 };
+
+/* A mapping near the allocator, where it is called at its entry: there the code lies that goes on to the hooks. */
+struct pa_landing {
+	u64 address;
+	u32 bytes;
+	u32 state; /* enum pa_patch_state */
+};
+#define PA_LANDINGS 16
+
+/* A function of the allocator whose first instruction is made a jump (entries.c). */
+struct pa_entry {
+	u64 address;	   /* of the aligned word that is changed */
+	u64 before, after; /* all of that word */
+	u64 function;
+	u64 lands_at; /* `code` lies there, in a landing: a jump to the hook; PA_THROUGH bytes on, the way past it */
+	u64 jump_at;  /* where the first instruction has no room for the whole jump: it leads to padding, and that on */
+	u8 code[48];
+	u8 jump_before[8], jump_after[8];
+	u32 landing; /* the number of its landing */
+	u32 real;    /* bits: which of the allocator's functions it is */
+	u32 protection;
+	u32 state; /* enum pa_patch_state */
+};
+#define PA_ENTRIES 16
+#define PA_THROUGH 16
+#define PA_JUMP 5
 
 /* One thread's counts of one site.  Live blocks: allocs less frees, over all threads.  A number that would outgrow its
  * word is left as it is, and new counts of the site begin: a thread may have several. */
@@ -280,6 +310,7 @@ _Static_assert(sizeof(struct pa_sampled_thread) == PA_LINE, "a line for each thr
 _Static_assert(__builtin_offsetof(struct pa_sampled, far) == 8192, "whole pages");
 _Static_assert(sizeof(struct pa_heap_page) == 4096 && sizeof(struct pa_heap_counts) == 24, "counts");
 _Static_assert(sizeof(struct pa_heap_thread) == 256, "whole lines");
+_Static_assert(sizeof(struct pa_entry) == 128, "whole lines");
 _Static_assert(sizeof(struct pa_node) == 16 && sizeof(struct pa_site) == 16, "items");
 _Static_assert(sizeof(struct pa_table) % PA_LINE == 0 && (u64)PA_REGIONS << PA_NODE_BITS == 1UL << 32, "tables");
 _Static_assert(__builtin_offsetof(struct pa_heap, nodes) % PA_LINE == 0, "the tables' lines");

@@ -7,19 +7,24 @@
 #include "../memory.h"
 #include "patch.h"
 
-static int change(const struct pa_patch *patch, u64 from, u64 to)
+int word_change(u64 address, u32 protection, u64 from, u64 to)
 {
 	struct vm_reader reader = {ph.pid, ph.vm_read_forbidden};
-	u64 page = patch->address & ~(PAGE - 1), word = 0;
-	int read_only = !(patch->protection & PROT_WRITE), changed;
-	if ((patch->address & 7) || !vm_copy(&reader, &word, patch->address, 8) || word != from)
+	u64 page = address & ~(PAGE - 1), word = 0;
+	int read_only = !(protection & PROT_WRITE), changed;
+	if ((address & 7) || !vm_copy(&reader, &word, address, 8) || word != from)
 		return 0;
-	if (read_only && sys3(SYS_mprotect, page, PAGE, patch->protection | PROT_WRITE))
+	if (read_only && sys3(SYS_mprotect, page, PAGE, protection | PROT_WRITE))
 		return 0;
-	changed = __atomic_compare_exchange_n((u64 *)patch->address, &from, to, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+	changed = __atomic_compare_exchange_n((u64 *)address, &from, to, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
 	if (read_only)
-		sys3(SYS_mprotect, page, PAGE, patch->protection);
+		sys3(SYS_mprotect, page, PAGE, protection);
 	return changed;
+}
+
+static int change(const struct pa_patch *patch, u64 from, u64 to)
+{
+	return word_change(patch->address, patch->protection, from, to);
 }
 
 static struct pa_patch *patch_at(u32 i)

@@ -14,10 +14,8 @@
 #define SYS_write 1
 #define SYS_ftruncate 77
 #define SYS_readlink 89
-#define O_RDWR 2
 #define O_CREAT 0100
 #define O_TRUNC 01000
-#define O_CLOEXEC 02000000
 #define O_NOFOLLOW 0400000
 #define CLOCK_REALTIME 0
 #define CLOCK_MONOTONIC_COARSE 6

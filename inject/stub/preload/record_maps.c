@@ -3,7 +3,6 @@
 #include "../unwind.h"
 #include "record.h"
 
-#define O_CLOEXEC 02000000
 #define PT_LOAD 1
 #define PT_GNU_EH_FRAME 0x6474e550U
 #define MOST_HEADERS 64
