@@ -36,7 +36,7 @@ PTRACE_GETSIGMASK = 0x420A
 PTRACE_GET_RSEQ_CONFIGURATION = 0x420F
 
 PTRACE_EVENT_STOP = 128
-_SEIZE_TRIES = 5
+_CHANGES_FOR_S = 0.1
 
 END_DEADLINE_S = 1.0
 LATE_S = 5.0
@@ -133,11 +133,14 @@ class Tracee:
 
     def _seize(self) -> None:
         """A thread that has ended is refused like one that is not ours.  Where it was the first, and another
-        has executed a program, that one bears its number by the time one looks: asked again."""
-        for _ in range(_SEIZE_TRIES - 1):
+        executes a program, that one bears its number by the time one looks: asked again, for as long as such
+        a change may take on a busy machine."""
+        deadline = time.monotonic() + _CHANGES_FOR_S
+        while time.monotonic() < deadline:
             with contextlib.suppress(NoPermission):
                 _call(PTRACE_SEIZE, self.tid)
                 return
+            time.sleep(0.0005)
         _call(PTRACE_SEIZE, self.tid)
 
     def __exit__(self, *_exc: object) -> None:
