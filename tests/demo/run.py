@@ -20,10 +20,9 @@ from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parent.parent / "targets" / "demo.c"
 
-PROGRAM_S = 8.0
 PROFILE_S = 5
 PYATTACH_DEADLINE_S = PROFILE_S + 60
-PROGRAM_DEADLINE_S = PROGRAM_S + 60
+PROGRAM_DEADLINE_S = 60
 
 EXPECTED_OUTPUT = """\
 ready
@@ -63,11 +62,11 @@ def demo(pyattach: Path, output_dir: Path) -> None:
     with running(program) as process:
         started = time.monotonic()
         wait_until_ready(process)
-        print(f"demo: {program} runs as pid {process.pid}, for {PROGRAM_S:.0f} s", flush=True)
+        print(f"demo: {program} runs as pid {process.pid}", flush=True)
         profile(pyattach, process.pid, outputs)
         if process.poll() is not None:
             raise DemoFailed(f"the program ended early, after {time.monotonic() - started:.1f} s")
-        print("demo: pyattach is done, waiting for the program to end", flush=True)
+        print("demo: pyattach is done, the program is told to end", flush=True)
         check_program(process)
     check_outputs(*outputs)
     print(f"demo: the program ended with 0 and the right checksums, {time.monotonic() - started:.1f} s\n")
@@ -86,8 +85,9 @@ def compile_program(output_dir: Path) -> Path:
 
 @contextlib.contextmanager
 def running(program: Path) -> Iterator[subprocess.Popen[str]]:
-    command = [str(program.resolve()), str(PROGRAM_S)]
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as process:
+    """It works until its standard input is closed: pyattach takes as long as it takes."""
+    command = [str(program.resolve()), "-"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
         finally:
@@ -122,7 +122,7 @@ def run(command: list[str], deadline_s: float) -> None:
 
 def check_program(process: subprocess.Popen[str]) -> None:
     try:
-        rest, _ = process.communicate(timeout=PROGRAM_DEADLINE_S)
+        rest, _ = process.communicate("", timeout=PROGRAM_DEADLINE_S)
     except subprocess.TimeoutExpired as error:
         raise DemoFailed(f"the program did not end within {PROGRAM_DEADLINE_S:.0f} s") from error
     if process.returncode != 0:

@@ -1,8 +1,8 @@
 /* The program that `make demo` looks into: four threads with different work.
  *
- *     demo [seconds]      default 8
+ *     demo [seconds | -]  default 8; -: until its standard input ends
  *
- * Each thread repeats the same piece of work until the time is over, and each piece must give the
+ * Each thread repeats the same piece of work until the time is over, or it is told to end, and each piece must give the
  * same checksum as the first: a profiler that disturbs a register or a word of memory is found out.
  * Prints one line for each thread, "hashing <checksum>", and one for all, "checksum <checksum>".  They
  * do not depend on the speed of the machine.  Exits with 1 if any two pieces differed.
@@ -11,7 +11,7 @@
 
 enum { NUMBERS = 20000, SIDE = 96, WORDS = 3000 };
 
-static uint64_t end_ns;
+static volatile uint64_t end_ns;
 
 static uint64_t next_random(uint64_t *state) {
     *state ^= *state << 13;
@@ -153,11 +153,17 @@ int main(int argc, char **argv) {
     };
     enum { JOBS = sizeof jobs / sizeof jobs[0] };
     pthread_t threads[JOBS];
-    double seconds = argc > 1 ? atof(argv[1]) : 8;
-    end_ns = now_ns() + (uint64_t)(seconds * 1e9);
+    int until_told = argc > 1 && !strcmp(argv[1], "-");
+    double seconds = argc > 1 && !until_told ? atof(argv[1]) : 8;
+    end_ns = until_told ? UINT64_MAX : now_ns() + (uint64_t)(seconds * 1e9);
     for (int i = 0; i < JOBS; i++)
         threads[i] = start_thread(jobs[i].name, work, &jobs[i]);
     ready();
+    if (until_told) {
+        while (getchar() != EOF) {
+        }
+        end_ns = 0;
+    }
     uint64_t all = FNV_START;
     int differed = 0;
     for (int i = 0; i < JOBS; i++) {
