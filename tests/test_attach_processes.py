@@ -342,7 +342,8 @@ def test_where_no_more_processes_may_be_children_are_left_out(
     def refused() -> int:
         raise BlockingIOError(errno.EAGAIN, "the container's limit")
 
-    with spawn(["sh", "-c", "sleep 60 & echo ready; read line; kill $!"]) as target:
+    script = "sleep 60 & while ! grep -q sleep /proc/$!/comm; do :; done; echo ready; read line; kill $!"
+    with spawn(["sh", "-c", script]) as target:
         monkeypatch.setattr(os, "fork", refused)
         with family.Family(target.pid, Options()) as children_of:
             open_before = os.listdir("/proc/self/fd")

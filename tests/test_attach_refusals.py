@@ -104,10 +104,12 @@ def test_no_pid(word: str) -> None:
 
 # Modules first, for what is not readable to others, then rights away for good.
 AS_NOBODY = f"""\
-import os, sys
-import pyattach.attacher.doctor_cli, pyattach.attacher.main as command
-import pyattach.attacher.doctor, pyattach.attacher.family, pyattach.attacher.naming_options
-import pyattach.attacher.later, pyattach.attacher.live_table, pyattach.symbols.debuginfod
+import importlib, os, pkgutil, sys
+import pyattach
+for module in pkgutil.walk_packages(pyattach.__path__, "pyattach."):  # nobody may not be able to read them
+    if not module.name.endswith(("__main__", "_plugin")) and "._" not in module.name:
+        importlib.import_module(module.name)
+from pyattach.attacher import main as command
 os.setgroups([])
 os.setresgid({NOBODY}, {NOBODY}, {NOBODY})
 os.setresuid({NOBODY}, {NOBODY}, {NOBODY})
