@@ -128,3 +128,9 @@ def compare(row: str, unit: str, ours: float, peers: Mapping[str, float], *, mor
 
 if __name__ == "__main__":
     print(machine())
+
+
+def recording_heap(report: Path, *options: str) -> list[str]:
+    """The command that records the heap of what stands behind ``--``, and writes ``report``."""
+    words = [sys.executable, "-m", "pyattach", "run", "-q", "--heap", "--no-leaks"]
+    return [*words, *options, "-o", str(report)]

@@ -25,7 +25,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from common import ROOT, compare
+from common import ROOT, compare, recording_heap
 
 NATIVE = ROOT / "benchmarks" / "native"
 JSON = """\
@@ -86,17 +86,7 @@ def works(folder: Path, scale: float) -> list[Work]:
 
 
 def tools(folder: Path, memray: str | None) -> list[Tool]:
-    run = (
-        sys.executable,
-        "-m",
-        "pyattach",
-        "run",
-        "-q",
-        "--heap",
-        "--no-leaks",
-        "-o",
-        str(folder / "report.txt"),
-    )
+    run = recording_heap(folder / "report.txt")
     out = [Tool("pyattach", (*run, "--")), Tool("sampled 512K", (*run, "--heap-sample", "512K", "--"))]
     if heaptrack := shutil.which("heaptrack"):
         out.append(Tool("heaptrack", (heaptrack, "--raw", "-o", str(folder / "heaptrack"))))

@@ -20,7 +20,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common import ROOT, compiled, table
+from common import ROOT, compiled, recording_heap, table
 
 KINDS = ("allocated", "live", "peak")
 UNITS = ("bytes", "blocks")
@@ -35,18 +35,7 @@ Totals = dict[tuple[str, str], tuple[float, float]]
 def totals(argv: list[str], sample: str, report: Path) -> Totals:
     """What a run under pyattach says; ``sample`` empty: exactly."""
     options = ["--heap-sample", sample] if sample else []
-    command = [
-        sys.executable,
-        "-m",
-        "pyattach",
-        "run",
-        "-q",
-        "--heap",
-        "--no-leaks",
-        *options,
-        "-o",
-        str(report),
-    ]
+    command = recording_heap(report, *options)
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "DEBUGINFOD_URLS": ""}
     subprocess.run([*command, "--", *argv], env=environment, check=True, stderr=subprocess.DEVNULL)
     out: Totals = {}

@@ -269,8 +269,6 @@ class HeapThread(ctypes.Structure):
         ("stack_high", _u64),
         ("last", _u64),
         ("pending", _i64),
-        ("until", _u64),
-        ("random", _u64),
         ("depth", _u32),
         ("generation", _u32),
         ("end", _u32),
@@ -295,7 +293,7 @@ class HeapThread(ctypes.Structure):
         ("memos_at", _u64),
         ("first", _u32),
         ("children_mask", _u32),
-        ("pad", _u64 * 6),
+        ("pad", _u64 * 8),
     )
 
 

@@ -217,6 +217,16 @@ def test_a_static_program(linked: str, how: str) -> None:
     assert linked == "static" or any(reached), "addresses are random: one in a hundred is taken"
 
 
+def check_entered(target: Target) -> None:
+    """All that it allocates is counted by the allocator's entries, which are as before then."""
+    was = code(target.pid)
+    outcome = attached(target, one_round, HeapOptions(entries="always"))
+    exact(target, outcome)
+    assert entered(outcome) >= {"malloc", "free"}
+    assert code(target.pid) == was
+    target.finish()
+
+
 @pytest.mark.parametrize("linked", [["-static"], ["-static", "-DTAKEN"], []], ids=" ".join)
 def test_musl(tmp_path: Path, linked: list[str]) -> None:
     """Its malloc and free begin with a long jump; its calloc calls malloc."""
@@ -225,12 +235,7 @@ def test_musl(tmp_path: Path, linked: list[str]) -> None:
     command = ["musl-gcc", "-std=gnu11", "-O2", "-pthread", SOURCES / "heap_linked.c", "-o", program]
     subprocess.run([*command, *linked], check=True)
     with start(program) as target:
-        was = code(target.pid)
-        outcome = attached(target, one_round, HeapOptions(entries="always"))
-        exact(target, outcome)
-        assert entered(outcome) >= {"malloc", "free"}
-        assert code(target.pid) == was
-        target.finish()
+        check_entered(target)
 
 
 @pytest.mark.parametrize("allocator", ["libjemalloc.so.2", "libtcmalloc_minimal.so.4", "libmimalloc.so"])
@@ -239,12 +244,7 @@ def test_another_allocator(allocator: str) -> None:
     if found is None:
         skip_unless_ci(f"{allocator} is not installed (tests/install-programs test)")
     with start(build_target("heap_linked", "-DTAKEN"), env={"LD_PRELOAD": str(found)}) as target:
-        was = code(target.pid)
-        outcome = attached(target, one_round, HeapOptions(entries="always"))
-        exact(target, outcome)
-        assert entered(outcome) >= {"malloc", "free"}
-        assert code(target.pid) == was
-        target.finish()
+        check_entered(target)
 
 
 @pytest.mark.parametrize("step", ["entered", "hooked"])

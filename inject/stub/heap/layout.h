@@ -246,8 +246,6 @@ struct pa_heap_thread {
 	u64 stack_low, stack_high; /* known to be readable */
 	u64 last;    /* the block it has allocated last, while it lives */
 	i64 pending; /* live bytes not folded yet */
-	u64 until;   /* bytes to the next sample */
-	u64 random;
 	u32 depth;   /* frames of the last walk */
 	u32 generation;
 	u32 end;     /* why it ended, enum pa_end */
@@ -266,7 +264,7 @@ struct pa_heap_thread {
 	u64 memos_at;
 	u32 first; /* its counts are those at first_counts_offset */
 	u32 children_mask; /* how many there are, less one */
-	u64 pad[6];
+	u64 pad[8];
 };
 
 /* Sampled.  A live block's word: its address, in 8 bytes, and its site. */

@@ -43,7 +43,6 @@ static int thread_begin(struct pa_heap_thread *t)
 	t->map_at = pool_offset(map);
 	t->map_bits = FIRST_MAP_BITS;
 	t->first = !__atomic_fetch_add(&ph.heap->first_taken, 1, __ATOMIC_RELAXED);
-	t->random = t->tp * HASH ^ ph.control->nonce;
 	return 1;
 }
 
