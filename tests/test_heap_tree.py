@@ -35,9 +35,11 @@ def test_each_is_there_once(seed: int, threads: int) -> None:
     assert counts["differ"] == counts["wrong"] == counts["twice"] == counts["refused"] == 0
     assert counts["nodes"] > 10_000
     assert counts["sites"] > 10_000
-    # Those that two threads made at once are there, and nothing leads to the later one.
+    # What threads made at once is there, and nothing leads to the later ones: how many, is up to the machine.
     made = counts["nodes"] + counts["sites"] - 2 * 16
-    assert 0.99 * made < counts["linked"] <= made
+    assert counts["linked"] + counts["left"] == made
+    assert counts["lost"] == 0
+    assert threads > 1 or counts["left"] == 0
 
 
 def test_an_item_that_is_being_written_is_read_again(memfd: int) -> None:

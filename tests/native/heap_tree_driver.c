@@ -2,7 +2,7 @@
  *
  *     heap_tree_driver SEED THREADS STEPS
  *
- * Prints "looked N differ N wrong N twice N refused N nodes N sites N linked N".
+ * Prints "looked N differ N wrong N twice N refused N nodes N sites N linked N left N lost N".
  */
 #define timespec kernel_timespec
 #define itimerspec kernel_itimerspec
@@ -96,24 +96,50 @@ static int by_pair(const void *a, const void *b)
 	return __builtin_memcmp(a, b, sizeof(struct pair));
 }
 
-/* Items with the same key under the same node. */
-static u64 twice(const u8 *seen_nodes, const u8 *seen_sites)
+/* What the lists lead to, in order, and the rest: items of which another thread had made the same just before. */
+struct items {
+	struct pair *linked, *left;
+	u64 linked_count, left_count;
+};
+
+static void add(struct items *items, int is_linked, struct pair pair)
 {
-	u64 count = 0, same = 0;
-	struct pair *pairs = calloc(ph.heap->nodes.used + ph.heap->sites.used, sizeof(*pairs));
-	if (!pairs)
+	if (is_linked)
+		items->linked[items->linked_count++] = pair;
+	else
+		items->left[items->left_count++] = pair;
+}
+
+static struct items all_items(const u8 *seen_nodes, const u8 *seen_sites)
+{
+	u64 room = ph.heap->nodes.used + ph.heap->sites.used;
+	struct items items = {calloc(room, sizeof(struct pair)), calloc(room, sizeof(struct pair)), 0, 0};
+	if (!items.linked || !items.left)
 		exit(2);
 	for (u32 id = PA_FIRST_ITEM; id < ph.heap->nodes.used; id++)
-		if (seen_nodes[id])
-			pairs[count++] = (struct pair){address_of(id), caller_of(id), 0};
+		add(&items, seen_nodes[id], (struct pair){address_of(id), caller_of(id), 0});
 	for (u32 id = PA_FIRST_ITEM; id < ph.heap->sites.used; id++)
-		if (seen_sites[id])
-			pairs[count++] = (struct pair){site_at(id)->size, site_at(id)->node, REF_SITE};
-	qsort(pairs, count, sizeof(*pairs), by_pair);
-	for (u64 i = 1; i < count; i++)
-		same += !by_pair(&pairs[i - 1], &pairs[i]);
-	free(pairs);
+		add(&items, seen_sites[id], (struct pair){site_at(id)->size, site_at(id)->node, REF_SITE});
+	qsort(items.linked, items.linked_count, sizeof(struct pair), by_pair);
+	return items;
+}
+
+/* Items with the same key under the same node. */
+static u64 twice(const struct items *items)
+{
+	u64 same = 0;
+	for (u64 i = 1; i < items->linked_count; i++)
+		same += !by_pair(&items->linked[i - 1], &items->linked[i]);
 	return same;
+}
+
+/* Items that no list leads to, nor to another with the same key under the same node. */
+static u64 lost(const struct items *items)
+{
+	u64 count = 0;
+	for (u64 i = 0; i < items->left_count; i++)
+		count += !bsearch(&items->left[i], items->linked, items->linked_count, sizeof(struct pair), by_pair);
+	return count;
 }
 
 static void begin(void)
@@ -152,8 +178,9 @@ int main(int argc, char **argv)
 		return 2;
 	for (u32 id = 0; id < ph.heap->nodes.used; id++)
 		linked += listed(node_at(id)->child, id, seen_nodes, seen_sites, &all.wrong);
-	printf("looked %lu differ %lu wrong %lu twice %lu refused %u nodes %u sites %u linked %lu\n", all.steps, all.differ,
-	       all.wrong, twice(seen_nodes, seen_sites), ph.heap->nodes.refused + ph.heap->sites.refused,
-	       ph.heap->nodes.used, ph.heap->sites.used, linked);
+	struct items items = all_items(seen_nodes, seen_sites);
+	printf("looked %lu differ %lu wrong %lu twice %lu refused %u nodes %u sites %u linked %lu left %lu lost %lu\n",
+	       all.steps, all.differ, all.wrong, twice(&items), ph.heap->nodes.refused + ph.heap->sites.refused,
+	       ph.heap->nodes.used, ph.heap->sites.used, linked, items.left_count, lost(&items));
 	return 0;
 }
