@@ -14,7 +14,10 @@ import functools
 import os
 import signal
 import struct
+import sys
 import time
+import types
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..errors import NoPermission, PyattachError
@@ -75,13 +78,26 @@ def decode(status: int) -> Stop:
     return Stop(StopKind.SIGNAL, number)
 
 
-def _call(request: int, tid: int, address: Any = 0, data: Any = 0) -> int:
-    from ptrace.binding.func import ptrace as raw
-    from ptrace.error import PtraceError
+@functools.cache
+def _binding() -> tuple[Callable[..., int], type[Any]]:
+    """python-ptrace's raw call, and the error that it raises.
 
+    It would look for the C library's file, by running ldconfig or a compiler, to open what is open."""
+    import ptrace
+
+    libc = types.ModuleType("ptrace.ctypes_libc", "Stands in for python-ptrace's own.")
+    libc.__dict__.update(LIBC_FILENAME=None, libc=ctypes.CDLL(None, use_errno=True))
+    sys.modules.setdefault(libc.__name__, libc)
+    from ptrace.binding.func import ptrace as raw
+
+    return raw, ptrace.PtraceError
+
+
+def _call(request: int, tid: int, address: Any = 0, data: Any = 0) -> int:
+    raw, ptrace_error = _binding()
     try:
         return int(raw(request, tid, address, data))
-    except PtraceError as error:
+    except ptrace_error as error:
         number = error.errno or errno.EIO
         if number == errno.ESRCH:
             raise ProcessLookupError(number, f"thread {tid} is gone or not stopped") from error
@@ -96,6 +112,7 @@ def _call(request: int, tid: int, address: Any = 0, data: Any = 0) -> int:
 @functools.cache
 def _register_layout() -> tuple[Any, list[str], struct.Struct]:
     """python-ptrace's ``user_regs_struct``, its names, and how to (un)pack it at once: a thread waits."""
+    _binding()
     from ptrace.binding.linux_struct import user_regs_struct
 
     names = [name for name, _ in user_regs_struct._fields_]

@@ -35,13 +35,7 @@ _MOST_CODE = 64 << 20
 def _blocks(image: ElfImage, bias: int, end: int) -> list[Range]:
     """From the end of the exported function before a named one to the start of the next one behind it:
     what lies between, static functions of the same source file, may hold the lock too."""
-    ends: dict[int, int] = {}
-    marked: set[int] = set()
-    for name, symbol in image.dynamic_symbols().items():
-        if symbol.value and symbol.size:
-            ends[symbol.value] = max(ends.get(symbol.value, 0), symbol.value + symbol.size)
-            if _HOLDS_LOCKS.match(name):
-                marked.add(symbol.value)
+    ends, marked = image.exported_ranges(_HOLDS_LOCKS.match)
     starts = sorted(ends)
     out: list[Range] = []
     for index, value in enumerate(starts):

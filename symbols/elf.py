@@ -12,7 +12,7 @@ import functools
 import mmap
 import os
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
 from ..errors import MalformedInput
@@ -31,7 +31,7 @@ from .headers import (
 )
 from .maps import Mapping
 from .sections import SectionedFile
-from .symtab import SHN_UNDEF, STB_LOCAL, RawSymbol, entry_size, functions, name_column, raw_symbols
+from .symtab import SHN_UNDEF, STB_LOCAL, RawSymbol, entry_size, functions, name_column, raw_symbols, rows_of
 from .table import NO_STRINGS, STT_FUNC, STT_TLS, StringTable, Symbol, SymbolTable, SymbolTableBuilder
 
 _NT_GNU_BUILD_ID = 3
@@ -40,6 +40,7 @@ _VERSION_HIDDEN = 0x8000
 _MAX_NOTES = 65_536  # bytes
 _MAX_TABLE = 128 * 1024 * 1024  # bytes of one symbol table: five million symbols
 _MAX_TABLES = 16
+_LONGEST_WANTED = 64  # bytes of a name that is compared with a pattern
 _WORTH_KEEPING = 5_000  # symbols: fewer are sorted as fast as a file is opened
 
 
@@ -117,6 +118,31 @@ class ElfImage(SectionedFile):
             return self._dynamic.get(name)
         with self._faults_are_malformed():
             return self._build_dynamic(name).get(name)
+
+    def exported_ranges(self, wanted: Callable[[bytes], object]) -> tuple[dict[int, int], set[int]]:
+        """Where what the file exports begins (of all versions; what has a size), with its end; and the
+        beginnings of those whose name, of less than 64 bytes, is ``wanted``."""
+        ends: dict[int, int] = {}
+        marked: set[int] = set()
+        with self._faults_are_malformed():
+            for section in self.sections:
+                if section.type != SHT_DYNSYM:
+                    continue
+                content = self.strings_of(section).content()
+                for name_at, info, home, value, size in rows_of(self._table(section), self.bits, self.endian):
+                    if (
+                        not value
+                        or not size
+                        or home == SHN_UNDEF
+                        or info & 0xF == STT_TLS
+                        or info >> 4 == STB_LOCAL
+                    ):
+                        continue
+                    ends[value] = max(ends.get(value, 0), value + size)
+                    end = content.find(b"\0", name_at, name_at + _LONGEST_WANTED)
+                    if end > name_at and wanted(content[name_at:end]):
+                        marked.add(value)
+        return ends, marked
 
     def full_symbols(self, name: bytes) -> list[tuple[Symbol, bool]]:
         """The functions of that name in ``.symtab``, and whether all of the file could call each by it."""

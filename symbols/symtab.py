@@ -42,6 +42,11 @@ def raw_symbols(table: bytes, bits: int, endian: str) -> Iterator[RawSymbol]:
             yield name, info, home, value, size
 
 
+def rows_of(table: bytes, bits: int, endian: str) -> Iterator[RawSymbol]:
+    """One after the other: for when most of them are needed."""
+    return zip(*_columns(table, bits, endian), strict=True)
+
+
 def name_column(table: bytes, bits: int, endian: str) -> Sequence[int]:
     """Where the name of each symbol stands in the strings."""
     if bits == 64 and endian == _NATIVE:

@@ -61,12 +61,16 @@ class StringTable:
     def places(self, name: bytes) -> list[int]:
         """Where in the section this whole name stands, also as the end of a longer one, as linkers store it:
         what ``get`` would answer with it for."""
-        content, sought = self._read(0, _SEARCHED_LIMIT), name + b"\0"
+        content, sought = self.content(), name + b"\0"
         found, at = [], content.find(sought)
         while at >= 0:
             found.append(at)
             at = content.find(sought, at + 1)
         return found
+
+    def content(self) -> bytes:
+        """The section, as far as it is searched: its first 64 MiB."""
+        return self._read(0, _SEARCHED_LIMIT)
 
     def _read(self, index: int, limit: int) -> bytes:
         length = min(limit, self._size - index)

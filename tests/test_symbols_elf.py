@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -295,3 +297,29 @@ def test_one_symbol_is_found_as_among_all(path: str) -> None:
     with ElfImage.open(path) as image:
         for name in [*names, b"malloc", b"alloc", b"free", b"there_is_no_such_name"]:
             assert image.dynamic_symbol(name) == exported.get(name)
+
+
+@pytest.mark.parametrize("path", libraries())
+def test_ranges_of_what_is_exported_are_those_of_the_symbols(path: str) -> None:
+    """Of all versions, where the symbols by name have the default ones alone."""
+    with ElfImage.open(path) as image:
+        ends, marked = image.exported_ranges(re.compile(rb"[a-m][a-z]*$").match)
+        sized = [symbol for symbol in image.dynamic_symbols().values() if symbol.value and symbol.size]
+    assert {symbol.value for symbol in sized} <= set(ends)
+    assert all(ends[symbol.value] >= symbol.value + symbol.size for symbol in sized)
+    named = {s.value for s in sized if re.match(rb"[a-m][a-z]*$", s.name) and len(s.name) < 64}
+    assert named <= marked <= set(ends)
+
+
+def test_a_name_without_an_end_is_not_looked_through_for_each_symbol() -> None:
+    """Strings of a file may lack their zeros; "malloc" that the strings end with is no name, either."""
+    image = ElfImage(
+        io.BytesIO(
+            Elf(loads=(Load(0, 0, 0x1000),), dynsym=(Sym("g" * 64, 0x100, 8), Sym("free", 0x200, 8))).encode()
+        ),
+        "x",
+    )
+    asked: list[bytes] = []
+    ends, marked = image.exported_ranges(asked.append)
+    assert ends == {0x100: 0x108, 0x200: 0x208}
+    assert (asked, marked) == ([b"free"], set())
