@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import dataclasses
 import os
+import random
 import re
 import resource
 import select
@@ -167,16 +168,19 @@ def own_memory(report: Path) -> float:
 
 
 def measure(work: Work, chosen: list[Tool], rounds: int, folder: Path) -> None:
+    fitting = [tool for tool in chosen if work.python or not tool.python_only]
     alone: list[float] = []
-    under: dict[str, list[float]] = {tool.name: [] for tool in chosen if work.python or not tool.python_only}
+    under: dict[str, list[float]] = {tool.name: [] for tool in fitting}
     memory: dict[str, float] = {}
     for _ in range(rounds):
-        alone.append(seconds(None, work))
-        for tool in chosen:
-            if tool.name in under:
-                under[tool.name].append(seconds(tool, work))
-                if tool.prefix[1:3] == ("-m", "pyattach"):
-                    memory[tool.name] = own_memory(folder / "report.txt")
+        # In any order: after a tool that keeps all processors busy a program may be slower for a while.
+        for tool in random.sample([None, *fitting], len(fitting) + 1):
+            if tool is None:
+                alone.append(seconds(None, work))
+                continue
+            under[tool.name].append(seconds(tool, work))
+            if tool.prefix[1:3] == ("-m", "pyattach"):
+                memory[tool.name] = own_memory(folder / "report.txt")
     base, rss = statistics.median(alone), peak_rss(work)
     print(f"{work.name:<24} {base:7.2f} s  peak RSS {rss / 2**20:7.1f} MiB")
     slower = {name: statistics.median(times) / base for name, times in under.items()}
