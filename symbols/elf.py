@@ -12,6 +12,8 @@ import functools
 import mmap
 import os
 import struct
+import sys
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO
 
@@ -257,12 +259,12 @@ class ElfImage(SectionedFile):
         found: dict[bytes, Symbol] = {}
         for number, section in enumerate(self.sections):
             if section.type == SHT_DYNSYM:
-                strings, hidden = self.strings_of(section), functools.cache(self._hidden_versions)
+                strings, versions = self.strings_of(section), functools.cache(self._versions)
                 for index, (name_at, info, home, value, size) in self._dynamic_rows(section, strings, wanted):
                     if home == SHN_UNDEF or info & 0xF == STT_TLS or info >> 4 == STB_LOCAL:
                         continue
                     name = strings.get(name_at)
-                    if name and (name not in found or index not in hidden(number)):
+                    if name and (name not in found or not _is_hidden(versions(number), index)):
                         found[name] = Symbol(name, value, size, info & 0xF)
         return found
 
@@ -279,14 +281,15 @@ class ElfImage(SectionedFile):
                 row = table[index * size : (index + 1) * size]
                 yield index, next(raw_symbols(row, self.bits, self.endian))
 
-    def _hidden_versions(self, dynsym: int) -> set[int]:
-        """Which symbols of that table are of a version that is not their name's default."""
+    def _versions(self, dynsym: int) -> Sequence[int]:
+        """Of which version each symbol of that table is; empty where there are none."""
         for section in self.sections:
             if section.type == SHT_GNU_VERSYM and section.link == dynsym and section.size <= _MAX_TABLE:
-                versions = self._read(section.offset, section.size - section.size % 2)
-                words = struct.iter_unpack(self.endian + "H", versions)
-                return {index for index, (version,) in enumerate(words) if version & _VERSION_HIDDEN}
-        return set()
+                words = array("H", self._read(section.offset, section.size - section.size % 2))
+                if (self.endian == "<") != (sys.byteorder == "little"):
+                    words.byteswap()
+                return words
+        return ()
 
     def _table(self, section: Section) -> bytes:
         size = entry_size(self.bits)
@@ -295,6 +298,11 @@ class ElfImage(SectionedFile):
         if section.size > _MAX_TABLE:
             raise self._malformed(f"a table of {section.size} bytes")
         return self._read(section.offset, section.size - section.size % size)
+
+
+def _is_hidden(versions: Sequence[int], index: int) -> bool:
+    """Whether a symbol is of a version that is not its name's default."""
+    return index < len(versions) and bool(versions[index] & _VERSION_HIDDEN)
 
 
 def load_bias(mapping: Mapping, image: ElfImage) -> int:
