@@ -7,6 +7,8 @@ from .profile import Meta, Profile
 
 SPOKEN_OF = 1.1
 """From so many periods of CPU time on that a tick stands for, it is said."""
+_CHANCE_SHARE, _CHANCE_PERIODS = 0.05, 10
+"""CPU time without samples that is not spoken of: this part of all, or so many periods."""
 _NO_DELIVERY = "what the kernel's delivery of ticks costs could not be measured"
 MODES = {"wall": "wall: share of the time of all threads, running and waiting"}
 """Modes that have to be explained wherever their figures are shown."""
@@ -55,7 +57,7 @@ def facts(meta: Meta) -> list[tuple[str, str]]:
     rows += [("mode", MODES.get(meta.mode, printable(meta.mode))), ("rate", _rate(meta))]
     rows.append(("duration", seconds(meta.duration_s)))
     if meta.cpu_time_s is not None:
-        rows.append(("CPU time", seconds(meta.cpu_time_s)))
+        rows.append(("CPU time", seconds(meta.cpu_time_s) + _in_no_sample(meta)))
     rows += [("samples", _samples(meta)), ("dropped", f"{meta.dropped:,}")]
     rows += [("truncated stacks", _truncated(meta))]
     rows += [("unresolved leaves", _of_samples(meta.unresolved, meta)), ("overhead", _overhead(meta))]
@@ -64,6 +66,17 @@ def facts(meta: Meta) -> list[tuple[str, str]]:
         rows.append(("target held", f"{meta.held_us:,.0f} µs, one thread"))
     rows += [("ended by", printable(meta.ended_by)), ("pyattach", printable(meta.version))]
     return [(label, value) for label, value in rows if value]
+
+
+def _in_no_sample(meta: Meta) -> str:
+    """How much of the CPU time no sample stands for, where that is more than chance: threads may end before a
+    tick meets them, on a busy machine more than others."""
+    if meta.mode != "cpu" or not meta.rate_asked_hz or not meta.cpu_time_s:
+        return ""
+    missing_s = meta.cpu_time_s - (meta.samples + meta.dropped) / meta.rate_asked_hz
+    if missing_s < max(_CHANCE_SHARE * meta.cpu_time_s, _CHANCE_PERIODS / meta.rate_asked_hz):
+        return ""
+    return f", {seconds(missing_s)} of it ({small_share(missing_s / meta.cpu_time_s)}) in no sample"
 
 
 def why_empty(profile: Profile) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
-from support import build_target, hostile, requires
+from support import build_target, first_to_run, hostile, requires
 from test_attach_run import wait_for
 
 from pyattach.attacher.recording import is_recording, read_recording
@@ -210,7 +210,9 @@ def test_a_static_program_just_runs(tmp_path: Path) -> None:
 def test_threads_that_come_and_go(tmp_path: Path) -> None:
     program = build_target("shortlived")
     words, env = [program, "40", "30000"], environment(tmp_path / "o")
-    done = subprocess.run(words, env=env, input="go\n", capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        words, env=env, input="go\n", capture_output=True, text=True, check=True, preexec_fn=first_to_run
+    )
     used_ms = int(done.stdout.split("done ")[1].split()[0])
     profile = read_recording(tmp_path / "o")
     assert profile.meta.samples == pytest.approx(99 * used_ms / 1000, rel=0.35)

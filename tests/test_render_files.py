@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import dataclasses
 import gzip
 import html
 import os
@@ -18,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyattach.errors import PyattachError, UsageError
+from pyattach.render.facts import facts
 from pyattach.render.formats import RENDERERS, RenderOptions, renderer_for, write_atomically
 from pyattach.render.names import cells, crop, printable
 from pyattach.render.pprof import read_pprof
@@ -314,6 +316,17 @@ def test_the_telling_part_of_a_name_is_kept(name: str, width: int, cropped: str)
 def test_a_cropped_name_always_fits(name: str, width: int) -> None:
     assert cells(crop(name, width)) <= width
     assert printable(printable(name)) == printable(name)
+
+
+@pytest.mark.parametrize(
+    ("samples", "said"),
+    [(50, "2.0 s, 1.5 s of it (74.75%) in no sample"), (189, "2.0 s"), (250, "2.0 s")],
+)
+def test_cpu_time_that_no_sample_stands_for_is_spoken_of(samples: int, said: str) -> None:
+    measured = profile({(1, (MAIN, WORK)): samples}, rate_asked_hz=99.0, cpu_time_s=2.0, duration_s=2.0)
+    assert dict(facts(measured.meta))["CPU time"] == said
+    dropped = dataclasses.replace(measured.meta, dropped=max(0, 198 - samples))
+    assert dict(facts(dropped))["CPU time"] == "2.0 s"  # those are told of by themselves
 
 
 def wall_profile() -> Profile:
