@@ -187,9 +187,12 @@ class TargetProcess:
 
     def _in_a_handler(self, sp: int, ranges: list[Range]) -> bool:
         """Whether a thread with this stack pointer may be in a handler that was called in ``ranges``: then
-        the kernel's frame for it is on its stack.  One left behind in unused words looks the same."""
+        the kernel's frame for it is on its stack.  One left behind in unused words looks the same, and so
+        does a stack that can't be read."""
         stack = self._from(sp, _HANDLERS_STACK)
-        return not stack or any(arch.handler_called_in(stack, sp, low, high) for low, high in ranges)
+        if not stack:
+            return self.memory_is_current()  # else the thread has gone to another program
+        return any(arch.handler_called_in(stack, sp, low, high) for low, high in ranges)
 
 
 def _outside(address: int, ranges: list[Range]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 
 import pytest
 from support import spawn
@@ -62,3 +63,24 @@ def test_a_thread_that_another_has_seized_meanwhile(may_trace: None, monkeypatch
         monkeypatch.undo()
         assert process.wait_outside([target.pid], [(0, 1)], 20) == set()
         target.finish()
+
+
+def test_a_thread_that_executes_another_program_is_outside(may_trace: None) -> None:
+    """Its stack can't be read any more, where a signal's frame would say that it comes back."""
+    with subprocess.Popen(
+        ["sh", "-c", "echo begun; read line; exec cat"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        with TargetProcess(process.pid) as target:
+            assert target.memory_is_current()
+            process.stdin.write("\nand so on\n")
+            process.stdin.flush()
+            assert process.stdout.readline() == "and so on\n"  # that was cat
+            assert not target.memory_is_current()
+            assert target.wait_outside([process.pid], [(0, 1)], 20, handlers=True) == set()
+        process.stdin.close()
+        assert process.wait() == 0
