@@ -238,26 +238,42 @@ def main() -> int:
     head = [machine(), *versions()]
     print(*head, sep="\n")
     wanted = [part for part in PARTS if chosen.only in part.title or chosen.only in part.script]
-    results = {part: kept(part, chosen.quick, chosen.resume) for part in wanted}
-    sections = [result.section(part) for part, result in results.items()]
+    results: dict[Part, Ran] = {}
+    open_rows: list[str] = []
+    for part in wanted:
+        results[part] = kept(part, chosen.quick, chosen.resume)
+        open_rows = write(chosen.output, head, results, missing=wanted[len(results) :], quick=chosen.quick)
     failed = [part.title for part, result in results.items() if result.code]
-    rows = [row for result in results.values() for row in result.rows]
-    lines, open_rows = at_a_glance(rows)
-    CHARTS.mkdir(exist_ok=True)
-    for row in rows:
-        chart(row, CHARTS)
-    how = "a quick run: figures of a few rounds only" if chosen.quick else "a whole run"
-    text = [
-        "# pyattach beside its peers", "", f"Written by `make bench` ({how}).", "",
-        *(f"- {line}" for line in head), "", "## At a glance", "", *lines, "", *sections,
-    ]  # fmt: skip
-    chosen.output.write_text("\n".join(text))
-    print(f"\nwrote {chosen.output} and {len(rows)} charts in {CHARTS}", *lines, sep="\n")
     for title in failed:
         print(f"failed: {title}")
     for name in open_rows:
         print(f"behind, and not explained: {name}")
     return int(bool(failed or open_rows))
+
+
+def write(
+    output: Path, head: list[str], results: dict[Part, Ran], *, missing: list[Part], quick: bool
+) -> list[str]:
+    """RESULTS.md, and in the end a chart of each row; returns the rows that are neither ahead nor explained.
+
+    Written after each part: a run that is interrupted leaves what it has."""
+    rows = [row for result in results.values() for row in result.rows]
+    lines, open_rows = at_a_glance(rows)
+    how = "a quick run: figures of a few rounds only" if quick else "a whole run"
+    if missing:
+        how += f"; not measured yet: {', '.join(part.title for part in missing)}"
+    text = [
+        "# pyattach beside its peers", "", f"Written by `make bench` ({how}).", "",
+        *(f"- {line}" for line in head), "", "## At a glance", "", *lines, "",
+        *(result.section(part) for part, result in results.items()),
+    ]  # fmt: skip
+    output.write_text("\n".join(text))
+    if not missing:
+        CHARTS.mkdir(exist_ok=True)
+        for row in rows:
+            chart(row, CHARTS)
+        print(f"\nwrote {output} and {len(rows)} charts in {CHARTS}", *lines, sep="\n")
+    return open_rows
 
 
 if __name__ == "__main__":
