@@ -70,8 +70,8 @@ PARTS = (
 
 EXPLAINED = {
     r"first sample": (
-        "perf and py-spy look from outside and bring no code into the process; most of our time is Python's "
-        "start. It would take a compiled launcher."
+        "perf, py-spy and austin look from outside and bring no code into the process; most of our time is "
+        "Python's start. It would take a compiled launcher."
     ),
     r"slowdown of .* at \d+ Hz": (
         "A tick of perf that signals a thread is dear on a virtual machine, a timer's comes with the "

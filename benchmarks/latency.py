@@ -105,7 +105,7 @@ def by_py_spy_dump(pid: int, _folder: Path) -> float:
 
 def by_austin(pid: int, _folder: Path) -> float:
     begun = time.monotonic()
-    words = ["austin", "-i", "10ms", "-p", str(pid)]
+    words = ["stdbuf", "-oL", "austin", "-i", "10ms", "-p", str(pid)]  # else it writes by the 4 KB
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         try:
             assert process.stdout is not None
