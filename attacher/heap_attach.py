@@ -283,9 +283,13 @@ class Attached:
         if self._numbers:  # else no hook's address was ever to be had
             why = self._hooks.may_be_held(self._hook_at, self.stub.image_range)
         if why or wrong or leading:
-            call(self.target, self.stub, "pa_leave")
             why = why or "slots lead there still"
-            return [*residue, f"the hooks' code stays mapped, and passes on: {why}"]
+            residue.append(f"the hooks' code stays mapped, and passes on: {why}")
+            call(self.target, self.stub, "pa_forget")
+            if not wait_until_left(self.target, self.stub, self._in_a_hook, ranges):
+                return [*residue, "a thread has not left a hook: the stub's memory stays mapped, too"]
+            call(self.target, self.stub, "pa_leave")
+            return residue
         take_out(self.target, self.stub)
         return residue
 

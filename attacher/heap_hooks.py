@@ -368,16 +368,19 @@ def wait_until_left(
     target: TargetProcess, stub: MappedStub, guarded: Callable[[], bool], more: list[Range] | None = None
 ) -> bool:
     """Whether no thread is in a hook (``guarded``) any more, nor in code of ours without being in one;
-    ``more`` is what leads there.  Those on the way there have to be in one first, to be seen in it."""
+    ``more`` is what leads there.  Those on the way there have to be in one first, to be seen in it, as
+    they may go on to the allocator and return."""
     ranges = stub.text_ranges + (more or [])
-    if more and target.wait_outside(target.threads(), ranges, _INSIDE_S, handlers=True):
+    if target.wait_outside(target.threads(), ranges, _INSIDE_S, handlers=True):
         return False
     deadline = time.monotonic() + _INSIDE_S
     while guarded() or passing(target, stub):
         if time.monotonic() > deadline:
             return False
         target.pause(0.001)
-    return not target.wait_outside(target.threads(), ranges, _INSIDE_S, handlers=True)
+    if target.wait_outside(target.threads(), ranges, _INSIDE_S, handlers=True):
+        return False
+    return not (guarded() or passing(target, stub))
 
 
 def passing(target: TargetProcess, stub: MappedStub) -> int:
