@@ -254,7 +254,7 @@ static inline void *resize_sampled(struct pa_sampled *own, int by_array, void *b
 	site = sampled_is_known((u64)block) ? sampled_free(s, (u64)block, 0) : 0;
 	left = sampled_begin(s);
 	fresh = real_resize(by_array, block, count, size);
-	if (!fresh && site && bytes)
+	if (!fresh && site && count && size)
 		sampled_keep((u64)block, site);
 	sampled_end(s, left, (u64)fresh, bytes, frame);
 	return fresh;
