@@ -11,13 +11,13 @@ from ..errors import PyattachError, TargetDied
 from ..inject import fault
 from ..inject.chance import random_bits
 from ..inject.entries import Room
-from ..inject.heap_layout import FUNCTIONS, HEAP_ATTACHED, Heap, PatchState
+from ..inject.heap_layout import FUNCTIONS, HEAP_ATTACHED, Heap, Patch, PatchState
 from ..inject.image import heap_image
 from ..inject.loader import LoadedStub, Loading
 from ..inject.region import PAGE
 from . import stale
 from .heap_entries import entries_that_lead, entry_tables, has_several_changed, ranges_of
-from .heap_hooks import Hooks, patch_table, sampled_guarded, still_lead, wait_until_left
+from .heap_hooks import Hooks, note_protections, patch_table, sampled_guarded, still_lead, wait_until_left
 from .heap_session import (
     LEASE_NS,
     HeapOptions,
@@ -118,6 +118,7 @@ class Attached:
         self.session.notes += notes
         self._stub: LoadedStub | None = None
         self._maps = self.session.resolver.maps
+        self._numbers: dict[int, int] = {}
 
     def begin(self) -> None:
         """Bring the stub in; nothing leads to it yet.  Raises InjectionFailed and ProcessLookupError: it is
@@ -198,24 +199,22 @@ class Attached:
         self.session.notes += own.notes()
 
     def hook_new_modules(self, *, first: bool = False) -> None:
-        """Redirect the slots of modules that were not there before."""
+        """Redirect the slots of modules that were not there before, or not ready."""
         maps = self.target.maps()
-        if not first and maps == self._maps:
+        if not first and maps == self._maps and not self._hooks.is_due():
             return
         self._maps = maps
         patches = self._hooks.new_patches(self._hook_at)
-        room = len(self._patches) - self._head.patch_count
         if not patches:
             return
-        if len(patches) > room:
-            self.session.notes.append(f"{len(patches) - room} slots had no room and are not hooked")
-        for i, patch in enumerate(patches[:room], self._head.patch_count):
-            self._patches[i] = patch
-        self._head.patch_count += len(patches[:room])
+        written = self._write(patches)
+        if len(written) < len(patches):
+            self.session.notes.append(f"{len(patches) - len(written)} slots had no room and are not hooked")
         if not first:
             self.session.notes.append(
                 f"{len(patches)} slots came with libraries loaded meanwhile: hooked soon after"
             )
+        note_protections(self._given(), self.target.maps())
         try:
             call(self.target, self.stub, "pa_arm")
         except ProcessLookupError:  # its end is seen at the next look
@@ -224,6 +223,24 @@ class Attached:
             if first:
                 raise
             self.session.notes.append(f"libraries loaded meanwhile are not hooked: {error}")
+        self._hooks.look_again(patch.address for patch in written if patch.state != PatchState.MADE)
+
+    def _write(self, patches: list[Patch]) -> list[Patch]:
+        """Into the stub's table, as far as there is room: a word that has a place there keeps it."""
+        out = []
+        for patch in patches:
+            number = self._numbers.setdefault(patch.address, len(self._numbers))
+            if number >= len(self._patches):
+                del self._numbers[patch.address]
+                continue
+            self._patches[number] = patch
+            out.append(self._patches[number])
+        self._head.patch_count = len(self._numbers)
+        return out
+
+    def _given(self) -> list[Patch]:
+        """All patches there are, as the stub's table has them.  How many is not the target's to say."""
+        return self._patches[: len(self._numbers)]
 
     def leave(self) -> list[str]:
         """Put every word back and take the stub out, unless some thread may still come there: what stays.
@@ -239,6 +256,7 @@ class Attached:
             return []
         session.shared.stop()  # whatever comes: from here on the hooks pass on
         try:
+            note_protections(self._given(), self.target.maps())
             call_stop(self.target, self.stub)
             left = self._take_out()
         except ProcessLookupError:
@@ -252,7 +270,7 @@ class Attached:
     def _take_out(self) -> list[str]:
         residue = []
         entries = self._entries[: self._head.entry_count]
-        wrong = still_lead(self.target, self._patches[: self._head.patch_count])
+        wrong = still_lead(self.target, self._given())
         if wrong:
             residue.append(f"{wrong} slots are not as before: the target has changed them")
         leading = entries_that_lead(self.target, entries)
@@ -262,17 +280,21 @@ class Attached:
         if not wait_until_left(self.target, self.stub, self._in_a_hook, ranges):
             return [*residue, "a thread has not left a hook: the stub stays mapped, and passes on"]
         why = ""
-        if self._head.patch_count:  # else no hook's address was ever to be had
+        if self._numbers:  # else no hook's address was ever to be had
             why = self._hooks.may_be_held(self._hook_at, self.stub.image_range)
         if why or wrong or leading:
-            call(self.target, self.stub, "pa_leave")
             why = why or "slots lead there still"
-            return [*residue, f"the hooks' code stays mapped, and passes on: {why}"]
+            residue.append(f"the hooks' code stays mapped, and passes on: {why}")
+            call(self.target, self.stub, "pa_forget")
+            if not wait_until_left(self.target, self.stub, self._in_a_hook, ranges):
+                return [*residue, "a thread has not left a hook: the stub's memory stays mapped, too"]
+            call(self.target, self.stub, "pa_leave")
+            return residue
         take_out(self.target, self.stub)
         return residue
 
     def _count(self, state: PatchState) -> int:
-        return sum(1 for i in range(self._head.patch_count) if self._patches[i].state == state)
+        return sum(patch.state == state for patch in self._given())
 
     def _in_a_hook(self) -> bool:
         threads = self.session.tables.threads()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import array
+import bisect
 import collections
 import contextlib
 import ctypes
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,7 +19,7 @@ from ..inject.got import LoadedModule, Slot, loaded_modules, search_order, slots
 from ..inject.heap_layout import FUNCTIONS, PATCHES, Heap, Patch, PatchState, Sampled
 from ..inject.loader import MappedStub
 from ..symbols.elf import ElfImage, load_bias
-from ..symbols.maps import Maps
+from ..symbols.maps import Mapping, Maps
 from ..symbols.resolver import Resolver
 from . import procfs
 from .heap_entries import Entries
@@ -31,22 +33,44 @@ _MOST_SCANNED = 4 << 30
 _MOST_THREADS = 256
 _STACK = 1 << 20
 _INSIDE_S = 5.0
+_AGAIN_S = 0.01
+"""After so long a module that was not ready is looked at again; each time after twice as long."""
+_RELRO_S = 1.0
+"""So long it is believed of pages that are to become read-only, but are not, that they still will."""
 
 
 @dataclasses.dataclass
 class Coverage:
     """What was found and redirected.  ``elsewhere``: slots that lead to another function than the one that
-    the dynamic linker's order of search gives."""
+    the dynamic linker's order of search gives, by address."""
 
     modules: set[str] = dataclasses.field(default_factory=set)
     without: set[str] = dataclasses.field(default_factory=set)
     kinds: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
-    elsewhere: int = 0
+    elsewhere: set[int] = dataclasses.field(default_factory=set)
+
+
+@dataclasses.dataclass
+class _Look:
+    """How the module was mapped that was looked at, and since when it is there; ``again_at``: when it is to
+    be looked at again if nothing changes there."""
+
+    mapped: tuple[tuple[int, int, str], ...]
+    end: int
+    since: float
+    wait_s: float
+    again_at: float = math.inf
+
+    def later(self) -> None:
+        """Not all of it could be had."""
+        self.again_at = time.monotonic() + self.wait_s
+        self.wait_s *= 2
 
 
 class Hooks:
-    """Slots of all modules; each is given to the stub once.  ``real``: the allocator's functions, in the
-    order of FUNCTIONS and behind them __errno_location; ``entries``: of ENTRY_MODES.
+    """Slots of all modules, given to the stub when the dynamic linker is done with them.  ``real``: the
+    allocator's functions, in the order of FUNCTIONS and behind them __errno_location; ``entries``: of
+    ENTRY_MODES.
 
     Raises UnsupportedTarget where there is no allocator that is called through slots."""
 
@@ -54,7 +78,7 @@ class Hooks:
         self._target, self._resolver, self._mode = target, resolver, entries
         self.coverage = Coverage()
         self._known: dict[int, Slot] = {}
-        self._seen: set[tuple[int, int]] = set()
+        self._looks: dict[tuple[int, int], _Look] = {}
         modules = loaded_modules(resolver.maps, target.read)
         self.order = search_order(modules, target.read)
         names = (*FUNCTIONS, "__errno_location")
@@ -108,29 +132,87 @@ class Hooks:
                 yield module, symbol.value + module.bias
 
     def new_patches(self, hooks: dict[str, int]) -> list[Patch]:
-        """For the slots of modules that have come; ``hooks``: where each function's is."""
+        """For the slots of modules that have come, or were not ready before; ``hooks``: where each function's
+        is."""
         maps = self._target.maps()
         out = []
-        for module in loaded_modules(maps, self._target.read):
-            key = (module.mapping.start, module.mapping.inode)
-            if key in self._seen or module.is_loader or module.mapping.is_memfd:
+        modules = loaded_modules(maps, self._target.read)
+        for gone in self._looks.keys() - {_key(module) for module in modules}:
+            del self._looks[gone]
+        mappings = list(maps)
+        starts = [mapping.start for mapping in mappings]
+        for module in modules:
+            if module.is_loader or module.mapping.is_memfd:
                 continue
-            self._seen.add(key)
-            names = _NAMES - self.entries.made
-            found = [slot for slot in slots(module, names, self._target.read) if self._leads(slot, module)]
+            first, last = (bisect.bisect_left(starts, at) for at in (module.mapping.start, module.end))
+            look = self._look(module, mappings[first:last])
+            if look is None:
+                continue
+            found = self._found(module, look, maps, hooks)
             for slot in found:
+                if slot.address not in self._known:
+                    self.coverage.kinds[slot.kind] += 1
                 self._known[slot.address] = slot
                 out.append(_patch(slot, hooks[slot.name], maps))
-                self.coverage.kinds[slot.kind] += 1
             (self.coverage.modules if found else self.coverage.without).add(module.path)
         return out[:PATCHES]
+
+    def _look(self, module: LoadedModule, mappings: Sequence[Mapping]) -> _Look | None:
+        """At a module that has come, is mapped otherwise than it was (as when it has gone and come again) or
+        was not ready; None: there is nothing new."""
+        mapped = tuple((m.start, min(m.end, module.end), m.permissions) for m in mappings)
+        now, old = time.monotonic(), self._looks.get(_key(module))
+        if old is None or old.mapped != mapped:
+            since = now if old is None else old.since
+            self._looks[_key(module)] = _Look(mapped, module.end, since, _AGAIN_S)
+        elif now < old.again_at:
+            return None
+        return self._looks[_key(module)]
+
+    def _found(self, module: LoadedModule, look: _Look, maps: Maps, hooks: dict[str, int]) -> list[Slot]:
+        """The slots that are to be redirected now."""
+        out, ready = [], True
+        for slot in slots(module, _NAMES - self.entries.made, self._target.read):
+            if slot.value == hooks[slot.name]:
+                continue
+            if self._is_early(slot, module, look, maps):
+                ready = False
+            elif self._leads(slot, module):
+                out.append(slot)
+        look.again_at = math.inf
+        if not ready:
+            look.later()
+        return out
+
+    def _is_early(self, slot: Slot, module: LoadedModule, look: _Look, maps: Maps) -> bool:
+        """Whether the dynamic linker has not done with it: it is not relocated, or its page is to be made
+        read-only yet."""
+        if not slot.value or (module.bias and slot.value < module.end - module.bias):
+            return True
+        mapping = maps.find(slot.address)
+        in_relro = module.relro[0] <= slot.address < module.relro[1]
+        still_open = in_relro and mapping is not None and mapping.writable
+        return still_open and time.monotonic() - look.since < _RELRO_S
+
+    def is_due(self) -> bool:
+        """Whether a module is to be looked at though nothing was mapped or unmapped."""
+        return any(look.again_at <= time.monotonic() for look in self._looks.values())
+
+    def look_again(self, addresses: Iterable[int]) -> None:
+        """At the modules that have slots there: those could not be redirected."""
+        left = sorted(addresses)
+        for (start, _inode), look in self._looks.items():
+            at = bisect.bisect_left(left, start)
+            if at < len(left) and left[at] < look.end and look.again_at == math.inf:
+                look.later()
 
     def _leads(self, slot: Slot, module: LoadedModule) -> bool:
         """To the allocator's function, or to where it is bound at the first call."""
         unbound = slot.kind == "JUMP_SLOT" and module.mapping.start <= slot.value < module.end
         if slot.value == self.real[FUNCTIONS.index(slot.name)] or unbound:
+            self.coverage.elsewhere.discard(slot.address)
             return True
-        self.coverage.elsewhere += bool(slot.value)
+        self.coverage.elsewhere.add(slot.address)
         return False
 
     def facts(self, made: int) -> list[tuple[str, str]]:
@@ -155,7 +237,7 @@ class Hooks:
             if others:
                 parts.append(f"function pointers taken before, and dlsym, of {', '.join(sorted(others))}")
         if self.coverage.elsewhere:
-            parts.append(f"{self.coverage.elsewhere} slots that lead to other functions")
+            parts.append(f"{len(self.coverage.elsewhere)} slots that lead to other functions")
         for name in ("_Znwm", "mallocx", "je_malloc", "tc_malloc", "mi_malloc"):
             definer = next(self.definitions(name), None)
             if definer is not None and (name != "_Znwm" or "c++" not in os.path.basename(definer[0].path)):  # noqa: PTH119
@@ -237,11 +319,28 @@ def _function(image: ElfImage, name: str) -> int:
     return next((s.value for s, is_global in known if is_global or s.value in own), 0)
 
 
+def _key(module: LoadedModule) -> tuple[int, int]:
+    return module.mapping.start, module.mapping.inode
+
+
 def _patch(slot: Slot, hook: int, maps: Maps) -> Patch:
-    mapping = maps.find(slot.address)
-    permissions = mapping.permissions if mapping is not None else "---"
-    protection = sum(bit for bit, letter in zip((1, 2, 4), permissions, strict=False) if letter in "rwx")
-    return Patch(slot.address, slot.value, hook, protection, PatchState.WANTED)
+    return Patch(slot.address, slot.value, hook, _protection(slot.address, maps) or 0, PatchState.WANTED)
+
+
+def _protection(address: int, maps: Maps) -> int | None:
+    mapping = maps.find(address)
+    if mapping is None:
+        return None
+    return sum(bit for bit, letter in zip((1, 2, 4), mapping.permissions, strict=False) if letter in "rwx")
+
+
+def note_protections(patches: Iterable[Patch], maps: Maps) -> None:
+    """What the patches' pages are to be given again: what they have now.  To be called just before the stub
+    changes words: the dynamic linker makes pages read-only, and a program may."""
+    for patch in patches:
+        protection = _protection(patch.address, maps)
+        if protection is not None and patch.state != PatchState.REFUSED:
+            patch.protection = protection
 
 
 def still_lead(target: TargetProcess, patches: Iterable[Patch]) -> int:
@@ -269,16 +368,19 @@ def wait_until_left(
     target: TargetProcess, stub: MappedStub, guarded: Callable[[], bool], more: list[Range] | None = None
 ) -> bool:
     """Whether no thread is in a hook (``guarded``) any more, nor in code of ours without being in one;
-    ``more`` is what leads there.  Those on the way there have to be in one first, to be seen in it."""
+    ``more`` is what leads there.  Those on the way there have to be in one first, to be seen in it, as
+    they may go on to the allocator and return."""
     ranges = stub.text_ranges + (more or [])
-    if more and target.wait_outside(target.threads(), ranges, _INSIDE_S, handlers=True):
+    if target.wait_outside(target.threads(), ranges, _INSIDE_S, handlers=True):
         return False
     deadline = time.monotonic() + _INSIDE_S
     while guarded() or passing(target, stub):
         if time.monotonic() > deadline:
             return False
         target.pause(0.001)
-    return not target.wait_outside(target.threads(), ranges, _INSIDE_S, handlers=True)
+    if target.wait_outside(target.threads(), ranges, _INSIDE_S, handlers=True):
+        return False
+    return not (guarded() or passing(target, stub))
 
 
 def passing(target: TargetProcess, stub: MappedStub) -> int:

@@ -254,13 +254,14 @@ class HeapSession:
         counted = [
             (sum(t.unknown_frees for t in threads), "blocks were freed that had not been seen allocated"),
             (
-                sum(t.nested for t in threads),
+                sum(t.nested for t in threads) + head.nested,
                 "calls came inside of others (the allocator's own, or a signal's) and count no second time",
             ),
             (sum(t.replaced for t in threads), "blocks had been freed unseen when their address came again"),
             (sum(t.lost for t in threads) + head.without_thread, "calls were not recorded: no room for them"),
             (head.without_block, "blocks had no room in the table: they count as live though freed"),
             (head.nodes.refused + head.sites.refused, "stacks or sites had no room"),
+            (self.tables.given_up, "stacks or sites were not whole when they were read"),
             (truncated, "recorded allocations have a stack that is not whole"),
         ]
         notes = [f"{count:,} {what}" for count, what in counted if count]

@@ -28,13 +28,13 @@ from ..inject.layout import Control, State
 from ..inject.loader import MappedStub
 from . import leaving
 from .heap_entries import entries_that_lead, ranges_of
-from .heap_hooks import Hooks, sampled_guarded, still_lead, wait_until_left
+from .heap_hooks import Hooks, note_protections, sampled_guarded, still_lead, wait_until_left
 from .heap_words import AUTO
 from .naming import make_resolver
 from .target import TargetProcess
 
 _MOST_THREADS = 1 << 20
-_Row = TypeVar("_Row", Entry, Landing)
+_Row = TypeVar("_Row", Entry, Landing, Patch)
 
 
 def take_out(target: TargetProcess, stub: MappedStub, shared_address: int, control: Control) -> None:
@@ -46,6 +46,7 @@ def take_out(target: TargetProcess, stub: MappedStub, shared_address: int, contr
     if (heap.magic, heap.version) != (HEAP_MAGIC, HEAP_VERSION) or not bounded:
         raise InjectionFailed("it was made by another version")
     target.write(shared_address + Control.state.offset, int(State.STOP).to_bytes(4, "little"))
+    _note_protections(target, at, heap)
     leaving.call_stop(target, stub)
     why = _why_it_must_stay(target, stub, at, heap)
     if why:
@@ -53,10 +54,14 @@ def take_out(target: TargetProcess, stub: MappedStub, shared_address: int, contr
     leaving.take_out(target, stub)
 
 
+def _note_protections(target: TargetProcess, at: int, heap: Heap) -> None:
+    patches = _table(target, Patch, at + heap.patches_offset, heap.patch_count)
+    note_protections(patches, target.maps())
+    target.write(at + heap.patches_offset, b"".join(map(bytes, patches)))
+
+
 def _why_it_must_stay(target: TargetProcess, stub: MappedStub, at: int, heap: Heap) -> str:
-    size = ctypes.sizeof(Patch) * heap.patch_count
-    table = target.read(at + heap.patches_offset, size) if size else b""
-    if still_lead(target, (Patch * heap.patch_count).from_buffer_copy(table)):
+    if still_lead(target, _table(target, Patch, at + heap.patches_offset, heap.patch_count)):
         return "slots lead there still"
     entries = _table(target, Entry, at + heap.entries_offset, heap.entry_count)
     landings = _table(target, Landing, at + heap.landings_offset, heap.landing_count)

@@ -48,6 +48,8 @@ _AREA = 1 << (LINE_SHIFT + WIDE_SHIFT)  # a block's word says where in such a st
 _MOST_LEAVES = 64  # of one place; 28 hold all blocks there can be
 _COUNTS = struct.Struct("<IIiiii")
 """``struct pa_heap_counts``."""
+_MOST_BEGUN = 4096
+"""So many items are waited for that threads have begun and not written yet: one for each thread."""
 _TALLY = struct.Struct("<QQQII")
 """``struct pa_tally``."""
 
@@ -90,6 +92,8 @@ class HeapTables:
         """Two words for each node: return address; the caller's node (32 bits)."""
         self.sites = array.array("Q")
         self._begun: dict[int, list[int]] = {}
+        self.given_up = 0
+        """Nodes and sites that were begun, and too many to be waited for."""
 
     def head(self) -> Heap:
         """The heap's first bytes as they are now."""
@@ -130,7 +134,12 @@ class HeapTables:
         has none is read again the next time."""
         packed[3::4] = array.array("I", bytes(len(packed)))
         begun = (first + i for i, word in enumerate(packed[2::4]) if not word)
-        self._begun[id(items)] += [number for number in begun if number >= FIRST_ITEM]
+        wait_for = self._begun[id(items)]
+        for number in begun:
+            if number >= FIRST_ITEM and len(wait_for) < _MOST_BEGUN:
+                wait_for.append(number)
+            else:
+                self.given_up += number >= FIRST_ITEM
         items[2 * first : 2 * first + len(packed) // 2] = array.array("Q", packed.tobytes())
 
     def site(self, site: int) -> tuple[int, int]:
@@ -176,8 +185,9 @@ class HeapTables:
         size = min(self.head().sites.used, self._heap.sites.most) * _COUNTS.size
         for at in range(0, size, _CHUNK):
             yield self._read(self._heap.first_counts_offset + at, min(_CHUNK, size - at))
+        seen: set[int] = set()
         for thread in self.threads():
-            yield from self._pages(thread)
+            yield from self._pages(thread, seen)
 
     def _tallies(self) -> dict[int, SiteCounts]:
         """Sampled: all threads count together."""
@@ -191,15 +201,15 @@ class HeapTables:
                 out[site] = SiteCounts(allocs, frees, temporary, at_peak)
         return out
 
-    def _pages(self, thread: HeapThread) -> Iterator[bytes]:
-        """Counts, page by page."""
-        number, seen = thread.first_page, 0
-        while number and number <= self._heap.pool_pages and seen < self._heap.pool_pages:
+    def _pages(self, thread: HeapThread, seen: set[int]) -> Iterator[bytes]:
+        """Counts, page by page; each of all threads' once."""
+        number = thread.first_page
+        while number and number <= self._heap.pool_pages and number not in seen:
+            seen.add(number)
             page = self._read(self._heap.pool_offset + (number - 1) * PAGE, PAGE)
             number, used = struct.unpack_from("<II", page)
             start = CountsPage.counts.offset
             yield page[start : start + min(used, COUNTS_IN_PAGE) * _COUNTS.size]
-            seen += 1
 
     def blocks(self) -> Iterator[Block]:
         """All live blocks, in no order."""

@@ -33,6 +33,8 @@ _FAR = 1 << 31
 _MARGIN = 16 * _PAGE
 _HEAP_GROWS, _STACK_GROWS = 256 << 20, 1 << 30
 """So much room is left above the heap, which grows up, and below the stack, which grows down."""
+_SHORT = 2
+"""Bytes of a short jump, all of which are changed."""
 _NO_EFFECT = b"\x2e"
 """A prefix that says nothing of a jump in 64-bit mode: it moves what the bytes behind it mean."""
 
@@ -87,6 +89,7 @@ class Room:
         self.gaps = list(_gaps(maps, program))
         self.taken: list[tuple[int, int]] = []
         self.padding: set[int] = set()
+        self._jumps: list[tuple[int, int, int]] = []
 
     def pages(self) -> list[int]:
         """Those that are taken, in order."""
@@ -113,6 +116,18 @@ class Room:
     def take(self, at: int) -> None:
         """_CODE bytes there are not free any more."""
         self.taken.append((at, at + _CODE))
+
+    def is_apart(self, low: int, changed: int, length: int) -> bool:
+        """Whether a jump of ``length`` bytes at ``low``, of which the first are ``changed``, can be beside
+        those there are: what one is made of must not be what another changes."""
+        return all(
+            (low + changed <= begin or end <= low) and (low + length <= begin or changed_to <= low)
+            for begin, changed_to, end in self._jumps
+        )
+
+    def take_jump(self, low: int, changed: int, length: int) -> None:
+        """It will be there."""
+        self._jumps.append((low, low + changed, low + length))
 
     def landings(self) -> list[tuple[int, int]]:
         """Mappings that hold all that is taken: address and bytes."""
@@ -148,23 +163,28 @@ class Jump:
 
 def find_jump(start: Start, room: Room, padding: Sequence[int] = ()) -> Jump:
     """With as few bytes changed as can be; ``padding``: where a jump may be put, that a short one leads to.
-    Takes its landing from ``room``.  Raises NotMovable where there is none."""
+    Takes its landing from ``room``, and is apart from the jumps that have one there.  Raises NotMovable where
+    there is none."""
     for count in range(1, start.most + 1):
         for prefixes in range(max(0, count - JUMP), count):
+            if not room.is_apart(start.address, count, prefixes + JUMP):
+                continue
             end = start.address + prefixes + JUMP
             low, spread = _reach(start, count, prefixes)
             at = _landing(start, room, end + low, end + low + spread)
             if at is not None:
+                room.take_jump(start.address, count, prefixes + JUMP)
                 jump = _NO_EFFECT * prefixes + b"\xe9" + (at - end).to_bytes(4, "little", signed=True)
                 return Jump(jump[:count], at)
-    if start.most >= 2:
+    if start.most >= _SHORT and room.is_apart(start.address, _SHORT, _SHORT):
         for place in padding:
             if place in room.padding:
                 continue
             at = _landing(start, room, place + JUMP - _FAR, place + JUMP + _FAR)
             if at is not None:
                 room.padding.add(place)
-                short = (place - start.address - 2).to_bytes(1, "little", signed=True)
+                room.take_jump(start.address, _SHORT, _SHORT)
+                short = (place - start.address - _SHORT).to_bytes(1, "little", signed=True)
                 return Jump(b"\xeb" + short, at, place)
     raise NotMovable("there is no room where a jump could lead")
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 import dataclasses
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from ..symbols.maps import Mapping, Maps
 
 Read = Callable[[int, int], bytes]
 
-_PT_DYNAMIC = 2
+_PT_DYNAMIC, _PT_GNU_RELRO = 2, 0x6474E552
 _DT_PLTRELSZ, _DT_STRTAB, _DT_SYMTAB, _DT_RELA, _DT_RELASZ = 2, 5, 6, 7, 8
 _DT_STRSZ, _DT_DEBUG, _DT_JMPREL, _DT_RELACOUNT = 10, 21, 23, 0x6FFFFFF9
 _R_64, _R_GLOB_DAT, _R_JUMP_SLOT = 1, 6, 7
@@ -39,12 +39,14 @@ class Slot:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class LoadedModule:
-    """An ELF file as it is mapped: [start, end), what was added to its addresses, its dynamic section."""
+    """An ELF file as it is mapped: [start, end), what was added to its addresses, its dynamic section, and
+    the pages that the dynamic linker makes read-only when it has relocated the file (none: (0, 0))."""
 
     mapping: Mapping
     end: int
     bias: int
     dynamic: dict[int, int]
+    relro: tuple[int, int] = (0, 0)
 
     @property
     def path(self) -> str:
@@ -84,7 +86,7 @@ def _module(mapping: Mapping, read: Read) -> LoadedModule | None:
         (offset,) = struct.unpack_from("<Q", header, 32)
         (count,) = struct.unpack_from("<H", header, 56)
         table = read(mapping.start + offset, min(count, _MOST_HEADERS) * 56)
-        headers = list(struct.iter_unpack("<IIQQQQQQ", table))
+        headers: list[tuple[int, ...]] = list(struct.iter_unpack("<IIQQQQQQ", table))
         first = min(vaddr for kind, _f, _o, vaddr, *_ in headers if kind == 1)
         bias = mapping.start - (first & ~0xFFF)
         place = next(
@@ -99,9 +101,14 @@ def _module(mapping: Mapping, read: Read) -> LoadedModule | None:
                 break
             dynamic.setdefault(tag, value)
         end = max(v + bias + m for kind, _f, _o, v, _p, _n, m, _a in headers if kind == 1)
-        return LoadedModule(mapping, end, bias, dynamic)
+        relro = next(((v + bias & -4096, v + bias + m & -4096) for v, m in _relro(headers)), (0, 0))
+        return LoadedModule(mapping, end, bias, dynamic, relro)
     except (OSError, ValueError, struct.error):
         return None
+
+
+def _relro(headers: Iterable[tuple[int, ...]]) -> Iterator[tuple[int, int]]:
+    return ((vaddr, size) for kind, _f, _o, vaddr, _p, _n, size, _a in headers if kind == _PT_GNU_RELRO)
 
 
 def search_order(modules: list[LoadedModule], read: Read) -> list[LoadedModule]:

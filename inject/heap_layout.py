@@ -132,7 +132,7 @@ class Heap(ctypes.Structure):
         ("without_thread", _u64),
         ("without_block", _u64),
         ("private_bytes", _u64),
-        ("pad2", _u64),
+        ("nested", _u64),
         ("live", _i64),
         ("peak", _i64),
         ("peak_seq", _u32),

@@ -138,7 +138,7 @@ def heap_image() -> StubImage:
     from .heap_layout import FUNCTIONS
 
     hooks = (f"pa_{kind}_{name}" for kind in ("hook", "entry") for name in FUNCTIONS)
-    return _parsed("_heap.so", (*_ENTRIES, "pa_passing", *hooks))
+    return _parsed("_heap.so", (*_ENTRIES, "pa_forget", "pa_passing", *hooks))
 
 
 def _parsed(file: str, exports: tuple[str, ...]) -> StubImage:

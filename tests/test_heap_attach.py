@@ -6,6 +6,8 @@ import contextlib
 import re
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 from heap_support import Books, Site, blocks_of, sites_of, words
@@ -14,11 +16,14 @@ from support import spawn as start
 from test_attach_run import MARK, maps_text, pyattach
 from test_heap_exact import FUNCTIONS
 
+from pyattach.attacher import heap_attach
 from pyattach.attacher.heap_attach import attach_heap
+from pyattach.attacher.heap_hooks import wait_until_left
 from pyattach.attacher.heap_session import HeapOptions, HeapOutcome
+from pyattach.attacher.target import TargetProcess
 from pyattach.errors import AlreadyTraced
 from pyattach.inject.borrow import ThreadGaveUp
-from pyattach.inject.loader import Loading, MappedStub
+from pyattach.inject.loader import LoadedStub, Loading, MappedStub
 
 Script = Callable[[Target], Generator[bool, None, None]]
 pytestmark = pytest.mark.usefixtures("may_trace")
@@ -189,6 +194,79 @@ def test_an_address_taken_meanwhile_keeps_the_code() -> None:
         target.tell("use")
         target.expect("done")
         target.finish()
+
+
+@pytest.mark.parametrize("sample_bytes", [0, 1])
+@pytest.mark.parametrize("left", [True, False])
+def test_the_memory_stays_until_nobody_can_have_found_it(
+    monkeypatch: pytest.MonkeyPatch, sample_bytes: int, *, left: bool
+) -> None:
+    """A thread that comes by an address may have read where it is, just before it is said not to be there."""
+    steps: list[str] = []
+    as_it_is, wait = heap_attach.call, heap_attach.wait_until_left
+
+    def call(process: TargetProcess, stub: LoadedStub, entry: str) -> None:
+        as_it_is(process, stub, entry)
+        steps.append(entry)
+
+    def until_left(*words: Any) -> bool:
+        steps.append("wait")
+        if steps[-2] != "pa_forget":
+            return wait(*words)
+        assert MARK in maps_text(target.pid)
+        target.tell("use")
+        target.expect("done")
+        return left and wait(*words)
+
+    def script(target: Target) -> Iterator[bool]:
+        target.tell("take")
+        target.expect("done")
+        yield False
+
+    monkeypatch.setattr(heap_attach, "call", call)
+    monkeypatch.setattr(heap_attach, "wait_until_left", until_left)
+    with start(build_target("heap_linked", "-fno-plt", "-DTAKES")) as target:
+        outcome = attached(target, script, HeapOptions(sample_bytes=sample_bytes))
+        after = ["wait", "pa_forget", "wait", "pa_leave"]
+        assert steps[-len(after) :] == after if left else steps[-3:] == after[:3]
+        assert bool([line for line in outcome.residue if "memory stays mapped" in line]) is not left
+        target.tell("use")
+        target.expect("done")
+        target.finish()
+
+
+def test_a_thread_on_the_way_into_the_allocator_is_waited_for() -> None:
+    """It has seen that it is to record, and has not said yet that it is in a hook: outside of the hook's code
+    it is only seen when it has said so."""
+
+    class Thread:
+        text_ranges: ClassVar = [(0x1000, 0x2000)]
+        base = 0
+        image = SimpleNamespace(entries={"pa_passing": 0})
+        on_its_way, inside, looks, pauses = True, False, 0, 0
+
+        def threads(self) -> list[int]:
+            return [1]
+
+        def wait_outside(
+            self, _tids: object, _ranges: object, _deadline_s: float, *, handlers: bool
+        ) -> set[int]:
+            assert handlers
+            self.looks += 1
+            if self.on_its_way:
+                self.on_its_way, self.inside = False, True
+            return set()
+
+        def pause(self, _seconds: float) -> None:
+            self.pauses += 1
+            self.inside = self.pauses < 3
+
+        def read(self, _address: int, size: int) -> bytes:
+            return bytes(size)
+
+    thread: Any = Thread()
+    assert wait_until_left(thread, thread, lambda: thread.inside)
+    assert (thread.inside, thread.looks, thread.pauses) == (False, 2, 3)
 
 
 def test_a_static_program_is_refused_and_the_reason_said() -> None:

@@ -35,3 +35,12 @@ def test_they_are_those_of_the_program(driver: Path, seed: int, max_depth: int) 
     assert counts["walks"] == 20_000
     assert counts["differ"] == counts["wrong"] == 0
     assert counts["nodes"] > 10_000
+
+
+@pytest.mark.parametrize("returns_to", ["0x500000", "0x401000"])
+def test_what_is_above_the_stack_is_not_believed_to_stay(driver: Path, returns_to: str) -> None:
+    """A frame pointer that leads there is found again at the next walk: the mapping has gone by then."""
+    done = subprocess.run([driver, "above", returns_to], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    first, again = re.findall(r"\d+", done.stdout)
+    assert first != again

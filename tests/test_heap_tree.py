@@ -11,7 +11,9 @@ from collections.abc import Iterator
 import pytest
 from native.drivers import build_driver
 
+from pyattach.attacher import heap_tables
 from pyattach.attacher.heap_tables import HeapTables
+from pyattach.inject.heap_layout import Counts, HeapThread
 from pyattach.inject.heap_region import HeapPlan
 
 
@@ -78,3 +80,45 @@ def test_an_item_that_is_being_written_is_read_again(memfd: int) -> None:
     ]  # fmt: skip
     assert tables.site(17) == (25, 17)
     assert len(tables.sites) == 2 * 18
+
+
+def test_items_that_are_never_written_are_given_up(memfd: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each that is waited for is read at every update: the memory is the target's, which may say that it has
+    begun all there are."""
+    monkeypatch.setattr(heap_tables, "_MOST_BEGUN", 10)
+    plan = HeapPlan(period_ns=0, slot_count=1, max_depth=64, ring_words=8, signal=0)
+    heap, base = plan.heap(), plan.heap_offset
+    heap.sites.used = 16 + 50
+    os.pwrite(memfd, bytes(heap), base)
+    tables, reads = HeapTables(memfd, 0, plan), 0
+    read = tables._read
+
+    def counted(offset: int, size: int) -> bytes:
+        nonlocal reads
+        reads += 1
+        return read(offset, size)
+
+    tables.update()
+    assert tables.given_up == 40
+    monkeypatch.setattr(tables, "_read", counted)
+    tables.update()
+    assert reads == 2 + 10, "the head, the upper halves, and those that are waited for"
+    assert tables.given_up == 40
+    os.pwrite(memfd, struct.pack("<Q2I", 24, 17, 0), base + heap.sites.items_offset + 16 * 16)
+    tables.update()
+    assert tables.site(16) == (24, 17)
+
+
+def test_pages_of_counts_are_read_once(memfd: int) -> None:
+    """Also where they lead in a circle, and where many threads say that they have them."""
+    plan = HeapPlan(period_ns=0, slot_count=1, max_depth=64, ring_words=8, signal=0)
+    heap, base, threads = plan.heap(), plan.heap_offset, 20
+    os.pwrite(memfd, bytes(heap), base)
+    for number in range(threads):
+        thread = HeapThread(tp=1 + number, first_page=3)
+        os.pwrite(memfd, bytes(thread), base + heap.threads_offset + number * len(bytes(thread)))
+    for page, following in ((3, 4), (4, 3)):
+        row = struct.pack("<IIQ", following, 1, 0) + bytes(Counts(site=20 + page, allocs=2, frees=1))
+        os.pwrite(memfd, row, base + heap.pool_offset + (page - 1) * 4096)
+    counts = HeapTables(memfd, 0, plan).counts()
+    assert {site: (count.allocs, count.frees) for site, count in counts.items()} == {23: (2, 1), 24: (2, 1)}

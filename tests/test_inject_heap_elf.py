@@ -9,7 +9,7 @@ from native.drivers import INJECT
 from pyattach.inject import heap_layout, layout
 
 HOOKS = set(heap_layout.FUNCTIONS)
-ENTRIES = {"pa_init", "pa_arm", "pa_stop", "pa_leave", "pyattach_abi", "pa_passing"}
+ENTRIES = {"pa_init", "pa_arm", "pa_stop", "pa_forget", "pa_leave", "pyattach_abi", "pa_passing"}
 OWN = {f"pa_{kind}_{name}" for kind in ("hook", "entry") for name in HOOKS}
 
 

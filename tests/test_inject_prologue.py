@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import re
 import subprocess
@@ -105,6 +106,31 @@ def test_one_byte_is_changed_where_that_will_do() -> None:
     jump = find_jump(start, Room(Maps(), ""))
     assert jump.changed == b"\xe9"
     assert jump.lands_at == at + 5 + 0x48535554
+
+
+@pytest.mark.parametrize("first", ["lower", "upper"])
+@pytest.mark.parametrize("distance", [4, 5, 8])
+def test_a_jump_is_not_made_of_what_another_changes(first: str, distance: int) -> None:
+    """Four bytes on a function begins whose first byte the distance of the jump would be made of."""
+    at, code = 0x7F0000001004, bytes.fromhex("55c39090" if distance == 4 else "5548 89e55dc3 90")
+    memory = code.ljust(distance, b"\x90")[:distance] + bytes.fromhex("534889fb5bc3").ljust(64, b"\x90")
+
+    def read(address: int, size: int) -> bytes:
+        return memory[address - at :][:size].rjust(size, b"\x90") if address >= at else bytes(size)
+
+    room, jumps = Room(Maps(), ""), {}
+    for address in sorted((at, at + distance), reverse=first == "upper"):
+        with contextlib.suppress(NotMovable):
+            jumps[address] = find_jump(start_of(address, read), room)
+    made = bytearray(memory)
+    for address, jump in jumps.items():
+        made[address - at : address - at + len(jump.changed)] = jump.changed
+    for address, jump in jumps.items():
+        begin = made.index(b"\xe9", address - at) + 1
+        assert (
+            at + begin + 4 + int.from_bytes(made[begin : begin + 4], "little", signed=True) == jump.lands_at
+        )
+    assert len(jumps) == (1 if distance == 4 else 2)
 
 
 def test_what_must_not_change_is_not_changed() -> None:

@@ -4,11 +4,19 @@
  *     heap_stack_driver SEED STEPS MAX
  *
  * Prints "walks N differ N wrong N frames N nodes N".
+ *
+ *     heap_stack_driver above RETURN
+ *
+ * A walk that leaves the stack for a mapping above it, where there is this return address; then the mapping is gone.
+ * From FUNCTION_BYTES behind CODE_AT it goes on by the stack pointer, to a return address of 0.
+ * Prints "first END again END".
  */
 #define timespec kernel_timespec
 #include "heap/heap.h"
 #undef timespec
 
+#include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "imaginary.h"
@@ -83,10 +91,41 @@ static int right(u32 node, u64 ip, u64 max)
 	return node == 1 + end;
 }
 
+static void leave_the_stack(u64 returns_to)
+{
+	struct pa_heap_thread t = {0};
+	struct pa_unwinder u = {.cache_lines = CACHE_LINES, .generation = 1};
+	struct pa_rule rule = {.kind = PA_RULE_OFFSET, .cfa_register = PA_REG_FP, .cfa_offset = 16, .return_at = -1};
+	u64 stack_at = (u64)mmap(0, 3 * 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), above = stack_at + 4096;
+	u64 sp = stack_at + 1024, by_fp = above + 64, ends[2];
+	if (mprotect((void *)stack_at, 2 * 4096, PROT_READ | PROT_WRITE))
+		exit(2);
+	u.cache = begin_heap(64);
+	begin_thread(&t);
+	for (u32 i = 0; i < PA_PRESERVED; i++)
+		rule.saved_at[i] = PA_SAME;
+	for (u64 ip = CODE_AT - 1; ip <= CODE_AT; ip++)
+		cache_put(&u, ip, &rule);
+	rule.cfa_register = PA_REG_SP;
+	for (u64 ip = CODE_AT + FUNCTION_BYTES - 1; ip <= CODE_AT + FUNCTION_BYTES; ip++)
+		cache_put(&u, ip, &rule);
+	((u64 *)by_fp)[1] = returns_to;
+	for (u32 i = 0; i < 2; i++) {
+		stack_walk(&t, CODE_AT, sp, by_fp);
+		ends[i] = t.end;
+		munmap((void *)above, 4096);
+	}
+	printf("first %lu again %lu\n", ends[0], ends[1]);
+}
+
 int main(int argc, char **argv)
 {
 	struct pa_heap_thread anew = {0}, again = {0};
 	u64 differ = 0, wrong = 0, frames = 0, was = 0;
+	if (argc == 3 && !strcmp(argv[1], "above")) {
+		leave_the_stack(strtoull(argv[2], 0, 0));
+		return 0;
+	}
 	if (argc != 4)
 		return 2;
 	u64 steps = strtoull(argv[2], 0, 10), max = strtoull(argv[3], 0, 10);

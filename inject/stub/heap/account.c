@@ -117,13 +117,13 @@ void account_alloc(struct pa_heap_thread *t, u64 address, u64 size, const u64 *f
 	struct pa_heap_counts *counts;
 	t->calls++;
 	thread_event(t);
+	if (h->flags & PA_HEAP_ATTACHED)
+		replace_block(t, address);
 	counts = site_of(t, size, stack_walk(t, frame[1], (u64)(frame + 2), frame[0]));
 	if (UNLIKELY(!counts)) {
 		t->lost++;
 		return;
 	}
-	if (h->flags & PA_HEAP_ATTACHED)
-		replace_block(t, address);
 	if (UNLIKELY(!block_put(address, counts->site)))
 		__atomic_fetch_add(&h->without_block, 1, __ATOMIC_RELAXED);
 	note_peak(counts);

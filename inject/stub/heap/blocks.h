@@ -9,8 +9,9 @@
  *
  *   address  bits 24..46  wide directory -> leaf     bits 12..23  line in the leaf
  *
- * Where that is full there is another behind it, as far as there are blocks (28 for blocks of 8 bytes).  A word is taken by compare and swap from 0 and given back by a store: the one
- * who allocates or frees a block is alone with its word, and a lookup does not end at an empty one.
+ * Where that is full there is another behind it, as far as there are blocks (28 for blocks of 8 bytes).  A word is
+ * taken by compare and swap from 0 and given back by a store: the one who allocates or frees a block is alone with its
+ * word, and a lookup does not end at an empty one.
  */
 #ifndef PA_BLOCKS_H
 #define PA_BLOCKS_H

@@ -13,7 +13,10 @@ EXPORT const struct pa_abi pyattach_abi = {
 COLD EXPORT i64 pa_init(struct pa_control *c, u64 region_size);
 EXPORT i64 pa_arm(void);
 EXPORT i64 pa_stop(void);
+EXPORT i64 pa_forget(void);
 EXPORT i64 pa_leave(void);
+
+static u64 private_at;
 
 static int fits(const struct pa_control *c, u64 region_size)
 {
@@ -68,6 +71,7 @@ EXPORT i64 pa_init(struct pa_control *c, u64 region_size)
 		sys2(SYS_munmap, c, region_size);
 		return err;
 	}
+	private_at = (u64)own;
 	mine = h->sample_bytes ? &own->mine : (u32 *)own;
 	sys3(SYS_madvise, c, region_size, MADV_DONTDUMP);
 	ph.pid = (u32)sys0(SYS_getpid);
@@ -131,17 +135,29 @@ void heap_end(void)
 }
 #endif
 
-/* No thread is inside of a hook.  One that comes still, by an address taken meanwhile, is passed on: for that the
- * image may stay without the memory. */
+static void forget(void)
+{
+	__atomic_store_n(&ph.sampled, 0, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&ph.mine, 0, __ATOMIC_SEQ_CST);
+}
+
+/* Threads that come still, by an address taken meanwhile, find no memory of ours and are passed on: the image may stay
+ * without it.  Those that are there may have found it before: until they have left it is needed. */
+EXPORT i64 pa_forget(void)
+{
+	forget();
+	return 0;
+}
+
+/* No thread is inside of a hook: since pa_forget each was seen outside, or none comes any more. */
 EXPORT i64 pa_leave(void)
 {
 	struct pa_control *c = ph.control;
-	u64 own = (u64)ph.mine & ~4095UL, size = private_size(ph.heap);
+	u64 size = private_size(ph.heap);
 	entries_end();
-	__atomic_store_n(&ph.sampled, 0, __ATOMIC_SEQ_CST);
-	__atomic_store_n(&ph.mine, 0, __ATOMIC_SEQ_CST);
+	forget();
 	ph.control = 0;
-	sys2(SYS_munmap, own, size);
+	sys2(SYS_munmap, private_at, size);
 	sys2(SYS_munmap, c, c->region_size);
 	return 0;
 }

@@ -119,6 +119,7 @@ static void *no_memory(void)
 	}                                                                                             \
 	RECORDED(call, size)
 
+/* To be read once in a call: it is 0 when pyattach leaves (pa_forget). */
 static inline struct pa_sampled *own_of_sampled(void)
 {
 	return __atomic_load_n(&ph.sampled, __ATOMIC_RELAXED);
@@ -133,9 +134,9 @@ static APART void *malloc_recorded(u64 size)
 
 static APART void *malloc_sampled(u64 size) { SAMPLED(malloc(size), size); }
 
-static APART PASSING void *malloc_far(u64 size)
+static APART PASSING void *malloc_far(u64 size, struct pa_sampled *own)
 {
-	struct pa_sampled_thread *s = sampled_far(ph.sampled);
+	struct pa_sampled_thread *s = sampled_far(own);
 	return s && sampled_passes(s, size) ? ph.real.malloc(size) : malloc_sampled(size);
 }
 
@@ -147,7 +148,7 @@ HOOKED PASSING void *HOOK(malloc)(u64 size)
 		return malloc_recorded(size);
 	s = sampled_near(own);
 	if (UNLIKELY(!s))
-		return malloc_far(size);
+		return malloc_far(size, own);
 	return LIKELY(sampled_passes(s, size)) ? ph.real.malloc(size) : malloc_sampled(size);
 }
 
@@ -235,10 +236,10 @@ static inline void *real_resize(int by_array, void *block, u64 count, u64 size)
 	return by_array ? ph.real.reallocarray(block, count, size) : ph.real.realloc(block, size);
 }
 
-static inline void *resize_sampled(int by_array, void *block, u64 count, u64 size, const u64 *frame)
+static inline void *resize_sampled(struct pa_sampled *own, int by_array, void *block, u64 count, u64 size,
+				   const u64 *frame)
 {
 	u64 bytes = count * size, left;
-	struct pa_sampled *own = own_of_sampled();
 	struct pa_sampled_thread *s = sampled_is_unknown(own, block) ? sampled_guard(own, bytes, frame, &left) : 0;
 	void *fresh;
 	u32 site;
@@ -253,7 +254,7 @@ static inline void *resize_sampled(int by_array, void *block, u64 count, u64 siz
 	site = sampled_is_known((u64)block) ? sampled_free(s, (u64)block, 0) : 0;
 	left = sampled_begin(s);
 	fresh = real_resize(by_array, block, count, size);
-	if (!fresh && site && bytes)
+	if (!fresh && site && count && size)
 		sampled_keep((u64)block, site);
 	sampled_end(s, left, (u64)fresh, bytes, frame);
 	return fresh;
@@ -261,6 +262,7 @@ static inline void *resize_sampled(int by_array, void *block, u64 count, u64 siz
 
 HOOKED void *HOOK(realloc)(void *block, u64 size)
 {
+	struct pa_sampled *own;
 	struct pa_heap_thread *t;
 	void *fresh;
 	u32 site;
@@ -268,8 +270,9 @@ HOOKED void *HOOK(realloc)(void *block, u64 size)
 		return arena_move(block, size);
 	if (BEFORE_ALLOCATOR(realloc))
 		return arena_take(16, size);
-	if (own_of_sampled())
-		return resize_sampled(0, block, 1, size, FRAME);
+	own = own_of_sampled();
+	if (own)
+		return resize_sampled(own, 0, block, 1, size, FRAME);
 	t = enter(FRAME);
 	if (UNLIKELY(!t))
 		return ph.real.realloc(block, size);
@@ -282,6 +285,7 @@ HOOKED void *HOOK(realloc)(void *block, u64 size)
 
 HOOKED void *HOOK(reallocarray)(void *block, u64 count, u64 size)
 {
+	struct pa_sampled *own;
 	struct pa_heap_thread *t;
 	void *fresh;
 	u32 site;
@@ -289,8 +293,9 @@ HOOKED void *HOOK(reallocarray)(void *block, u64 count, u64 size)
 		return arena_move(block, count * size);
 	if (UNLIKELY(!ph.real.reallocarray))
 		return no_memory();
-	if (own_of_sampled())
-		return resize_sampled(1, block, count, size, FRAME);
+	own = own_of_sampled();
+	if (own)
+		return resize_sampled(own, 1, block, count, size, FRAME);
 	t = enter(FRAME);
 	if (UNLIKELY(!t))
 		return ph.real.reallocarray(block, count, size);

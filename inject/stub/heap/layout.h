@@ -119,7 +119,7 @@ struct pa_heap {
 	/* Events not recorded, by reason. */
 	u64 without_thread, without_block;
 	u64 private_bytes; /* of memory that is not in this file, at most */
-	u64 pad2;
+	u64 nested; /* sampled: as each thread's where all are recorded */
 
 	/* Live bytes as folded, their peak, and how often that has risen. */
 	i64 live;

@@ -2,7 +2,8 @@
  * through must change as a whole, which writes from outside do not promise.
  *
  * A word is changed only where it holds what pyattach has seen there.  It is looked at through the kernel first: its
- * library may have gone meanwhile.
+ * library may have gone meanwhile.  Its page is made writable in any case: the dynamic linker may have taken that away
+ * since pyattach has looked, and the store of a thread that has all signals blocked must not fail.
  */
 #include "../memory.h"
 #include "patch.h"
@@ -11,13 +12,13 @@ int word_change(u64 address, u32 protection, u64 from, u64 to)
 {
 	struct vm_reader reader = {ph.pid, ph.vm_read_forbidden};
 	u64 page = address & ~(PAGE - 1), word = 0;
-	int read_only = !(protection & PROT_WRITE), changed;
+	int changed;
 	if ((address & 7) || !vm_copy(&reader, &word, address, 8) || word != from)
 		return 0;
-	if (read_only && sys3(SYS_mprotect, page, PAGE, protection | PROT_WRITE))
+	if (sys3(SYS_mprotect, page, PAGE, protection | PROT_WRITE))
 		return 0;
 	changed = __atomic_compare_exchange_n((u64 *)address, &from, to, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
-	if (read_only)
+	if (!(protection & PROT_WRITE))
 		sys3(SYS_mprotect, page, PAGE, protection);
 	return changed;
 }

@@ -88,8 +88,10 @@ struct pa_sampled_thread *sampled_enter(const u64 *frame)
 		add(&ph.heap->without_thread);
 		return 0;
 	}
-	if (is_guarded(s, (u64)frame))
+	if (is_guarded(s, (u64)frame)) {
+		add(&ph.heap->nested);
 		return 0;
+	}
 	__atomic_store_n(&s->guard, (u64)frame, __ATOMIC_RELAXED);
 	__atomic_signal_fence(__ATOMIC_SEQ_CST);
 	return s;
@@ -231,12 +233,13 @@ static void put_block(u64 address, u32 site)
 /* Returns whether there was room. */
 static int record(u64 tp, u64 address, u64 size, const u64 *frame)
 {
-	u32 site = site_of(tp, size, frame);
+	u32 site;
+	replace_block(address);
+	site = site_of(tp, size, frame);
 	if (!site) {
 		add(&ph.heap->without_thread);
 		return 0;
 	}
-	replace_block(address);
 	put_block(address, site);
 	note_peak(tally_of(site));
 	add(&tally_of(site)->allocs);

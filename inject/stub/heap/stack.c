@@ -33,6 +33,7 @@ struct walk {
 	u32 fresh; /* in scratch, innermost first */
 	u32 max;
 	int exact; /* ip is an instruction, no return address */
+	int at_zero; /* it ended at a return address of 0 */
 	struct vm_reader reader;
 	struct pa_unwinder u;
 	int u_ready;
@@ -180,8 +181,10 @@ static enum pa_end step(struct walk *w, struct state *s, struct pa_walked *at)
 	}
 	if (end != PA_END_NONE)
 		return end;
-	if (!s->ip)
+	if (!s->ip) {
+		w->at_zero = 1;
 		return PA_END_ROOT;
+	}
 	if (s->ip < LOWEST_CODE || s->ip >= USER_SPACE_END)
 		return PA_END_BAD_RETURN;
 	return !w->exact && s->sp <= sp && !(w->u_ready && w->u.stack_changes > changes) ? PA_END_NO_PROGRESS : PA_END_NONE;
@@ -290,10 +293,22 @@ static void walk_up(struct walk *w, struct state *s, u32 *kept)
 	t->end = end;
 }
 
+/* A walk that has not come to a root may have left the stack for what is mapped above it: that need not be there the
+ * next time, so nothing that is known from it is read again unseen.  Nor is all that is zero a root. */
+static void forget_what_is_above(const struct walk *w, u64 high)
+{
+	struct pa_heap_thread *t = w->t;
+	if (t->stack_high == high || (t->end == PA_END_ROOT && !w->at_zero))
+		return;
+	t->stack_high = high;
+	t->depth = 0;
+}
+
 /* The node of the walk from `s`, which is no walk that is kept; *depth: of its frames. */
 static u32 walk_anew(struct pa_heap_thread *t, struct state s, u32 *depth)
 {
 	struct walk w;
+	u64 high = t->stack_high;
 	u32 kept, node;
 	w.t = t;
 	w.frames = heap_at(t->frames_at);
@@ -301,6 +316,7 @@ static u32 walk_anew(struct pa_heap_thread *t, struct state s, u32 *depth)
 	w.fresh = 0;
 	w.max = ph.heap->max_depth;
 	w.exact = 0;
+	w.at_zero = 0;
 	w.u_ready = 0;
 	begin_unwinder(&w);
 	walk_up(&w, &s, &kept);
@@ -312,6 +328,7 @@ static u32 walk_anew(struct pa_heap_thread *t, struct state s, u32 *depth)
 		ph.vm_read_forbidden = w.reader.forbidden;
 	node = keep(&w, kept);
 	*depth = t->depth;
+	forget_what_is_above(&w, high);
 	return node;
 }
 

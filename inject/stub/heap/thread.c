@@ -40,9 +40,10 @@ static int thread_begin(struct pa_heap_thread *t)
 	t->scratch_at = t->frames_at + frames;
 	t->room_at = t->scratch_at + frames;
 	t->memos_at = t->room_at + PA_ROOM_BYTES;
-	t->map_at = pool_offset(map);
 	t->map_bits = FIRST_MAP_BITS;
 	t->first = !__atomic_fetch_add(&ph.heap->first_taken, 1, __ATOMIC_RELAXED);
+	/* Last: with it the thread has its tables, also in the handler of a signal that comes just now. */
+	__atomic_store_n(&t->map_at, pool_offset(map), __ATOMIC_RELEASE);
 	return 1;
 }
 
