@@ -34,14 +34,14 @@ def descendants(pids: Iterable[int], but: int = 0) -> list[tuple[int, int]]:
 
 def share_memory(pid: int, other: int) -> bool:
     """Whether two processes have one memory: a child between vfork and execve has its parent's.
-    False where one of them is gone."""
+    False where one of them is gone, or may not be looked into."""
     answer = ctypes.CDLL(None).syscall(_SYS_KCMP, pid, other, _KCMP_VM, 0, 0)
     if answer >= 0:
         return bool(answer == 0)
     # A kernel without kcmp.  Memory of a sampled parent that fork does not copy tells them apart.
     try:
         return Path(f"/proc/{pid}/maps").read_bytes() == Path(f"/proc/{other}/maps").read_bytes() != b""
-    except (FileNotFoundError, ProcessLookupError):
+    except OSError:  # gone, or not ours to look into: one with more rights has executed a program already
         return False
 
 

@@ -6,6 +6,7 @@ a session when a process is to be attached to, renderers and tables when there i
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
 import time
@@ -13,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from ..errors import ExitCode, PyattachError, UsageError
+from ..render.streams import speak
 from .cli_options import chosen_pid, parser
 from .heap_words import DRAWN, NEVER
 from .naming_options import name_options
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from ..render.plain import PlainView
     from .contract import Options, Outcome, Progress
     from .heap_beside import HeapBeside
-    from .verify import Verification
+    from .heap_session import HeapOutcome
 
 
 class StopSignals:
@@ -128,7 +130,7 @@ def _voice(arguments: argparse.Namespace) -> Callable[[str], None]:
 def _say_beside_the_view(line: str) -> None:
     from ..render.names import printable
 
-    print(f"pyattach: {printable(line)}", file=sys.stderr)  # noqa: T201
+    speak(f"pyattach: {printable(line)}", sys.stderr)
 
 
 def run(arguments: argparse.Namespace, err: TextIO) -> ExitCode:
@@ -136,7 +138,7 @@ def run(arguments: argparse.Namespace, err: TextIO) -> ExitCode:
 
     def say(line: str) -> None:
         if not arguments.quiet:
-            print(line, file=err)
+            speak(line, err)
 
     pid = chosen_pid(arguments)
     outputs = arguments.output or [default_output(pid, arguments.format)]
@@ -147,26 +149,28 @@ def run(arguments: argparse.Namespace, err: TextIO) -> ExitCode:
     heap = _heap_beside(arguments, pid, outputs, options)
     with StopSignals() as stop:
         outcome = _attach(pid, options, stop, _view(arguments), heap)
-        if stop.count < 2:
-            _report(outcome, outputs, arguments, say)
-            if heap is not None:
-                _report_heap(heap, outputs, arguments, say)
-    show_verified(outcome.verified, outcome.residue, pid, outputs, arguments, err)
+        with contextlib.ExitStack() as reports:  # one that fails does not keep the others from being made
+            reports.callback(show_verified, outcome, pid, outputs, arguments, err)
+            if stop.count < 2:
+                if heap is not None:
+                    reports.callback(_report_heap, heap, outputs, arguments, say)
+                reports.callback(_report, outcome, outputs, arguments, say)
     return outcome.exit_code
 
 
-def _says_of_the_heap(arguments: argparse.Namespace) -> bool:
+def check_heap_words(arguments: argparse.Namespace) -> None:
+    """Raises UsageError where something is said of the heap, and not that it is to be recorded."""
     chosen = arguments.heap_kind != DRAWN or arguments.entries != NEVER
-    return bool(chosen or arguments.leaks or arguments.heap_sample)
+    if not arguments.heap and (chosen or arguments.leaks or arguments.heap_sample):
+        raise UsageError("that is about the heap, which is not recorded", "add --heap")
 
 
 def _heap_beside(
     arguments: argparse.Namespace, pid: int, outputs: list[str], options: Options
 ) -> HeapBeside | None:
     """The heap's recording, where it is asked for.  Raises UsageError."""
+    check_heap_words(arguments)
     if not arguments.heap:
-        if _says_of_the_heap(arguments):
-            raise UsageError("that is about the heap, which is not recorded", "add --heap")
         return None
     from .heap_beside import HeapBeside, heap_outputs
     from .heap_options import heap_options, interim_reports
@@ -197,22 +201,27 @@ def _report_heap(
 
 
 def show_verified(
-    verified: Sequence[Verification],
-    residue: Sequence[str],
+    outcome: Outcome | HeapOutcome,
     pid: int,
     outputs: Sequence[str],
     arguments: argparse.Namespace,
     err: TextIO,
 ) -> None:
-    """What is left behind, if anything is; all that was compared where that was asked for: on stdout, or
-    where an output goes there, on ``err``."""
+    """What has failed and what is left behind, if anything is; all that was compared where that was asked
+    for: on stdout, or where an output goes there, on ``err``."""
+    from ..render.names import printable
+
+    residue = outcome.residue
+    if outcome.failure:
+        speak(f"pyattach: {printable(outcome.failure)}; the profile is of what there was until then", err)
     for line in residue:
-        print(f"pyattach: left behind in process {pid}: {line}", file=err)
+        speak(f"pyattach: left behind in process {pid}: {line}", err)
     if arguments.verify == "json":
-        shown = {"complete": not residue, "left": list(residue), "targets": [v.as_json() for v in verified]}
+        whole = not residue and not outcome.failure
+        shown = {"complete": whole, "left": list(residue), "targets": [v.as_json() for v in outcome.verified]}
         import json
 
-        print(json.dumps(shown, indent=1), file=err if "-" in outputs else sys.stdout)
+        speak(json.dumps(shown, indent=1), err if "-" in outputs else sys.stdout)
 
 
 def _attach(
@@ -254,6 +263,21 @@ def _attach(
 def _report(
     outcome: Outcome, outputs: Sequence[str], arguments: argparse.Namespace, say: Callable[[str], None]
 ) -> None:
+    """The files first: whoever reads what is said may have gone, or take his time."""
+    written: list[str] = []
+    try:
+        write_outputs(outcome.profile, outputs, render_options(arguments), written.append, arguments.format)
+    finally:
+        _tell(outcome, outputs, arguments, written, say)
+
+
+def _tell(
+    outcome: Outcome,
+    outputs: Sequence[str],
+    arguments: argparse.Namespace,
+    written: Sequence[str],
+    say: Callable[[str], None],
+) -> None:
     from ..render.names import printable
     from ..render.text import summary_lines
     from .account import TO_SPEAK_OF_S
@@ -265,12 +289,13 @@ def _report(
     for note in outcome.profile.meta.notes:
         if arguments.verbose or not note.startswith(HOW_LOADED):
             say(f"note: {printable(note)}")
-    write_outputs(outcome.profile, outputs, render_options(arguments), say, arguments.format)
+    for line in written:
+        say(line)
     if not outcome.profile.total:
         idle = (outcome.profile.meta.cpu_time_s or 0.0) < TO_SPEAK_OF_S
         what = "used no CPU time while it was sampled" if idle else "ran, but no tick came"
         say(f"no samples: the target {what}")
-    if not outcome.residue and not outcome.target_ended:
+    if not outcome.residue and not outcome.failure and not outcome.target_ended:
         say("detached: mappings, open files, signal handling and timers are as before")
 
 
@@ -283,8 +308,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.verbose:
             import traceback
 
-            traceback.print_exc()
-        print(f"pyattach: {error}", file=sys.stderr)  # noqa: T201
+            speak(traceback.format_exc().rstrip(), sys.stderr)
+        speak(f"pyattach: {error}", sys.stderr)
         return int(error.exit_code)
-    except BrokenPipeError:
-        return int(ExitCode.ERROR)

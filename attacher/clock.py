@@ -44,6 +44,10 @@ _OFF_STEP = 0.01, 0.03
 _FILES_BELOW = 4096
 """Where the numbers of events' files may begin: out of the way of all other files of pyattach."""
 
+_NO_EVENT = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINVAL, errno.EACCES, errno.EPERM)
+"""Why a thread gets a timer: no more files or memory, a file's number that is at the limit of numbers
+(RLIMIT_NOFILE), or a target that may be watched no more."""
+
 HARMLESS = (signal.SIGURG, signal.SIGWINCH)
 """Signals that a program without a handler ignores.  SIGPROF ends one, and is what some handle by ending
 themselves (sort, ls): such a handler may be installed at any time, and the next tick would be its."""
@@ -129,9 +133,9 @@ class EventClock:
         except ProcessLookupError:
             return False
         except OSError as error:
-            if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            if error.errno not in _NO_EVENT:
                 raise
-            return self._by_timer(tid, slot)  # no more events
+            return self._by_timer(tid, slot)
         self._events[index] = event
         slot.tid, slot.state = tid, SlotState.EVENT
         if self._started:
@@ -162,7 +166,11 @@ class EventClock:
         if numbered != self.event_base + index:
             os.close(numbered)
             raise OSError(errno.EMFILE, "the number is taken")
-        aim_event(numbered, self.signal, tid)
+        try:
+            aim_event(numbered, self.signal, tid)
+        except OSError:  # the thread has ended
+            os.close(numbered)
+            raise
         return numbered
 
     def start(self, slots: ctypes.Array[Slot]) -> None:

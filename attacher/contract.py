@@ -77,11 +77,15 @@ class Outcome(NamedTuple):
     """What the user must be told of, whatever else is said; it is one of the profile's notes, too."""
     verified: tuple[Verification, ...] = ()
     """The targets before and after, those that have not ended; a session each."""
+    failure: str = ""
+    """What failed once the sampling had begun; it is one of the profile's notes, too."""
 
     @property
     def exit_code(self) -> ExitCode:
         if self.residue:
             return ExitCode.DETACH_INCOMPLETE
+        if self.failure:
+            return ExitCode.ERROR
         if not self.profile.total:
             return ExitCode.TARGET_DIED if self.target_ended else ExitCode.NO_SAMPLES
         return ExitCode.OK

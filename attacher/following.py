@@ -112,6 +112,7 @@ class _Chase:
             last.residue,
             last.target_ended or self._ended_by == "the target ended",
             verified=last.verified,
+            failure=next((outcome.failure for outcome in outcomes if outcome.failure), ""),
         )
 
     def _next(self) -> Outcome | None:

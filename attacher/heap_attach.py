@@ -87,10 +87,11 @@ def heap_attached(pid: int, options: HeapOptions) -> Iterator[Attached]:
             attached.session.look_for_leaks()
         finally:
             residue += attached.leave()
-        if target.alive() and target.memory_is_current():
-            after = snapshot(target, attached.functions)
-            residue += remains(before, after, ())
-            verified = (Verification(pid, before, after, tuple(residue)),)
+        with attached.session.kept("comparing the target with before"):
+            if attached.is_current():
+                after = snapshot(target, attached.functions)
+                residue += remains(before, after, ())
+                verified = (Verification(pid, before, after, tuple(residue)),)
         outcome = attached.session.outcome(tuple(residue))
         attached.outcome = dataclasses.replace(outcome, verified=verified)
 
@@ -244,24 +245,27 @@ class Attached:
 
     def leave(self) -> list[str]:
         """Put every word back and take the stub out, unless some thread may still come there: what stays.
-        Raises nothing of pyattach's own: what went wrong is in the answer."""
+        Raises neither OSError nor anything of pyattach's own: what went wrong is in the answer, or noted."""
         session = self.session
+        session.shared.stop()  # whatever comes: from here on the hooks pass on
+        with session.kept("following the target's libraries"):
+            session.follow_maps()
         made = self._count(PatchState.MADE)
         session.rows += self._hooks.facts(made)
         refused = self._count(PatchState.REFUSED)
         if refused:
             session.notes.append(f"{refused} slots could not be redirected: they held something else by then")
-        session.follow_maps()
-        if not self.target.alive() or not self.target.memory_is_current():
+        if not self.is_current():
             return []
-        session.shared.stop()  # whatever comes: from here on the hooks pass on
         try:
             note_protections(self._given(), self.target.maps())
             call_stop(self.target, self.stub)
             left = self._take_out()
         except ProcessLookupError:
             return []
-        except PyattachError as error:
+        except (OSError, PyattachError) as error:
+            if not self.is_current():  # it has just ended, or executed another program
+                return []
             left = [f"the stub stays mapped: {error}"]
         held = ", ".join(f"{ns / 1e3:.0f}" for ns in self.stub.held_ns)
         session.notes.append(f"one thread at a time was held, for {held} us")

@@ -91,6 +91,8 @@ class HeapBeside:
 
     def noted(self, outcome: Outcome) -> Outcome:
         """``outcome`` of the sampling, with what is to be known of it because of this."""
+        if self.outcome is not None:
+            outcome = outcome._replace(failure=outcome.failure or self.outcome.failure)
         profile = outcome.profile
         own = sum(
             weight

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from ..errors import ExitCode, PyattachError
+from ..render.streams import speak
 from .cli import StopSignals, default_output, on_a_terminal, show_verified
 from .cli_options import add_verify_option, chosen_pid
 from .heap_words import add_entries_option, add_heap_options
@@ -65,7 +66,7 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
 
     def say(line: str) -> None:
         if not arguments.quiet:
-            print(line, file=err)
+            speak(line, err)
 
     pid = chosen_pid(arguments)
     outputs = arguments.output or [default_output(pid)]
@@ -86,11 +87,15 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
     )
     with StopSignals() as stop:
         outcome = _attach(pid, options, stop, arguments, say)
-        if stop.count < 2:
-            report_heap(outcome, outputs, arguments, say)
-    show_verified(outcome.verified, outcome.residue, pid, outputs, arguments, err)
+        try:
+            if stop.count < 2:
+                report_heap(outcome, outputs, arguments, say)
+        finally:
+            show_verified(outcome, pid, outputs, arguments, err)
     if outcome.residue:
         return int(ExitCode.DETACH_INCOMPLETE)
+    if outcome.failure:
+        return int(ExitCode.ERROR)
     if not outcome.target_ended:
         say("detached: mappings, open files and redirected words are as before")
     return int(ExitCode.OK)
@@ -149,6 +154,6 @@ def main(argv: Sequence[str]) -> int:
         if arguments.verbose:
             import traceback
 
-            traceback.print_exc()
-        print(f"pyattach: {error}", file=sys.stderr)  # noqa: T201
+            speak(traceback.format_exc().rstrip(), sys.stderr)
+        speak(f"pyattach: {error}", sys.stderr)
         return int(error.exit_code)

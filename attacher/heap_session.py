@@ -72,6 +72,8 @@ class HeapOutcome:
     target_ended: bool
     residue: tuple[str, ...] = ()
     warning: str = ""
+    failure: str = ""
+    """What failed once the recording had begun; it is one of the notes, too."""
     verified: tuple[Verification, ...] = ()
 
 
@@ -108,7 +110,7 @@ class HeapSession:
         self.before: OldHeap | None = None
         self.notes: list[str] = []
         self.rows: list[tuple[str, str]] = []
-        self.ended_by = ""
+        self.ended_by = self.failure = ""
         self._started_at_unix_s, self.started = time.time(), time.monotonic()
         self._peak_rss = 0
         self._named = 0
@@ -128,7 +130,28 @@ class HeapSession:
         on_pause: Callable[[], None] = lambda: None,
     ) -> None:
         """Until the target ends, the time is over or ``should_stop``.  ``on_look`` is called some times a
-        second, ``on_pause`` more often."""
+        second, ``on_pause`` more often.  What fails meanwhile is the end, and is noted."""
+        with self.kept("recording"):
+            self._record(should_stop, on_look, on_pause)
+
+    @contextlib.contextmanager
+    def kept(self, what: str) -> Iterator[None]:
+        """What fails in ``what`` is noted, and what was recorded is reported."""
+        try:
+            yield
+        except (OSError, PyattachError) as error:
+            gone = isinstance(error, (FileNotFoundError, ProcessLookupError)) and not self.target.alive()
+            if gone or (not isinstance(error, PyattachError) and not self.target.memory_is_current()):
+                self.ended_by = self.ended_by or TARGET_ENDED
+                return
+            said = f"{what} failed: {getattr(error, 'what', error)}"
+            self.ended_by = self.ended_by or said
+            self.failure = self.failure or said
+            self.notes.append(said)
+
+    def _record(
+        self, should_stop: Callable[[], bool], on_look: Callable[[], None], on_pause: Callable[[], None]
+    ) -> None:
         while not self.ended_by:
             self.look()
             on_look()
@@ -237,7 +260,7 @@ class HeapSession:
             rows=tuple(self._facts(result)),
             notes=(*self.notes, *self._losses(result), *self.resolver.warnings),
         )
-        return HeapOutcome(meta, result, ended, residue, warning)
+        return HeapOutcome(meta, result, ended, residue, warning, self.failure)
 
     def _facts(self, result: HeapResult) -> list[tuple[str, str]]:
         rows = [(kind, amount_text(result.amount(kind))) for kind in result.kinds]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import PyattachError, UsageError
 from ..render.formats import RENDERERS, RenderOptions, renderer_for, write_atomically
+from ..render.streams import give_up
 
 if TYPE_CHECKING:
     from ..render.profile import Profile
@@ -90,10 +91,14 @@ def write(output: str, pieces: Iterable[bytes]) -> None:
     if output != "-":
         write_atomically(output, pieces)
         return
-    sys.stdout.flush()
-    for piece in pieces:
-        sys.stdout.buffer.write(piece)
-    sys.stdout.buffer.flush()
+    try:
+        sys.stdout.flush()
+        for piece in pieces:
+            sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
+    except (OSError, ValueError) as error:  # ValueError: it is closed
+        give_up(sys.stdout)
+        raise PyattachError(f"cannot write to stdout: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _renderer(output: str, wanted: str | None) -> Renderer:

@@ -174,4 +174,5 @@ def _sample(
         ):
             warning = f"programs that it started used {seconds(others_s)} of CPU time; they are not sampled"
         session.notes += [warning] if warning else []
-        return Outcome(session.profile(), (), session.target_ended, warning=warning)
+        profile = session.profile()
+        return Outcome(profile, (), session.target_ended, warning=warning, failure=session.failure)

@@ -11,10 +11,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from ..errors import PyattachError, UsageError
-from .cli import StopSignals, session_options
+from ..errors import ExitCode, PyattachError, UsageError
+from ..render.streams import speak
+from .cli import StopSignals, check_heap_words, session_options
 from .cli_options import add_options
-from .heap_words import add_heap_options
+from .heap_words import NEVER, add_heap_options
 from .help_text import RawHelpText
 from .outputs import check_outputs, default_suffix, render_options, write_outputs
 
@@ -58,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     p.add_argument("--heap", action="store_true", help="where memory is allocated, instead of CPU time")
     add_heap_options(p, "--heap-kind", "--heap-unit")
-    p.set_defaults(before=False)
+    p.set_defaults(before=False, entries=NEVER)
     p.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND", help="the program to start")
     return p
 
@@ -98,8 +99,9 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
 
     def say(line: str) -> None:
         if not arguments.quiet:
-            print(f"pyattach: {line}", file=err)
+            speak(f"pyattach: {line}", err)
 
+    from ..render.names import printable
     from .child import start
     from .clock import choose_for_child
     from .program import find_program
@@ -107,6 +109,7 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
     words = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
     if not words:
         raise UsageError("no command given", "try: pyattach run -- COMMAND")
+    check_heap_words(arguments)
     outputs = arguments.output or [_default_output(words[0], arguments.format)]
     check_outputs(outputs, arguments.format)
     program = find_program(words)
@@ -121,17 +124,22 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
         undo.enter_context(signals)
         child = start(program, stub, signals.become)
         undo.enter_context(child)
+        undo.callback(child.wait)  # whatever comes
         signals.adopt(child)
+        failed = 0
         try:
             if arguments.heap:
-                _record_heap(child, program, stub, signals, arguments, options, outputs, say)
+                failure = _record_heap(child, program, stub, signals, arguments, options, outputs, say)
             else:
                 outcome = _profiled(child, program, stub, clock, signals, arguments)
+                failure = outcome.failure
                 _report(outcome, outputs, arguments, say)
-            failed = 0
-        except PyattachError as error:
-            say(str(error))
-            failed = int(error.exit_code)
+            if failure:
+                failed = int(ExitCode.ERROR)
+                speak(f"pyattach: {printable(failure)}; the profile is of what there was until then", err)
+        except (OSError, PyattachError) as error:
+            failed = int(error.exit_code if isinstance(error, PyattachError) else ExitCode.ERROR)
+            speak(f"pyattach: {error}", err)
         return child.wait() or failed
 
 
@@ -149,7 +157,8 @@ def _stub(arguments: argparse.Namespace, options: Options, clock: Clock) -> Prel
 def _record_heap(
     child: ChildProcess, program: Program, stub: PreloadedStub, signals: RunSignals,
     arguments: argparse.Namespace, options: Options, outputs: Sequence[str], say: Callable[[str], None],
-) -> None:  # fmt: skip
+) -> str:  # fmt: skip
+    """What failed once it was recorded; empty, if nothing."""
     from .heap_options import interim_reports, report_heap
     from .heap_run import profile_heap_of_child
 
@@ -157,6 +166,7 @@ def _record_heap(
     chosen = _heap_options(arguments, options)
     heap = profile_heap_of_child(child, program, stub, chosen, signals.stopped, look)
     report_heap(heap, outputs, arguments, say)
+    return heap.failure
 
 
 def _heap_options(arguments: argparse.Namespace, options: Options) -> HeapOptions:
@@ -249,6 +259,6 @@ def main(argv: Sequence[str]) -> int:
         if arguments.verbose:
             import traceback
 
-            traceback.print_exc()
-        print(f"pyattach: {error}", file=sys.stderr)  # noqa: T201
+            speak(traceback.format_exc().rstrip(), sys.stderr)
+        speak(f"pyattach: {error}", sys.stderr)
         return int(error.exit_code)

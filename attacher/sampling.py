@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from .. import __version__
@@ -85,7 +85,10 @@ class Session:
         self.resolver.hurried = True
         self.store = SampleStore(self.resolver)
         self.modules = ModuleTable(target, self.resolver, self.plan)
-        self.ended_by = ""
+        self.ended_by = self.failure = ""
+        """Why the sampling ended, and what failed once it had begun: nothing, if empty."""
+        self.unverified: tuple[str, ...] = ()
+        """What may remain in the target, where that could not be compared."""
         self._sweep_at = self._progress_at = 0.0
         self._expired_seen = 0
         self._sooner = False
@@ -165,7 +168,33 @@ class Session:
     # Sampling: no ptrace is held meanwhile.
 
     def sample(self, should_stop: Callable[[], bool], on_progress: Callable[[Progress], None]) -> None:
-        """Drain at a steady pace until the end."""
+        """Drain at a steady pace until the end.  What fails meanwhile is the end, and is noted."""
+        with self._samples_kept("sampling"):
+            self._sample(should_stop, on_progress)
+        self.ended = time.monotonic()
+
+    @contextlib.contextmanager
+    def _samples_kept(self, what: str) -> Iterator[None]:
+        """What fails in ``what`` is noted, and the samples so far are the profile."""
+        try:
+            yield
+        except (OSError, PyattachError) as error:
+            self._note_failure(what, error)
+
+    def _note_failure(self, what: str, error: OSError | PyattachError) -> None:
+        if not self.target.alive():
+            if isinstance(error, (FileNotFoundError, ProcessLookupError)):
+                self.ended_by = self.ended_by or "the target ended"
+                return
+        elif not isinstance(error, PyattachError) and not self.target.memory_is_current():
+            self.ended_by = self.ended_by or "the target replaced itself (exec)"
+            return
+        said = f"{what} failed: {getattr(error, 'what', error)}"
+        self.ended_by = self.ended_by or said
+        self.failure = self.failure or said
+        self.notes.append(said)
+
+    def _sample(self, should_stop: Callable[[], bool], on_progress: Callable[[Progress], None]) -> None:
         import_the_rest()
         self.own_startup_cpu_s = own_cpu_lap_s()
         looking_from = time.monotonic()
@@ -180,7 +209,6 @@ class Session:
                 pause = self.target.pause if self.wall is None else self.wall.pause
                 pause(self._pause_s(elapsed_s))
                 fault.reach("sampling", self.target.pid)
-        self.ended = time.monotonic()
 
     def _reason_to_end(self, elapsed_s: float, should_stop: Callable[[], bool]) -> str:
         if self.target_ended:
@@ -286,7 +314,8 @@ class Session:
     def detach(self) -> None:
         """Stop the ticks, take all samples, unload.  The target may go at any point; what can't be
         undone is said in the notes, and found by ``verify``."""
-        self.cpu.measure(ended=self.target_ended or not self.target.memory_is_current())
+        with self._samples_kept("measuring CPU time"):
+            self.cpu.measure(ended=self.target_ended or not self.target.memory_is_current())
         try:
             if not self.target_ended:
                 self._stay.leave(self.shared, lambda: self._read_ring(final=True))
@@ -294,20 +323,25 @@ class Session:
             self.ended_by = self.ended_by or "the target ended"
         except (PyattachError, OSError) as error:
             if self.target.memory_is_current():  # else execve has taken all away
-                self.notes.append(f"detach: {getattr(error, 'what', error)}")
-        if self.target_ended:
-            self.shared.target_gone = True
-        if self.shared.target_gone or not self.reader.finished:
-            self._read_ring(final=True)
+                said = f"detach: {getattr(error, 'what', error)}"
+                self.notes.append(said)
+                self.unverified = (said,)
+        with self._samples_kept("reading the last samples"):
+            if self.target_ended:
+                self.shared.target_gone = True
+            if self.shared.target_gone or not self.reader.finished:
+                self._read_ring(final=True)
 
     def verify(self) -> Verification | None:
-        """What of ours remains in the target; None where it has ended."""
-        if self.target_ended or not self.target.memory_is_current():
-            return None
-        try:
-            return self._stay.verify()
-        except (FileNotFoundError, ProcessLookupError):  # it ended just now
-            return None
+        """What of ours remains in the target; None where it has ended, or can't be looked into any more:
+        ``unverified`` has then what may remain."""
+        verified = None
+        with self._samples_kept("comparing the target with before"):
+            if not self.target_ended and self.target.memory_is_current():
+                verified = self._stay.verify()
+        if verified is not None or self.target_ended or not self.target.memory_is_current():
+            self.unverified = ()
+        return verified
 
     # The result.
 
@@ -317,7 +351,8 @@ class Session:
 
         from ..render.profile import Meta, Profile
 
-        self._complete_names()
+        with self._samples_kept("naming functions"):
+            self._complete_names()
         if self.cpu.speaks:
             self.delivery.finish()
         meta = Meta(

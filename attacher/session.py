@@ -28,7 +28,8 @@ def attach(
     """Profile process ``pid`` until ``should_stop()``, the duration, or its end.
 
     The order of a session: check, survey, load (seize, inject, release), sample, stop, unload, verify,
-    resolve.  Raises PyattachError before anything was sampled; the target is then as it was.
+    resolve.  Raises PyattachError before anything was sampled; the target is then as it was.  What fails
+    after that is the outcome's ``failure``.
     """
     with contextlib.ExitStack() as undo:
         undo.callback(wait_for_late_stops)
@@ -42,8 +43,16 @@ def attach(
             if beside is not None:
                 beside.ended_by = session.ended_by
         fault.reach("verified", pid)
-        left, seen = (verified.left, (verified,)) if verified is not None else ((), ())
-        return Outcome(session.profile(), left, session.target_ended, session.replaced, verified=seen)
+        left, seen = (verified.left, (verified,)) if verified is not None else (session.unverified, ())
+        profile = session.profile()
+        return Outcome(
+            profile,
+            left,
+            session.target_ended,
+            session.replaced,
+            verified=seen,
+            failure=session.failure,
+        )
 
 
 def _looking(should_stop: Callable[[], bool], beside: Beside | None) -> Callable[[], bool]:

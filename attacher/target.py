@@ -74,11 +74,16 @@ class TargetProcess:
 
     def maps(self) -> Maps:
         """The mappings as they are now; empty once the process is gone.  The same object as long as nothing
-        has changed."""
+        has changed, or can be read: a process may become unreadable (man prctl, PR_SET_DUMPABLE; execve of a
+        setuid program)."""
         try:
             text = procfs.read_file(f"/proc/{self.pid}/maps")
         except (FileNotFoundError, ProcessLookupError):
             return Maps()
+        except PermissionError:
+            if not self._latest_maps[0]:
+                raise
+            return self._latest_maps[1]
         if text != self._latest_maps[0]:
             self._latest_maps = (text, Maps.parse(text))
         return self._latest_maps[1]
@@ -126,8 +131,8 @@ class TargetProcess:
 
     def memory_is_current(self) -> bool:
         """Whether what is read is the memory of the program that runs now: execve replaces it."""
-        mapping = next((m for m in self.maps() if m.readable), None)
         try:
+            mapping = next((m for m in self.maps() if m.readable), None)
             return mapping is not None and bool(self.read(mapping.start, 1))
         except OSError:
             return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 from collections.abc import Callable
@@ -108,7 +109,8 @@ class LoadedStub(MappedStub):
 
     def close(self) -> None:
         """Close what pyattach has open; the target is not touched."""
-        self.region.close()
+        with contextlib.suppress(BufferError):  # an exception's frames have views of it: it goes with them
+            self.region.close()
         os.close(self.memfd)
 
 

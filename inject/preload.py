@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import mmap
 import os
@@ -66,6 +67,8 @@ class PreloadedStub:
 
     def close(self) -> None:
         """Close what is open here; may be said twice."""
-        if not self.region.closed:
-            self.region.close()
-            os.close(self.memfd)
+        memfd, self.memfd = self.memfd, -1
+        if memfd >= 0:
+            with contextlib.suppress(BufferError):  # an exception's frames have views of it
+                self.region.close()
+            os.close(memfd)

@@ -10,16 +10,19 @@ from types import TracebackType
 from rich.console import Console, RenderableType
 from rich.live import Live
 
+from .streams import give_up
 from .terminal_guard import TerminalGuard
 from .terminal_keys import TerminalKeys
 
 
 class AlternateScreen:
-    """To be entered with ``with``, and to be drawn on.  ``keys``: where keys come from, none if None."""
+    """To be entered with ``with``, and to be drawn on.  ``keys``: where keys come from, none if None.  A
+    terminal that goes away is no error: nothing is drawn any more."""
 
     def __init__(self, console: Console | None, keys: TerminalKeys | None) -> None:
         self._console, self._keys = console or Console(), keys
         self._drawn_for = (0, 0)
+        self._is_gone = False
         self._undo = contextlib.ExitStack()
         self._live = Live(
             console=self._console,
@@ -35,7 +38,8 @@ class AlternateScreen:
                 undo.enter_context(self._guard(terminal))
             if self._keys is not None:
                 undo.enter_context(self._keys)
-            undo.enter_context(self._live)
+            undo.push(self._leave)
+            self._live.start()
             self._undo = undo.pop_all()
         return self
 
@@ -57,7 +61,22 @@ class AlternateScreen:
     def draw(self, content: RenderableType, size: tuple[int, int]) -> None:
         """Show ``content``, which was made for a terminal of ``size``."""
         self._drawn_for = size
-        self._live.update(content, refresh=True)
+        if self._is_gone:
+            return
+        try:
+            self._live.update(content, refresh=True)
+        except (OSError, ValueError):  # ValueError: its stream is closed
+            self._give_up()
+
+    def _leave(self, *_exc: object) -> None:
+        try:
+            self._live.stop()
+        except (OSError, ValueError):
+            self._give_up()
+
+    def _give_up(self) -> None:
+        self._is_gone = True
+        give_up(self._console.file)
 
     def pressed(self) -> list[str]:
         """The keys since the last call."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -34,7 +36,9 @@ from pyattach.attacher.planning import strays_can_be_met
 from pyattach.attacher.procfs import read_status, thread_ids
 from pyattach.attacher.session import attach as attach_here
 from pyattach.errors import NoPermission
-from pyattach.inject.layout import Slot
+from pyattach.inject.layout import Slot, SlotState
+
+FILES = "/proc/self/fd"
 
 
 def caught(pid: int) -> int:
@@ -87,6 +91,41 @@ def test_timers_are_the_default_without_perf(spawn: Spawn, monkeypatch: pytest.M
         meta = sample(target.pid, 99, "auto", cpu_s=0.2).profile.meta
     assert meta.clock == "timer"
     assert any("perf is not permitted" in note and "may be wrong" in note for note in meta.notes)
+
+
+def opened_instead(_tid: int, _period_ns: int) -> int:
+    return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+
+
+def test_a_file_number_at_the_limit_gives_a_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock, "open_event", opened_instead)
+    events, slots, before = clock.EventClock(1, 99, TICK, jitter=True), (Slot * 1)(), len(os.listdir(FILES))
+    events.event_base = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    assert events.add(1, 0, slots[0])
+    assert slots[0].state == SlotState.WANTED and slots[0].tid == 1
+    assert len(os.listdir(FILES)) == before
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EMFILE])
+def test_a_thread_that_may_not_be_watched_gets_a_timer(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refused(_tid: int, _period_ns: int) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(clock, "open_event", refused)
+    events, slots = clock.EventClock(1, 99, TICK, jitter=True), (Slot * 1)()
+    assert events.add(1, 0, slots[0])
+    assert slots[0].state == SlotState.WANTED
+
+
+def test_a_thread_that_ends_before_its_event_is_aimed_leaves_no_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(_event: int, _signal: int, _tid: int) -> None:
+        raise ProcessLookupError(errno.ESRCH, "No such process")
+
+    monkeypatch.setattr(clock, "open_event", opened_instead)
+    monkeypatch.setattr(clock, "aim_event", gone)
+    events, slots, before = clock.EventClock(1, 99, TICK, jitter=True), (Slot * 1)(), len(os.listdir(FILES))
+    assert not events.add(1, 0, slots[0])
+    assert len(os.listdir(FILES)) == before and not events.events
 
 
 @needs_perf

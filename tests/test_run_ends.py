@@ -256,3 +256,40 @@ def test_an_output_that_fails_is_told(tmp_path: Path) -> None:
     )
     assert done.returncode == 1
     assert "o.svg" in done.stderr
+
+
+BROKEN = """\
+import sys
+from pyattach.attacher import run, run_cli
+def fails(*_arguments):
+    raise {error}
+run.profile_child = fails
+sys.exit(run_cli.main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("error", ["OSError(5, 'it is broken')", "ValueError('it is broken')"])
+@pytest.mark.parametrize("status", [0, 3])
+def test_the_program_is_waited_for_whatever_fails(tmp_path: Path, error: str, status: int) -> None:
+    script = f"read line; echo $line > {tmp_path}/done; exit {status}"
+    command = [sys.executable, "-c", BROKEN.format(error=error), "-q", "-o", str(tmp_path / "o.svg")]
+    done = subprocess.run(
+        [*command, "--", "sh", "-c", script],
+        input="read\n",
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert (tmp_path / "done").read_text() == "read\n"
+    assert "it is broken" in done.stderr
+    assert done.returncode == (status or 1 if error.startswith("OSError") else 1)
+
+
+@pytest.mark.parametrize(
+    "words", [("--leaks",), ("--heap-kind", "live"), ("--heap-sample", "512K")], ids=lambda words: words[0]
+)
+def test_words_about_a_heap_that_is_not_recorded(tmp_path: Path, words: tuple[str, ...]) -> None:
+    with pyattach("run", *words, "--", "touch", tmp_path / "started") as running:
+        running.finish(2)
+    assert "that is about the heap" in running.err and not (tmp_path / "started").exists()
