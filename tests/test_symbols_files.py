@@ -156,9 +156,7 @@ def test_debug_files_are_summed_up_only_for_so_long() -> None:
         assert Summing(warnings.append).crc_is(image, crc) and not Summing(warnings.append).crc_is(image, 0)
         assert not warnings
         summing = Summing(warnings.append, lambda: next(now))
-        assert summing.crc_is(
-            image, crc
-        )  # looks at the clock at its begin, for each of two reads, and at its end
+        assert summing.crc_is(image, crc)  # the clock is looked at four times: there are two reads
         assert not summing.crc_is(image, crc) and len(warnings) == 1
         assert not summing.crc_is(image, crc) and len(warnings) == 2
 
