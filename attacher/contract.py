@@ -22,6 +22,10 @@ def unheard(_line: str) -> None:
     """Nobody listens.  A function with a name: options go to other processes."""
 
 
+def unasked() -> None:
+    """Nobody wants to be told."""
+
+
 class Options(NamedTuple):
     """What to sample and for how long; ``duration_s`` None: until told to stop.
 

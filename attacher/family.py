@@ -13,6 +13,7 @@ from ..render.combine import below, combined
 from ..render.facts import short_command
 from ..render.profile import Profile
 from ..symbols.frame import Frame, FrameKind
+from ..symbols.name_options import LONGEST_S
 from . import following, procfs
 from .children import descendants, share_memory
 from .contract import Options, Outcome, Progress
@@ -21,7 +22,10 @@ from .helpers import Helper
 MOST_AT_ONCE = 32
 """Children beyond wait until others have ended: each costs pyattach a process."""
 
-END_DEADLINE_S = 20.0
+_LEAVE_S = 20.0
+"""How long a session may take to leave its target once it is told to."""
+
+END_DEADLINE_S = _LEAVE_S + LONGEST_S
 _SHOWN = 10
 
 
@@ -35,7 +39,7 @@ def attach(
             family.look()
             return should_stop()
 
-        outcome = following.attach(pid, options, look_and_ask, on_progress)
+        outcome = following.attach(pid, options, look_and_ask, on_progress, on_end=family.tell_to_stop)
         family.stop()
         return family.joined(outcome)
 
@@ -49,7 +53,8 @@ class _Child:
 
 
 class Family:
-    """The descendants of process ``pid`` and who samples them.  ``look`` often; ``stop`` once."""
+    """The descendants of process ``pid`` and who samples them.  ``look`` often; ``tell_to_stop``
+    when the process is sampled no more, ``stop`` when it has its names."""
 
     def __init__(self, pid: int, options: Options) -> None:
         self._pid = pid
@@ -60,6 +65,7 @@ class Family:
         self._too_short: list[str] = []
         self._refused: list[str] = []
         self._stop_fd, self._stop_end = os.pipe()
+        self._told_at = 0.0
 
     def __enter__(self) -> Family:
         return self
@@ -67,7 +73,9 @@ class Family:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        self.tell_to_stop()
+        # All have ended by now, unless an exception comes by: nobody waits for their names then.
+        self._wait(_LEAVE_S)
         os.close(self._stop_fd)
 
     def look(self) -> None:
@@ -97,12 +105,20 @@ class Family:
             self._children.append(_Child(pid, stat.start_time, stat.name, helper))
             room -= 1
 
-    def stop(self) -> None:
-        """End all sessions and wait for their ends."""
+    def tell_to_stop(self) -> None:
+        """End the sampling of all of them; ``look`` no more.  Waits for nothing."""
         if self._stop_end >= 0:
             os.close(self._stop_end)
             self._stop_end = -1
-        deadline = time.monotonic() + END_DEADLINE_S
+            self._told_at = time.monotonic()
+
+    def stop(self) -> None:
+        """End all sessions and wait for their ends: for the names of what they have sampled, too."""
+        self.tell_to_stop()
+        self._wait(END_DEADLINE_S)
+
+    def _wait(self, longest_s: float) -> None:
+        deadline = self._told_at + longest_s
         for child in self._children:
             child.helper.wait(deadline)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ..errors import InjectionFailed, NoSuchTarget, PyattachError, TargetDied, UsageError
 from . import procfs, session
-from .contract import Beside, Options, Outcome, Progress
+from .contract import Beside, Options, Outcome, Progress, unasked
 
 _PAUSE_S = 0.05
 """Between two tries: a process that executes one program after the other is given its time."""
@@ -24,15 +24,16 @@ def attach(
     should_stop: Callable[[], bool],
     on_progress: Callable[[Progress], None],
     beside: Beside | None = None,
+    on_end: Callable[[], None] = unasked,
 ) -> Outcome:
     """As ``session.attach``; with ``follow_exec`` also the programs that the process executes after, those
     without ``beside``."""
     stat = procfs.read_stat(pid)
     shown = Shown(on_progress)
-    outcome = session.attach(pid, options, should_stop, shown, beside)
+    outcome = session.attach(pid, options, should_stop, shown, beside, on_end)
     if not (options.follow_exec and outcome.replaced and stat is not None):
         return outcome
-    return go_on(pid, stat.start_time, outcome, options, should_stop, shown)
+    return go_on(pid, stat.start_time, outcome, options, should_stop, shown, on_end)
 
 
 class Shown:
@@ -61,9 +62,10 @@ def go_on(
     options: Options,
     should_stop: Callable[[], bool],
     shown: Shown,
+    on_end: Callable[[], None] = unasked,
 ) -> Outcome:
     """What became of process ``pid`` after its ``first`` program: that and those it executed, as one."""
-    return _Chase(pid, start_time, options, should_stop, shown).after(first)
+    return _Chase(pid, start_time, options, should_stop, shown, on_end).after(first)
 
 
 class _Chase:
@@ -74,9 +76,10 @@ class _Chase:
         options: Options,
         should_stop: Callable[[], bool],
         shown: Shown,
+        on_end: Callable[[], None],
     ) -> None:
         self._pid, self._start_time, self._options = pid, start_time, options
-        self._should_stop, self._shown = should_stop, shown
+        self._should_stop, self._shown, self._on_end = should_stop, shown, on_end
         self._began = 0.0
         self._ended_by = ""
         self._notes: list[str] = []
@@ -125,7 +128,7 @@ class _Chase:
                 options = options._replace(duration_s=options.duration_s - elapsed_s)
             try:
                 self._shown.before_s = elapsed_s
-                return session.attach(self._pid, options, self._should_stop, self._shown)
+                return session.attach(self._pid, options, self._should_stop, self._shown, on_end=self._on_end)
             except _PASSING as error:
                 failure = error.what
                 self._shown.tell(elapsed_s, f"the program it runs now is not sampled: {failure}")

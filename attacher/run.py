@@ -13,7 +13,7 @@ from ..render.profile import Meta, Profile
 from . import following
 from .child import ChildProcess
 from .clock import SPARE_SIGNAL, Clock
-from .contract import Options, Outcome, Progress
+from .contract import Options, Outcome, Progress, unasked
 from .family import Family
 from .later import import_the_rest
 from .planning import plan_region
@@ -56,11 +56,13 @@ def profile_child(
     options: Options,
     should_stop: Callable[[], bool],
     on_progress: OnProgress,
+    on_end: Callable[[], None] = unasked,
 ) -> Outcome:
     """Profile a program that was started with ``stub``, until it ends or is told to stop.
 
     The program goes on after that; nothing in it is changed or taken out.  Where nothing could be
-    sampled, the profile is empty and its first note says why.  Raises PyattachError.
+    sampled, the profile is empty and its first note says why.  ``on_end``: as ``session.attach``.  Raises
+    PyattachError.
     """
     if options.subprocesses:
         with Family(child.pid, options) as family:
@@ -70,7 +72,9 @@ def profile_child(
                 return should_stop()
 
             alone = options._replace(subprocesses=False)
-            outcome = profile_child(child, program, stub, clock, alone, look_and_ask, on_progress)
+            outcome = profile_child(
+                child, program, stub, clock, alone, look_and_ask, on_progress, family.tell_to_stop
+            )
             family.stop()
             return family.joined(outcome)
     begin_unix_s, begin = time.time(), time.monotonic()
@@ -90,12 +94,12 @@ def profile_child(
         )
         return Outcome(Profile(meta, {}, {}), (), not child.alive(), warning=why_not)
     shown = following.Shown(on_progress)
-    outcome = _sample(child, stub, clock, options, should_stop, shown)
+    outcome = _sample(child, stub, clock, options, should_stop, shown, on_end)
     if not (options.follow_exec and child.replaced):
         return outcome
     # The preloaded stub is gone with the program it was in: the next one is attached to.
     first = outcome._replace(replaced=True)
-    return following.go_on(child.pid, child.start_time, first, options, should_stop, shown)
+    return following.go_on(child.pid, child.start_time, first, options, should_stop, shown, on_end)
 
 
 def why_not_reached(
@@ -146,6 +150,7 @@ def _sample(
     options: Options,
     should_stop: Callable[[], bool],
     on_progress: OnProgress,
+    on_end: Callable[[], None],
 ) -> Outcome:
     with contextlib.ExitStack() as undo:
         stub.is_there = lambda: not child.replaced
@@ -159,6 +164,8 @@ def _sample(
 
         try:
             session.sample(lambda: should_stop() or filtered(), on_progress)
+            if not (options.follow_exec and child.replaced):
+                on_end()
             if filtered():
                 session.ended_by = warning = _FILTERED
         finally:

@@ -297,10 +297,11 @@ class Session:
     def _read_ring(self, *, final: bool = False) -> None:
         samples = self.reader.drain(final=final)
         self.shared.set_tail(self.reader.tail)
+        clocks_ns = [self.shared.our_ns(sample.clock_ns) for sample in samples]
         if final:  # ticks come until the target is told to stop: a moment after the end was seen here
-            latest_ns = max((s.clock_ns for s in samples), default=0)
+            latest_ns = max(clocks_ns, default=0)
             self.ended = max(self.ended, min(latest_ns / 1e9, time.monotonic()))
-        self.store.add(((s.tid, s.end, s.weight, s.frames) for s in samples), (s.clock_ns for s in samples))
+        self.store.add(((s.tid, s.end, s.weight, s.frames) for s in samples), clocks_ns)
 
     def _arm_by_borrowing(self) -> None:
         """A thread runs that no tick of another one could arm: borrow one for it."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from ..errors import InjectionFailed, NoPermission, TargetDied
 from ..inject import fault
 from ..inject.cave import NoRoom
-from .contract import Beside, Options, Outcome, Progress
+from .contract import Beside, Options, Outcome, Progress, unasked
 from .ptrace import wait_for_late_stops
 from .refusals import check_seccomp
 from .sampling import Session
@@ -24,8 +24,10 @@ def attach(
     should_stop: Callable[[], bool],
     on_progress: Callable[[Progress], None],
     beside: Beside | None = None,
+    on_end: Callable[[], None] = unasked,
 ) -> Outcome:
-    """Profile process ``pid`` until ``should_stop()``, the duration, or its end.
+    """Profile process ``pid`` until ``should_stop()``, the duration, or its end.  ``on_end`` is called when
+    the sampling is over, and no further program is to be followed: what takes its time comes after.
 
     The order of a session: check, survey, load (seize, inject, release), sample, stop, unload, verify,
     resolve.  Raises PyattachError before anything was sampled; the target is then as it was.  What fails
@@ -37,6 +39,8 @@ def attach(
             session = undo.enter_context(_loaded(pid, options))
             try:
                 session.sample(_looking(should_stop, beside), on_progress)
+                if not (options.follow_exec and session.replaced):
+                    on_end()
             finally:
                 session.detach()
             verified = session.verify()

@@ -46,6 +46,7 @@ class SharedMemory:
 
     def __init__(self, stub: SharedRegion) -> None:
         self._stub = stub
+        self._offset_ns = stub.clock_offset_ns
         self.control = Control.from_buffer(stub.region)
         self.slots = (Slot * stub.plan.slot_count).from_buffer(stub.region, stub.plan.slots_offset)
         self._costs = (Costs * stub.plan.slot_count).from_buffer(stub.region, stub.plan.costs_offset)
@@ -58,10 +59,15 @@ class SharedMemory:
 
     def renew_lease(self, lease_ns: int = LEASE_NS) -> bool:
         """Renew; returns whether it had run out in between, so that timers may have gone quiet."""
-        now_ns = time.monotonic_ns() + self._stub.clock_offset_ns
+        now_ns = time.monotonic_ns() + self._offset_ns
         lapsed = now_ns > int(self.control.lease_until_ns)
         self.control.lease_until_ns = now_ns + lease_ns
         return lapsed
+
+    def our_ns(self, clock_ns: int) -> int:
+        """What CLOCK_MONOTONIC was here when it was ``clock_ns`` in the target, whose time namespace may be
+        another: to some milliseconds then."""
+        return max(0, clock_ns - self._offset_ns)
 
     def posted(self, slots_used: int) -> None:
         """Tell handlers that slots have changed, and which have been used so far."""

@@ -36,6 +36,7 @@ from pyattach.symbols.codefile import CodeFile
 from pyattach.symbols.elf import ElfImage
 from pyattach.symbols.files import own_path_opener
 from pyattach.symbols.lines import LineReader
+from pyattach.symbols.summing import Summing
 
 AGREE_FUNCTIONS, AGREE_LINES = 99.9, 99.5  # percent
 SAMPLED_S = 20
@@ -58,7 +59,7 @@ def picked(path: Path, count: int) -> list[int]:
 
 
 def opened(path: Path, cache: Cache | None = None) -> CodeFile:
-    return CodeFile(ElfImage.open(path), str(path), [own_path_opener], cache, print)
+    return CodeFile(ElfImage.open(path), str(path), [own_path_opener], cache, print, Summing(print))
 
 
 def name_of(file: CodeFile, address: int) -> str:

@@ -13,6 +13,16 @@ from .profile import Meta, Profile, Stack, Thread, Timeline
 
 _MOST_NOTES = 20
 
+OF_THE_FIRST = frozenset(
+    {
+        *("command", "pid", "started_at_unix_s"),  # what was attached to
+        *("mode", "rate_asked_hz", "version", "unit", "kind"),  # as was asked for: the same for all
+        "clock",  # "auto" may choose another one for another process: it is not worth a word
+        "rows",  # of a profile of the heap, and those are never combined
+    }
+)
+"""What a combined profile says of itself as the first of its parts does."""
+
 
 def combined(profiles: Sequence[Profile]) -> Profile:
     """Weights and counts are added up; shares and rates are means, weighted by what they are shares of
@@ -78,6 +88,7 @@ def _combined_meta(metas: list[Meta]) -> Meta:
         delivery_share=_mean((meta.delivery_share, meta.cpu_time_s) for meta in metas),
         truncated_by=tuple(reasons.most_common()),
         ticks=_sum_known(meta.ticks for meta in metas),
+        waiting=_sum_known(meta.waiting for meta in metas),
         handler_percentiles_ns=_percentiles_ns(metas),
         delivery_ns_per_tick=_mean((meta.delivery_ns_per_tick, meta.samples) for meta in metas),
         overhead_of_wall=_of_wall(metas),

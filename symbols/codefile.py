@@ -9,6 +9,7 @@ from ..errors import MalformedInput
 from .cache import Cache
 from .elf import ElfImage
 from .files import PathOpener
+from .summing import Summing
 
 if TYPE_CHECKING:
     from .headers import Section
@@ -26,12 +27,19 @@ class CodeFile:
     """``image`` and what belongs to it; further files are looked for when the first address asks for them.
 
     ``path`` is where it is mapped from, as the target sees it, and ``openers`` open other paths there.
-    ``warn`` is told of what is broken.
+    ``warn`` is told of what is broken.  ``summing`` is one for all files of a program.
     """
 
     def __init__(
-        self, image: ElfImage, path: str, openers: list[PathOpener], cache: Cache | None, warn: Warn
+        self,
+        image: ElfImage,
+        path: str,
+        openers: list[PathOpener],
+        cache: Cache | None,
+        warn: Warn,
+        summing: Summing,
     ) -> None:
+        self._summing = summing
         self.image, self._path, self._openers, self._cache, self._warn = image, path, openers, cache, warn
         self._debug: ElfImage | None = None
         self._embedded: ElfImage | None = None
@@ -52,7 +60,9 @@ class CodeFile:
             from .separate import separate_debug
 
             self._searched = True
-            self._debug = self._found(lambda: separate_debug(self.image, self._path, self._openers))
+            self._debug = self._found(
+                lambda: separate_debug(self.image, self._path, self._openers, self._summing)
+            )
         return self._debug
 
     @property

@@ -11,11 +11,9 @@ from ..errors import MalformedInput
 from .cache import Cache
 from .debuginfod import Debuginfod
 from .lines import LineReader, missing_parts
-from .name_options import NameOptions
+from .name_options import LINES_S, SERVERS_S, NameOptions
 from .resolver import Resolver
 
-_LINES_S = 60.0
-_SERVERS_S = 30.0
 _NAMED = 4
 
 
@@ -43,7 +41,7 @@ def _ask_servers(
     wanted = dict.fromkeys(resolver.nameless_files())
     if options.lines:
         wanted.update(dict.fromkeys(f for f in resolver.places_by_file() if f.with_lines is None))
-    client = Debuginfod(list(options.servers), cache, time.monotonic() + _SERVERS_S, say)
+    client = Debuginfod(list(options.servers), cache, time.monotonic() + SERVERS_S, say)
     for file in wanted:
         if not file.image.build_id:
             continue
@@ -60,9 +58,7 @@ def _ask_servers(
 
 
 def _read_lines(resolver: Resolver, options: NameOptions, cache: Cache) -> Iterator[str]:
-    reader = LineReader(
-        cache if options.cache else None, time.monotonic() + _LINES_S, inlines=options.inlines
-    )
+    reader = LineReader(cache if options.cache else None, time.monotonic() + LINES_S, inlines=options.inlines)
     for file, places in resolver.places_by_file(without_lines=True).items():
         image = file.with_lines
         if image is None:

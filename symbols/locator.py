@@ -12,6 +12,7 @@ from .files import VDSO, FileOpener, PathOpener
 from .jitfiles import JitNames
 from .maps import Mapping, Maps
 from .place import Place
+from .summing import Summing
 
 _FileKey = tuple[str, int, str, int]
 """Device, inode, path, and which file of that number it is: once a file is gone, its number is used again."""
@@ -34,6 +35,7 @@ class Locator:
         warn: Warn,
     ) -> None:
         self._open_mapping, self._openers, self._cache, self._warn = open_mapping, openers, cache, warn
+        self._summing = Summing(warn)
         self.jit = jit
         self.maps = maps
         self._older = Maps()
@@ -188,7 +190,7 @@ class Locator:
             if not holds_generated_code(mapping):
                 self._warn(f"{error}; its functions have no names")
             return None
-        return CodeFile(image, mapping.file_path, self._openers, self._cache, self._warn)
+        return CodeFile(image, mapping.file_path, self._openers, self._cache, self._warn, self._summing)
 
 
 def _same_file(one: ElfImage, other: ElfImage) -> bool:

@@ -8,18 +8,17 @@ asked for."""
 from __future__ import annotations
 
 import posixpath
-import zlib
 from collections.abc import Iterator
 
 from ..errors import MalformedInput
 from .elf import ElfImage
 from .files import PathOpener
+from .summing import Summing
 
 _DEBUG = "/usr/lib/debug"
 _MOST_LINK = 4096  # bytes of the section
 _MOST_PACKED, _MOST_UNPACKED = 32 << 20, 128 << 20  # bytes
 _LZMA_MEMORY = 128 << 20  # bytes: xz -9 needs 65 MB
-_CHUNK = 1 << 20
 
 
 def embedded_debug(image: ElfImage) -> ElfImage | None:
@@ -38,13 +37,15 @@ def embedded_debug(image: ElfImage) -> ElfImage | None:
     return ElfImage(data, f"{image.path} (.gnu_debugdata)")
 
 
-def separate_debug(image: ElfImage, path: str, openers: list[PathOpener]) -> ElfImage | None:
+def separate_debug(
+    image: ElfImage, path: str, openers: list[PathOpener], summing: Summing
+) -> ElfImage | None:
     """The debug file of ``image``, which is mapped from ``path``; None where none is found.  Raises
     MalformedInput for one that is broken."""
     link = _debug_link(image)
     for wanted, crc in _candidates(image, path, link):
         for open_path in openers:
-            found = _opened(image, wanted, crc, open_path)
+            found = _opened(image, wanted, crc, open_path, summing)
             if found is not None:
                 return found
     return None
@@ -78,7 +79,9 @@ def _debug_link(image: ElfImage) -> tuple[str, int] | None:
     return text, int.from_bytes(found[1][at : at + 4], order)  # type: ignore[arg-type]
 
 
-def _opened(image: ElfImage, path: str, crc: int | None, open_path: PathOpener) -> ElfImage | None:
+def _opened(
+    image: ElfImage, path: str, crc: int | None, open_path: PathOpener, summing: Summing
+) -> ElfImage | None:
     stream = open_path(path)
     if stream is None:
         return None
@@ -86,19 +89,10 @@ def _opened(image: ElfImage, path: str, crc: int | None, open_path: PathOpener) 
         debug = ElfImage(stream, path)
     except MalformedInput:
         return None
-    same = debug.build_id == image.build_id if image.build_id else crc is not None and _crc_is(debug, crc)
+    same = (
+        debug.build_id == image.build_id if image.build_id else crc is not None and summing.crc_is(debug, crc)
+    )
     if same and (debug.machine, debug.bits) == (image.machine, image.bits):
         return debug
     debug.close()
     return None
-
-
-def _crc_is(image: ElfImage, wanted: int) -> bool:
-    crc, stream = 0, image.stream
-    try:
-        stream.seek(0)
-        while chunk := stream.read(_CHUNK):
-            crc = zlib.crc32(chunk, crc)
-    except OSError:
-        return False
-    return crc == wanted

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import pickle
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,7 @@ from pyattach.attacher.children import descendants, share_memory
 from pyattach.attacher.contract import Options, Outcome
 from pyattach.attacher.helpers import Helper
 from pyattach.render.profile import Meta, Profile
+from pyattach.symbols.name_options import LONGEST_S
 
 BECOMES_ANOTHER = """\
 import os, select, sys
@@ -354,6 +357,67 @@ def test_where_no_more_processes_may_be_children_are_left_out(
         target.finish()
     (note,) = [note for note in meta.notes if "were not sampled" in note]
     assert note.startswith("1 child processes") and note.endswith(" sleep: the container's limit")
+
+
+NAMED_WHEN_CHILDREN_HAVE_ENDED = """\
+import os, time
+from pyattach.attacher import family, main, sampling
+own, helpers, profile = os.getpid(), [], sampling.Session.profile
+class Noted(family.Helper):
+    def __init__(self, *words):
+        super().__init__(*words)
+        helpers.append(self)
+def late(session):
+    end = time.monotonic() + 20
+    while os.getpid() == own and not (helpers and all([helper.ended() for helper in helpers])):
+        assert time.monotonic() < end, "a child is still sampled"
+        time.sleep(0.005)
+    return profile(session)
+family.Helper, sampling.Session.profile = Noted, late
+raise SystemExit(main.main())
+"""
+WITH_A_CHILD_THAT_STAYS = """\
+import pathlib, subprocess, sys, time
+none = subprocess.DEVNULL
+child = subprocess.Popen(["sleep", "60"], stdin=none, stdout=none, stderr=none)
+pathlib.Path(sys.argv[1]).write_text(str(child.pid))
+print("ready", flush=True)
+sampled_s = 0
+while sampled_s < 0.3:
+    begin_s = time.process_time()
+    sum(range(10000))
+    if "/memfd:pyattach-" in pathlib.Path(f"/proc/{child.pid}/maps").read_text():
+        sampled_s += time.process_time() - begin_s
+"""
+
+
+@pytest.mark.parametrize("way", ["attach", "run"])
+def test_children_are_sampled_no_longer_than_their_parent(spawn: Spawn, tmp_path: Path, way: str) -> None:
+    """However long its names take."""
+    pyattach_late, child = [sys.executable, "-c", NAMED_WHEN_CHILDREN_HAVE_ENDED], tmp_path / "child"
+    with contextlib.ExitStack() as undo:
+        undo.callback(lambda: os.kill(int(child.read_text()), signal.SIGKILL))
+        program = [sys.executable, "-c", WITH_A_CHILD_THAT_STAYS, str(child)]
+        words = ["-s", "-o", tmp_path / "o.folded", "-o", tmp_path / "o.txt"]
+        if way == "run":
+            run = undo.enter_context(pyattach("run", *words, "--", *program, command=pyattach_late))
+        else:
+            target = undo.enter_context(spawn(program))
+            run = undo.enter_context(pyattach(target.pid, *words, command=pyattach_late))
+        run.finish(0)
+    out = (tmp_path / "o.txt").read_text()
+    assert "the target ended" in out and "1 child processes were sampled too" in out
+
+
+def test_children_get_their_names_while_their_parent_would() -> None:
+    """As long as debug files and lines may take: a helper that is ended before has sampled for nothing."""
+    waited: list[float] = []
+    with family.Family(os.getpid(), Options()) as children_of:
+        helper = Helper.__new__(Helper)
+        vars(helper)["wait"] = lambda deadline: waited.append(deadline - time.monotonic())
+        children_of._children.append(family._Child(0, 0, "child", helper))
+        children_of.stop()
+        assert LONGEST_S < waited[0] <= family.END_DEADLINE_S
 
 
 @pytest.mark.parametrize("written", [b"", pickle.dumps("all of it")[:-3], pickle.dumps("all of it")])

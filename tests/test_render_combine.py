@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import Field, fields, replace
 
 import pytest
 
-from pyattach.render.combine import below, combined
+from pyattach.render.combine import OF_THE_FIRST, below, combined
 from pyattach.render.profile import Meta, Profile, Thread
 from pyattach.symbols.frame import Frame, FrameKind
 
@@ -53,6 +53,35 @@ def test_what_sampling_costs_is_added_up() -> None:
     assert meta.handler_percentiles_ns == (1750.0, 9000.0)
     assert meta.own_startup_cpu_s == pytest.approx(0.3)
     assert meta.own_sampling_cpu_s == 1.0
+
+
+A_VALUE_OF = {
+    "str": "other",
+    "int": 7,
+    "int | None": 7,
+    "float": 7.0,
+    "float | None": 7.0,
+    "tuple[float, float] | None": (7.0, 7.0),
+    "tuple[str, ...]": ("other",),
+    "tuple[tuple[str, int], ...]": (("other", 7),),
+    "tuple[tuple[str, str], ...]": (("other", "7"),),
+}
+
+
+@pytest.mark.parametrize("field", fields(Meta), ids=lambda field: field.name)
+def test_what_is_measured_is_of_all_parts(field: Field[object]) -> None:
+    """Each field is made of those of all parts, or it is one of those of which it is said that it is not."""
+    one = profile(1, cpu_time_s=1.0, samples=1, duration_s=1.0)
+    two = replace(one, meta=replace(one.meta, **{field.name: A_VALUE_OF[str(field.type)]}))
+    same, other = (getattr(combined([one, second]).meta, field.name) for second in (one, two))
+    assert (same == other) == (field.name in OF_THE_FIRST)
+
+
+def test_waiting_samples_are_added_up() -> None:
+    one, two = (profile(1, mode="wall", samples=n + 10, waiting=n) for n in (90, 890))
+    meta = combined([one, two]).meta
+    assert (meta.samples, meta.waiting) == (1000, 980)
+    assert combined([profile(1)]).meta.waiting is None
 
 
 def test_ticks_are_added_up_where_they_are_known() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import lzma
+import os
 import subprocess
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +17,9 @@ from pyattach.symbols.elf import ElfImage
 from pyattach.symbols.files import file_opener, own_path_opener
 from pyattach.symbols.frame import FrameKind
 from pyattach.symbols.maps import Mapping, Maps
+from pyattach.symbols.name_options import SUMMING_S
 from pyattach.symbols.resolver import Resolver
+from pyattach.symbols.summing import Summing
 
 BASE = 0x7F0000000000
 
@@ -125,6 +129,36 @@ def test_debug_file_by_link(program: Path, place: str) -> None:
     other = build_target("threads", "-g")  # another program's, under the same name
     run("objcopy", "--only-keep-debug", other, debug)
     assert not any(name == shown for name, shown in names(program, functions).items())
+
+
+def test_a_debug_file_that_is_too_large_is_not_summed_up(program: Path) -> None:
+    """It may have holes of any size: all of it would be read, to the end of days."""
+    functions = own_functions(program)
+    debug = program.with_name("program.debug")
+    run("objcopy", "--only-keep-debug", "--remove-section=.note.gnu.build-id", program, debug)
+    run("strip", "--remove-section=.note.gnu.build-id", program)
+    run("objcopy", f"--add-gnu-debuglink={debug}", program)
+    assert all_right(names(program, functions))
+    os.truncate(debug, (2 << 30) + 1)
+    with Resolver(mapped(program, BASE), file_opener, path_openers=[own_path_opener]) as resolver:
+        assert resolver.resolve(InstructionPointer(BASE + functions["main"])).name != "main"
+        (warning,) = resolver.warnings
+    assert warning.startswith(f"{debug}: not used, it takes too long")
+
+
+def test_debug_files_are_summed_up_only_for_so_long() -> None:
+    """All of a program's together: there may be any number of them."""
+    warnings: list[str] = []
+    path = build_target("split", "-g")
+    crc = zlib.crc32(path.read_bytes())
+    now = iter(n * SUMMING_S / 5 for n in range(100))
+    with ElfImage.open(path) as image:
+        assert Summing(warnings.append).crc_is(image, crc) and not Summing(warnings.append).crc_is(image, 0)
+        assert not warnings
+        summing = Summing(warnings.append, lambda: next(now))
+        assert summing.crc_is(image, crc)  # the clock is looked at four times: there are two reads
+        assert not summing.crc_is(image, crc) and len(warnings) == 1
+        assert not summing.crc_is(image, crc) and len(warnings) == 2
 
 
 def test_debug_file_by_build_id(program: Path, tmp_path: Path) -> None:
