@@ -7,7 +7,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator
 
-from ..errors import PyattachError, TargetDied
+from ..errors import PyattachError
 from ..inject import fault
 from ..inject.chance import random_bits
 from ..inject.entries import Room
@@ -32,7 +32,8 @@ from .naming import make_resolver
 from .ptrace import wait_for_late_stops
 from .refusals import check_seccomp
 from .target import TargetProcess
-from .verify import Verification, remains, snapshot
+from .tries import Tries
+from .verify import Snapshot, Verification, remains, snapshot
 
 
 def attach_heap(
@@ -65,18 +66,8 @@ def heap_attached(pid: int, options: HeapOptions) -> Iterator[Attached]:
     """
     with contextlib.ExitStack() as undo:
         undo.callback(wait_for_late_stops)
-        target = undo.enter_context(TargetProcess(pid))
-        if not options.allow_seccomp:
-            check_seccomp(pid)
-        attached = Attached(target, options)
-        before = snapshot(target, attached.functions)
-        undo.callback(attached.close)
-        try:
-            if options.before:
-                attached.session.look_at_what_is_there()
-            attached.begin()
-        except ProcessLookupError as error:
-            raise TargetDied(f"process {pid} ended while pyattach attached") from error
+        attached, before = undo.enter_context(_begun(pid, options))
+        target = attached.target
         residue: list[str] = []
         verified: tuple[Verification, ...] = ()
         try:
@@ -94,6 +85,30 @@ def heap_attached(pid: int, options: HeapOptions) -> Iterator[Attached]:
                 verified = (Verification(pid, before, after, tuple(residue)),)
         outcome = attached.session.outcome(tuple(residue))
         attached.outcome = dataclasses.replace(outcome, verified=verified)
+
+
+@contextlib.contextmanager
+def _begun(pid: int, options: HeapOptions) -> Iterator[tuple[Attached, Snapshot]]:
+    """With the stub in, to which nothing leads yet; and what the target was like before."""
+    tries = Tries()
+    while True:
+        with contextlib.ExitStack() as undo:
+            target = undo.enter_context(TargetProcess(pid))
+            if not options.allow_seccomp:
+                check_seccomp(pid)
+            fault.reach("checked", pid)
+            try:
+                attached = Attached(target, options)
+                undo.callback(attached.close)
+                before = snapshot(target, attached.functions)
+                if options.before:
+                    attached.session.look_at_what_is_there()
+                attached.begin()
+            except (PyattachError, OSError) as error:
+                tries.failed(target, error)
+                continue
+            yield attached, before
+            return
 
 
 class Attached:

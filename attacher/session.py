@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 
-from ..errors import InjectionFailed, NoPermission, TargetDied
+from ..errors import PyattachError
 from ..inject import fault
-from ..inject.cave import NoRoom
 from .contract import Beside, Options, Outcome, Progress, unasked
 from .ptrace import wait_for_late_stops
 from .refusals import check_seccomp
 from .sampling import Session
 from .target import TargetProcess
-
-_EXECS_FOR_S = 1.0
+from .tries import Tries
 
 
 def attach(
@@ -72,11 +69,9 @@ def _looking(should_stop: Callable[[], bool], beside: Beside | None) -> Callable
 
 @contextlib.contextmanager
 def _loaded(pid: int, options: Options) -> Iterator[Session]:
-    """Check, survey, load.  A target that executes another program just then, or has just begun, is looked at
-    again, and so on for ``_EXECS_FOR_S``."""
-    deadline = time.monotonic() + _EXECS_FOR_S
+    """Check, survey, load."""
+    tries = Tries()
     while True:
-        again = time.monotonic() < deadline
         with contextlib.ExitStack() as undo:
             target = undo.enter_context(TargetProcess(pid))
             if not options.allow_seccomp:
@@ -91,23 +86,8 @@ def _loaded(pid: int, options: Options) -> Iterator[Session]:
                 session = Session(target, options)
                 undo.callback(session.close)
                 session.load()
-            except ProcessLookupError as error:
-                if again and target.alive():  # the thread has ended, not the process
-                    continue
-                raise TargetDied(f"process {pid} ended while pyattach looked at it") from error
-            except NoPermission:
-                raise
-            except (InjectionFailed, OSError) as error:
-                moved = not target.memory_is_current()
-                if again and (moved or isinstance(error, NoRoom)):
-                    continue
-                if moved:
-                    raise InjectionFailed(
-                        f"process {pid} executed another program each time that pyattach attached",
-                        "try again",
-                    ) from error
-                if isinstance(error, InjectionFailed):
-                    raise
-                raise InjectionFailed(f"process {pid} can't be read: {error}", "try again") from error
+            except (PyattachError, OSError) as error:
+                tries.failed(target, error)
+                continue
             yield session
             return

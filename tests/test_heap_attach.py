@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import subprocess
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,7 +22,7 @@ from pyattach.attacher.heap_attach import attach_heap
 from pyattach.attacher.heap_hooks import wait_until_left
 from pyattach.attacher.heap_session import HeapOptions, HeapOutcome
 from pyattach.attacher.target import TargetProcess
-from pyattach.errors import AlreadyTraced
+from pyattach.errors import AlreadyTraced, InjectionFailed
 from pyattach.inject.borrow import ThreadGaveUp
 from pyattach.inject.loader import LoadedStub, Loading, MappedStub
 
@@ -311,3 +312,40 @@ def test_cycles_on_a_storm() -> None:
         assert words(target.pid) == before
         target.finish()
     assert re.search(r"[1-9]\d* rounds", target.output)
+
+
+AGAIN = 'echo here; read line; exec sh -c "$1" sh "$1"'
+
+
+@pytest.mark.parametrize("times", [1, 1000])
+def test_a_target_that_executes_another_program_meanwhile(
+    may_trace: None, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """It is looked at anew, for a second."""
+    executed = 0
+    surveyed = heap_attach.make_resolver
+    with subprocess.Popen(
+        ["sh", "-c", AGAIN, "sh", AGAIN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        assert process.stdout.readline() == "here\n"
+
+        def executes(target: TargetProcess) -> object:
+            nonlocal executed
+            if executed < times:
+                executed += 1
+                process.stdin.write("on\n")
+                process.stdin.flush()
+                assert process.stdout.readline() == "here\n"
+            return surveyed(target)
+
+        monkeypatch.setattr(heap_attach, "make_resolver", executes)
+        options = HeapOptions(duration_s=0.05)
+        if times == 1:
+            assert attach_heap(process.pid, options, lambda: False).meta.ended_by == "duration reached"
+        else:
+            with pytest.raises(InjectionFailed, match="executed another program each time"):
+                attach_heap(process.pid, options, lambda: False)
+        assert executed >= 1
+        assert MARK not in maps_text(process.pid)
+        process.kill()
