@@ -35,8 +35,9 @@ _STACK = 1 << 20
 _INSIDE_S = 5.0
 _AGAIN_S = 0.01
 """After so long a module that was not ready is looked at again; each time after twice as long."""
-_RELRO_S = 1.0
-"""So long it is believed of pages that are to become read-only, but are not, that they still will."""
+_READY_S = 1.0
+"""So long it is believed of a module that the dynamic linker will still do what it has not: give words their
+values, make pages read-only."""
 
 
 @dataclasses.dataclass
@@ -52,14 +53,19 @@ class Coverage:
 
 @dataclasses.dataclass
 class _Look:
-    """How the module was mapped that was looked at, and since when it is there; ``again_at``: when it is to
-    be looked at again if nothing changes there."""
+    """How the module was mapped that was looked at, and since when it is there; ``from_begin``: it
+    was before pyattach; ``again_at``: when it is to be looked at again if nothing changes there."""
 
     mapped: tuple[tuple[int, int, str], ...]
     end: int
     since: float
     wait_s: float
+    from_begin: bool
     again_at: float = math.inf
+
+    def is_fresh(self) -> bool:
+        """Whether it may be on its way still."""
+        return time.monotonic() - self.since < _READY_S
 
     def later(self) -> None:
         """Not all of it could be had."""
@@ -79,6 +85,7 @@ class Hooks:
         self.coverage = Coverage()
         self._known: dict[int, Slot] = {}
         self._looks: dict[tuple[int, int], _Look] = {}
+        self._at_begin = True
         modules = loaded_modules(resolver.maps, target.read)
         self.order = search_order(modules, target.read)
         names = (*FUNCTIONS, "__errno_location")
@@ -155,7 +162,8 @@ class Hooks:
                 self._known[slot.address] = slot
                 out.append(_patch(slot, hooks[slot.name], maps))
             (self.coverage.modules if found else self.coverage.without).add(module.path)
-        return out[:PATCHES]
+        self._at_begin = False
+        return out
 
     def _look(self, module: LoadedModule, mappings: Sequence[Mapping]) -> _Look | None:
         """At a module that has come, is mapped otherwise than it was (as when it has gone and come again) or
@@ -163,14 +171,15 @@ class Hooks:
         mapped = tuple((m.start, min(m.end, module.end), m.permissions) for m in mappings)
         now, old = time.monotonic(), self._looks.get(_key(module))
         if old is None or old.mapped != mapped:
-            since = now if old is None else old.since
-            self._looks[_key(module)] = _Look(mapped, module.end, since, _AGAIN_S)
+            since, first = (now, self._at_begin) if old is None else (old.since, old.from_begin)
+            self._looks[_key(module)] = _Look(mapped, module.end, since, _AGAIN_S, first)
         elif now < old.again_at:
             return None
         return self._looks[_key(module)]
 
     def _found(self, module: LoadedModule, look: _Look, maps: Maps, hooks: dict[str, int]) -> list[Slot]:
-        """The slots that are to be redirected now."""
+        """The slots that are to be redirected now: of a module that comes all at once, as blocks that are
+        seen allocated are to be seen freed."""
         out, ready = [], True
         for slot in slots(module, _NAMES - self.entries.made, self._target.read):
             if slot.value == hooks[slot.name]:
@@ -182,7 +191,7 @@ class Hooks:
         look.again_at = math.inf
         if not ready:
             look.later()
-        return out
+        return out if ready or look.from_begin or not look.is_fresh() else []
 
     def _is_early(self, slot: Slot, module: LoadedModule, look: _Look, maps: Maps) -> bool:
         """Whether the dynamic linker has not done with it: it is not relocated, or its page is to be made
@@ -192,7 +201,7 @@ class Hooks:
         mapping = maps.find(slot.address)
         in_relro = module.relro[0] <= slot.address < module.relro[1]
         still_open = in_relro and mapping is not None and mapping.writable
-        return still_open and time.monotonic() - look.since < _RELRO_S
+        return still_open and look.is_fresh()
 
     def is_due(self) -> bool:
         """Whether a module is to be looked at though nothing was mapped or unmapped."""

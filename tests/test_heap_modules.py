@@ -30,10 +30,10 @@ def say(target: Target, command: str) -> str:
     return target.expect("done")
 
 
-def slot_of_malloc(target: Target) -> Slot:
+def slot_of_malloc(target: Target, file: str = "heap_modules") -> Slot:
     with TargetProcess(target.pid) as process:
-        program = loaded_modules(process.maps(), process.read)[0]
-        (slot,) = slots(program, frozenset({"malloc"}), process.read)
+        (module,) = [m for m in loaded_modules(process.maps(), process.read) if file in m.path]
+        (slot,) = slots(module, frozenset({"malloc"}), process.read)
         return slot
 
 
@@ -83,7 +83,7 @@ def test_a_page_that_was_writable_when_it_was_looked_at(
 
 def test_a_page_that_was_made_read_only_after_its_words_were_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are put back, and it stays so."""
-    monkeypatch.setattr(heap_hooks, "_RELRO_S", 0.0)
+    monkeypatch.setattr(heap_hooks, "_READY_S", 0.0)
 
     def script(target: Target) -> Iterator[bool]:
         say(target, "go")
@@ -102,7 +102,7 @@ def test_a_page_that_was_made_read_only_after_its_words_were_changed(monkeypatch
 def test_a_page_that_is_to_be_made_read_only_is_left_alone_until_then(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(heap_hooks, "_RELRO_S", float("inf"))
+    monkeypatch.setattr(heap_hooks, "_READY_S", float("inf"))
 
     def script(target: Target) -> Iterator[bool]:
         assert words(target.pid)[slot.address] == (slot.value, "rw-p")
@@ -138,6 +138,34 @@ def test_a_slot_that_is_not_relocated_is_looked_at_again(
         put(target, slot, 0x1036 if relocated else 0)
         assert recorded(attached(target, script), "make") == BLOCKS
         assert words(target.pid) == before
+        target.finish()
+
+
+def test_a_library_that_is_relocated_in_part_is_left_alone_until_it_is_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else it would be seen to allocate, and not to free."""
+    monkeypatch.setattr(heap_hooks, "_AGAIN_S", 0.0)
+    monkeypatch.setattr(heap_hooks, "_READY_S", float("inf"))
+    library = build_target("lib_heap_late", "-shared", "-fPIC", *NOW)
+
+    def script(target: Target) -> Iterator[bool]:
+        before = words(target.pid)
+        say(target, "load")
+        loaded = {at: value for at, value in words(target.pid).items() if at not in before}
+        assert len(loaded) == 2, "malloc and free"
+        slot = slot_of_malloc(target, library.name)
+        put(target, slot, 0)
+        yield False
+        assert words(target.pid).items() >= {at: v for at, v in loaded.items() if at != slot.address}.items()
+        put(target, slot, slot.value)
+        yield False
+        assert not words(target.pid).items() & loaded.items()
+        say(target, "late")
+        yield False
+
+    with start(build_target("heap_modules", *NOW), library) as target:
+        assert recorded(attached(target, script), "make_late") == BLOCKS
         target.finish()
 
 

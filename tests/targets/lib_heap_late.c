@@ -3,3 +3,5 @@
 
 void *heap_late_alloc(size_t size);
 void *heap_late_alloc(size_t size) { return malloc(size); }
+void heap_late_free(void *block);
+void heap_late_free(void *block) { free(block); }
