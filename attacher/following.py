@@ -133,9 +133,9 @@ class _Chase:
                 failure = error.what
                 self._shown.tell(elapsed_s, f"the program it runs now is not sampled: {failure}")
                 time.sleep(_PAUSE_S)
-            except PyattachError as error:
+            except (OSError, PyattachError) as error:
                 self._ended_by = "the target replaced itself (exec)"
-                self._notes.append(f"it could not be followed: {error.what}")
+                self._notes.append(f"it could not be followed: {getattr(error, 'what', error)}")
                 return None
         self._notes.append(f"the program it ran at the end was not sampled: {failure}")
         return None

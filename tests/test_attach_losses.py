@@ -27,12 +27,14 @@ from test_attach_run import (
     wait_for,
 )
 
-from pyattach.attacher import heap_attach, session
-from pyattach.attacher.contract import Options
+from pyattach.attacher import following, heap_attach, procfs, session
+from pyattach.attacher.contract import Options, Outcome
 from pyattach.attacher.heap_attach import attach_heap
 from pyattach.attacher.heap_session import HeapOptions, HeapSession
 from pyattach.attacher.ring import RingReader
 from pyattach.errors import ExitCode, InjectionFailed, PyattachError
+from pyattach.render.profile import Meta, Profile
+from pyattach.symbols.frame import Frame, FrameKind
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 
@@ -317,3 +319,20 @@ def test_memory_of_a_process_with_more_rights() -> None:
     code += "sys.exit(share_memory(os.getpid(), 1))"
     done = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_what_fails_at_the_next_program_leaves_the_samples_of_those_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*_arguments: object) -> None:
+        raise OSError(errno.EMFILE, "no more files")
+
+    monkeypatch.setattr(session, "attach", fails)
+    stat = procfs.read_stat(os.getpid())
+    assert stat is not None
+    stacks = {(1, (Frame("work", "program", FrameKind.USER),)): 5}
+    first = Outcome(Profile(Meta(command="program", pid=os.getpid()), {}, stacks), (), True, replaced=True)
+    shown = following.Shown(lambda _progress: None)
+    outcome = following.go_on(os.getpid(), stat.start_time, first, Options(), lambda: False, shown)
+    assert outcome.profile.total == 5
+    assert any("it could not be followed" in n and "no more files" in n for n in outcome.profile.meta.notes)
