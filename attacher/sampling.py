@@ -89,6 +89,7 @@ class Session:
         """Why the sampling ended, and what failed once it had begun: nothing, if empty."""
         self.unverified: tuple[str, ...] = ()
         """What may remain in the target, where that could not be compared."""
+        self._own_sampling_cpu_s: float | None = None
         self._sweep_at = self._progress_at = 0.0
         self._expired_seen = 0
         self._sooner = False
@@ -332,6 +333,7 @@ class Session:
                 self.shared.target_gone = True
             if self.shared.target_gone or not self.reader.finished:
                 self._read_ring(final=True)
+        self._own_sampling_cpu_s = own_cpu_lap_s() + self.delivery.child_cpu_s
 
     def verify(self) -> Verification | None:
         """What of ours remains in the target; None where it has ended, or can't be looked into any more:
@@ -364,7 +366,7 @@ class Session:
             started_at_unix_s=self.started_at_unix_s,
             duration_s=self.ended - self.started,
             own_startup_cpu_s=self.own_startup_cpu_s,
-            own_sampling_cpu_s=own_cpu_lap_s() + self.delivery.child_cpu_s,
+            own_sampling_cpu_s=self._own_sampling_cpu_s,
             clock=self.clock.name,
             held_us=self.stub.held_ns[0] / 1e3 if self.stub.held_ns else None,
             ended_by=self.ended_by,
@@ -375,6 +377,7 @@ class Session:
         weights = self.store.weights()
         meta = dataclasses.replace(meta, unresolved=self.store.unresolved())
         timeline = self.store.timeline(round(self.started * 1e9))
+        own_cpu_lap_s()  # names are no part of the next session's start
         return Profile(meta, dict(self.threads.names), weights, timeline)
 
     def _complete_names(self) -> None:

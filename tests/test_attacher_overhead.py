@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_attach_run import CLOCKS, Spawn
 
-from pyattach.attacher import delivery
+from pyattach.attacher import delivery, sampling
 from pyattach.attacher.contract import Options
 from pyattach.attacher.delivery import DeliveryCost
 from pyattach.attacher.overhead import bucket_cycles, own_cpu_lap_s, percentile_cycles
@@ -152,6 +152,37 @@ def test_own_cpu_time_is_counted_once_and_a_fork_begins_anew() -> None:
     if not child:
         os._exit(not 0 <= own_cpu_lap_s() <= time.process_time())
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_own_cpu_time_is_that_until_the_target_is_left(spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What names take after that is neither this session's sampling nor the next one's start."""
+    events: list[str] = []
+
+    def lap_s() -> float:
+        events.append("lap")
+        return float(len(events))
+
+    monkeypatch.setattr(sampling, "own_cpu_lap_s", lap_s)
+    complete_names = Session._complete_names
+
+    def named(session: Session) -> None:
+        events.append("names")
+        complete_names(session)
+
+    monkeypatch.setattr(Session, "_complete_names", named)
+    with spawn("split") as target, TargetProcess(target.pid) as process:
+        session = Session(process, Options())
+        session.load()
+        try:
+            session.sample(lambda: True, lambda _progress: None)
+            events.append("sampled")
+            session.detach()
+            measured_s = session.delivery.child_cpu_s
+            meta = session.profile().meta
+        finally:
+            session.close()
+    assert events == ["lap", "sampled", "lap", "names", "lap"]
+    assert (meta.own_startup_cpu_s, meta.own_sampling_cpu_s) == (1.0, 3.0 + measured_s)
 
 
 TICKS_OF_ITS_OWN = """
