@@ -5,7 +5,7 @@ pyattach beside each peer, row by row, with what it would take where pyattach is
 script has printed; and a chart of each row in ``benchmarks/results/``.  What can't be measured here (a peer
 that is not installed, a machine without perf events) is left out by the script, which says so.
 
-It takes some two hours.  What each part has said is kept in ``build/bench``: ``--resume`` goes on with the
+It takes more than an hour.  What each part has said is kept in ``build/bench``: ``--resume`` goes on with the
 parts that are not there, or have failed; RESULTS.md says of each when and of which commit it was measured.
 
 The exit code is 1 where a script has failed, or where a row is neither ahead nor explained.
@@ -48,7 +48,7 @@ PARTS = (
     Part("How long the target is held", "hold.py"),
     Part("Are targets hurt?", "hangs.py"),
     Part(
-        "Slowdown of a program at work", "slowdown.py", ("--part", "programs", "--pairs", "10"),
+        "Slowdown of a program at work", "slowdown.py", ("--part", "programs", "--pairs", "7"),
         ("--part", "programs", "--quick", "--programs", "cpython", "--rates", "99"),
     ),
     Part("What a tick costs", "slowdown.py", ("--part", "ticks"), ("--part", "ticks", "--quick")),
@@ -62,7 +62,7 @@ PARTS = (
     Part("Names and lines", "symbols.py"),
     Part("Flame graphs", "render.py", (), ("--lines", "10000", "--frames", "10000")),
     Part(
-        "Recording the heap", "heap_cost.py", ("--rounds", "3"),
+        "Recording the heap", "heap_cost.py", ("--rounds", "3", "--scale", "0.5"),
         ("--rounds", "1", "--scale", "0.1", "--only", "tight"),
     ),
     Part("Sampled totals of the heap", "heap_sampled.py"),
