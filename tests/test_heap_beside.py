@@ -51,7 +51,7 @@ def test_exact_beside_sampling() -> None:
 def test_both_pictures_and_both_summaries(tmp_path: Path, mode: str) -> None:
     outputs = ["-o", tmp_path / "o.svg", "-o", tmp_path / "o.folded", "-o", "-"]
     with spawn(build_target("heap_cycles")) as target:
-        with pyattach(target.pid, "--heap", "-d", "1.5", "--mode", mode, *outputs) as run:
+        with pyattach(target.pid, "--heap", "-d", "3", "--mode", mode, *outputs) as run:
             out = run.finish()
         target.finish()
     for name in ("o.svg", "o-heap.svg"):

@@ -217,7 +217,7 @@ def test_sigterm_is_handed_on(tmp_path: Path) -> None:
 
 def test_pyattach_is_killed(tmp_path: Path) -> None:
     """The program goes on, and the ticks end."""
-    with pyattach("run", "-o", tmp_path / "o.folded", "--", build_target("split"), "8") as running:
+    with pyattach("run", "-o", tmp_path / "o.folded", "--", build_target("split"), "60") as running:
         running.wait_until("there is a child", lambda: child_of(running.pid))
         pid = child_of(running.pid)
         running.wait_until("it is sampled", lambda: timers_text(pid).count("signal:") == TIMERS)
