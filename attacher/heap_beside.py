@@ -92,7 +92,10 @@ class HeapBeside:
     def noted(self, outcome: Outcome) -> Outcome:
         """``outcome`` of the sampling, with what is to be known of it because of this."""
         if self.outcome is not None:
-            outcome = outcome._replace(failure=outcome.failure or self.outcome.failure)
+            outcome = outcome._replace(
+                failure=outcome.failure or self.outcome.failure,
+                residue=(*outcome.residue, *self.outcome.residue),
+            )
         profile = outcome.profile
         own = sum(
             weight

@@ -27,9 +27,11 @@ from .heap_words import NEVER
 from .pages import places_of, present
 from .registers import registers_asleep, registers_running
 from .target import Range, TargetProcess
+from .unused_stack import unused_stacks
 
 _NAMES = frozenset(FUNCTIONS)
 _MOST_SCANNED = 4 << 30
+_MOST_PLACES = 4096
 _MOST_THREADS = 256
 _STACK = 1 << 20
 _INSIDE_S = 5.0
@@ -264,8 +266,13 @@ class Hooks:
         """
         maps = self._target.maps()
         wanted = set(hooks.values())
-        if self._in_memory(maps, wanted, image):
-            return "the program has taken the address of a function meanwhile"
+        places = self._in_memory(maps, wanted, image)
+        if places is None:
+            return "the program has too much memory to be looked through"
+        if places:  # a signal's frame holds registers, and stays below the stack
+            unused = list(unused_stacks(self._target, maps))
+            if not all(any(low <= place < high for low, high in unused) for place in places):
+                return "the program has taken the address of a function meanwhile"
         doubtful = self._doubtful_code(maps)
         tids = self._target.threads()
         if len(tids) > _MOST_THREADS:
@@ -276,7 +283,9 @@ class Hooks:
                     return f"thread {tid} may hold the address of a function in a register"
         return ""
 
-    def _in_memory(self, maps: Maps, wanted: set[int], image: tuple[int, int]) -> bool:
+    def _in_memory(self, maps: Maps, wanted: set[int], image: tuple[int, int]) -> list[int] | None:
+        """Where one of these words stands; None where that is too much to be looked through."""
+        places: list[int] = []
         scanned = 0
         for mapping in maps:
             if not mapping.writable or mapping.shared or not mapping.readable or mapping.start == image[0]:
@@ -285,12 +294,12 @@ class Hooks:
                 continue
             for start, size in present(self._target.pid, mapping.start, mapping.end):
                 scanned += size
-                if scanned > _MOST_SCANNED:
-                    return True  # too much to be looked at
+                if scanned > _MOST_SCANNED or len(places) > _MOST_PLACES:
+                    return None
                 with contextlib.suppress(OSError):
-                    if any(places_of(self._target.read(start, size), wanted)):
-                        return True
-        return False
+                    found = places_of(self._target.read(start, size), wanted)
+                    places += [start + at for at, _ in found]
+        return places
 
     def _doubtful_code(self, maps: Maps) -> list[tuple[int, int]]:
         """Code of modules that may keep a function's address in a register: not only called by the PLT."""

@@ -319,9 +319,11 @@ print("done", flush=True)
 # kill -9.
 
 
-# demo ends by the clock and proves by its checksums that nothing was disturbed; threads ends when it is
+# demo proves by its checksums that nothing was disturbed; both end when they are
 # told to, however slow the machine is, so there is time for another run.
-VICTIMS = pytest.mark.parametrize("program", [["demo", "-"], ["threads", 2, 3]], ids=lambda program: program[0])
+VICTIMS = pytest.mark.parametrize(
+    "program", [["demo", "-"], ["threads", 2, 3]], ids=lambda program: program[0]
+)
 
 
 def check_victim(spawn: Spawn, target: Target, files: Files, name: object) -> None:

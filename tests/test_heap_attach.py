@@ -197,6 +197,25 @@ def test_an_address_taken_meanwhile_keeps_the_code() -> None:
         target.finish()
 
 
+@pytest.mark.parametrize("word", ["pass", "pass on", "hold"])
+def test_an_address_left_behind_below_the_stack_keeps_nothing(may_trace: None, word: str) -> None:
+    """Nobody reads it there, but above the thread's stack pointer it counts."""
+
+    def script(target: Target) -> Iterator[bool]:
+        target.tell(word)
+        target.expect("done")
+        yield False
+
+    with start(build_target("heap_linked", "-fno-plt", "-DTAKES")) as target:
+        outcome = attached(target, script)
+        assert len([line for line in outcome.residue if "hooks' code" in line]) == (word == "hold")
+        if word == "hold":
+            target.tell("on")
+            target.expect("done")
+        assert attached(target, one_round).residue == ()
+        target.finish()
+
+
 @pytest.mark.parametrize("sample_bytes", [0, 1])
 @pytest.mark.parametrize("left", [True, False])
 def test_the_memory_stays_until_nobody_can_have_found_it(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,14 +10,14 @@ from pathlib import Path
 import pytest
 from heap_support import Site, sites_of, words
 from support import Target, build_target, spawn
-from test_attach_run import Folded, maps_text, pyattach
+from test_attach_run import MARK, Folded, maps_text, pyattach
 
 from pyattach.attacher.contract import Options
 from pyattach.attacher.following import attach
 from pyattach.attacher.heap_beside import HeapBeside, heap_outputs
 from pyattach.attacher.heap_session import HeapOptions
 from pyattach.attacher.procfs import read_status
-from pyattach.errors import UnsupportedTarget, UsageError
+from pyattach.errors import ExitCode, UnsupportedTarget, UsageError
 
 pytestmark = pytest.mark.usefixtures("may_trace")
 
@@ -138,3 +139,20 @@ def test_names_of_files() -> None:
     assert heap_outputs(["plain", "a.b/plain", "x.y"], "svg") == ["plain-heap", "a.b/plain-heap", "x-heap.y"]
     with pytest.raises(UsageError, match="stdout"):
         heap_outputs(["-"], "pprof")
+
+
+def test_what_the_heap_leaves_behind_is_told_of(tmp_path: Path) -> None:
+    with spawn(build_target("heap_linked", "-fno-plt", "-DTAKES")) as target:
+        with pyattach(target.pid, "--heap", "-o", tmp_path / "o.svg") as run:
+            run.wait_until(
+                "both are in", lambda: len(set(re.findall(rf"{MARK}\w+", maps_text(target.pid)))) == 2
+            )
+            target.tell("hold")
+            target.expect("done")
+            run.tell(signal.SIGINT)
+            run.finish(ExitCode.DETACH_INCOMPLETE)
+        said = f"left behind in process {target.pid}: the hooks' code stays mapped, and passes on"
+        assert said in run.err and "as before" not in run.err
+        target.tell("on")
+        target.expect("done")
+        target.finish()

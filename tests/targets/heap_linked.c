@@ -1,6 +1,7 @@
 /* 1009 blocks of 101 bytes, 503 of them freed, as often as a line comes in; how it calls is up to the build:
  * -DTAKEN by addresses taken before, -DDLSYM by dlsym.  With -DTAKES "take" takes the address of free now, and "use"
- * calls it.  With -DFIRST="..." the program has the allocator itself, which begins so. */
+ * calls it; "pass" has it in a frame that ends, in a thread that works on ("pass on") or in this one, and "hold" in one
+ * that goes on.  With -DFIRST="..." the program has the allocator itself, which begins so. */
 #include "target.h"
 
 #include <dlfcn.h>
@@ -33,6 +34,31 @@ NAMED static void give_back(void *block) {
     KEEP_FRAME();
 }
 
+#ifdef TAKES
+/* Deep down, where nothing else comes. */
+NAMED static void pass(int hold) {
+    void (*volatile room[4096])(void *);
+    room[0] = free;
+    if (hold) {
+        char line[64];
+        puts("done");
+        fflush(stdout);
+        read_line(line, sizeof line, NULL);
+        room[0](malloc(1));
+    }
+    KEEP_FRAME();
+}
+
+static volatile int passed;
+
+static void *pass_and_work(void *argument) {
+    pass(0);
+    for (volatile uint64_t x = 1;; passed = 1)
+        x = burn(x, 1000);
+    return argument;
+}
+#endif
+
 int main(void) {
     char line[64];
 #ifdef TAKEN
@@ -49,6 +75,11 @@ int main(void) {
 #ifdef TAKES
         if (!strcmp(line, "take"))
             taken = free;
+        else if (!strcmp(line, "pass on"))
+            for (start_thread("passer", pass_and_work, NULL); !passed;)
+                usleep(1000);
+        else if (!strcmp(line, "pass") || !strcmp(line, "hold"))
+            pass(*line == 'h');
         else
 #endif
         if (!strcmp(line, "use"))
