@@ -48,11 +48,14 @@ PARTS = (
     Part("How long the target is held", "hold.py"),
     Part("Are targets hurt?", "hangs.py"),
     Part(
-        "Slowdown of a program at work", "slowdown.py", ("--part", "programs", "--pairs", "7"),
+        "Slowdown of a program at work", "slowdown.py", ("--part", "programs", "--pairs", "5"),
         ("--part", "programs", "--quick", "--programs", "cpython", "--rates", "99"),
     ),
-    Part("What a tick costs", "slowdown.py", ("--part", "ticks"), ("--part", "ticks", "--quick")),
-    Part("Many threads", "many_threads.py"),
+    Part(
+        "What a tick costs", "slowdown.py", ("--part", "ticks", "--pairs", "10"),
+        ("--part", "ticks", "--quick"),
+    ),
+    Part("Many threads", "many_threads.py", ("--rounds", "3")),
     Part("Rates and shares by clock", "clocks.py", ("--part", "rates"), ("--part", "rates", "--quick")),
     Part("Shares of threads", "threads.py", (), ("--quick",)),
     Part("Shares of functions", "accuracy.py"),
