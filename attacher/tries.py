@@ -12,15 +12,17 @@ _FOR_S = 1.0
 
 
 class Tries:
-    """Of attaching to one process, each with a ``TargetProcess`` of its own."""
+    """Of attaching to one process, each with a ``TargetProcess`` of its own; one begins as another fails."""
 
     def __init__(self) -> None:
         self._deadline = time.monotonic() + _FOR_S
+        self._began_in_time = True
 
     def failed(self, target: TargetProcess, error: Exception) -> None:
         """Returns where another try may do.  Raises what there is to be said of the error, else."""
-        again, pid = time.monotonic() < self._deadline, target.pid
-        if isinstance(error, NoPermission):
+        again, pid = self._began_in_time, target.pid
+        self._began_in_time = time.monotonic() < self._deadline
+        if isinstance(error, (NoPermission, TargetDied)):
             raise error
         if isinstance(error, ProcessLookupError):
             if again and target.alive():  # the thread has ended, not the process

@@ -324,7 +324,7 @@ def test_memory_of_a_process_with_more_rights() -> None:
 def test_what_fails_at_the_next_program_leaves_the_samples_of_those_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fails(*_arguments: object) -> None:
+    def fails(*_arguments: object, **_named: object) -> None:
         raise OSError(errno.EMFILE, "no more files")
 
     monkeypatch.setattr(session, "attach", fails)
