@@ -192,6 +192,14 @@ def is_ahead(row: dict[str, Any], peer: float) -> bool:
     return bool(row["ours"] >= peer if row["more"] else row["ours"] <= peer)
 
 
+def is_noise(row: dict[str, Any], peer: str) -> bool:
+    """Whether the peer's figure and ours may be the same: where each lies was measured, and is told."""
+    (low, high), (its_low, its_high) = (
+        row.get("intervals", {}).get(name, (0, -1)) for name in ("pyattach", peer)
+    )
+    return bool(low <= its_high and its_low <= high and low <= high and its_low <= its_high)
+
+
 def explained(name: str) -> str:
     return next((text for pattern, text in EXPLAINED.items() if re.fullmatch(pattern, name)), "")
 
@@ -202,9 +210,13 @@ def at_a_glance(rows: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
     open_rows = []
     for row in rows:
         peers = sorted(row["peers"].items(), key=lambda item: item[1], reverse=row["more"])
-        behind = [name for name, value in peers if not is_ahead(row, value)]
+        lower = [name for name, value in peers if not is_ahead(row, value)]
+        same = [name for name in lower if is_noise(row, name)]
+        behind = [name for name in lower if name not in same]
         shown = ", ".join(f"{name} {value:,.3g}" for name, value in peers)
         verdict = f"behind {', '.join(behind)}: {explained(row['row'])}" if behind else "ahead"
+        if same:
+            verdict += f" (no difference to {', '.join(same)} above the noise)"
         if behind and not explained(row["row"]):
             open_rows.append(row["row"])
         lines.append(f"| {row['row']} | {row['unit']} | {row['ours']:,.3g} | {shown} | {verdict} |")

@@ -115,13 +115,23 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 ROWS_VARIABLE = "PYATTACH_BENCH_ROWS"
 
 
-def compare(row: str, unit: str, ours: float, peers: Mapping[str, float], *, more: bool = False) -> None:
+def compare(
+    row: str,
+    unit: str,
+    ours: float,
+    peers: Mapping[str, float],
+    *,
+    more: bool = False,
+    intervals: Mapping[str, tuple[float, float]] | None = None,
+) -> None:
     """A row of what ``make bench`` shows at a glance: our figure beside the peers'; ``more``: more is better.
+    ``intervals``: where a figure lies, of "pyattach" and of peers, if noise is to be told from a difference.
 
     Into the file that the environment names; without it nothing.
     """
     if peers and (path := os.environ.get(ROWS_VARIABLE)):
         line = {"row": row, "unit": unit, "ours": ours, "peers": dict(peers), "more": more}
+        line["intervals"] = dict(intervals or {})
         with open(path, "a") as file:
             file.write(json.dumps(line) + "\n")
 

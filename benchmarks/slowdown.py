@@ -142,10 +142,14 @@ def at_a_glance(program: str, rates: Sequence[int], seen: Mapping[tuple[str, int
     """Of pyattach the clock that it chooses by itself."""
     ours = "pyattach, perf" if "perf" in CLOCKS else "pyattach, timer"
     for rate in rates:
-        others = {name: found.percent for (name, at), found in seen.items() if at == rate}
-        peers = {name: v for name, v in others.items() if not name.startswith(("pyattach", "empty", "none"))}
-        if ours in others:
-            compare(f"slowdown of {program} at {rate} Hz", "%", others[ours], peers)
+        there = {name: found for (name, at), found in seen.items() if at == rate}
+        if ours not in there:
+            continue
+        shown = {"pyattach" if name == ours else name: found for name, found in there.items()}
+        peers = {n: f.percent for n, f in shown.items() if not n.startswith(("pyattach", "empty", "none"))}
+        intervals = {name: (shown[name].low, shown[name].high) for name in ("pyattach", *peers)}
+        row = f"slowdown of {program} at {rate} Hz"
+        compare(row, "%", there[ours].percent, peers, intervals=intervals)
 
 
 def switched_table(programs: Sequence[str], rates: Sequence[int], pairs: int) -> None:
