@@ -210,13 +210,14 @@ def at_a_glance(rows: list[dict[str, Any]]) -> tuple[list[str], list[str]]:
     open_rows = []
     for row in rows:
         peers = sorted(row["peers"].items(), key=lambda item: item[1], reverse=row["more"])
-        lower = [name for name, value in peers if not is_ahead(row, value)]
-        same = [name for name in lower if is_noise(row, name)]
-        behind = [name for name in lower if name not in same]
+        same = [name for name, _ in peers if is_noise(row, name)]
+        behind = [name for name, value in peers if not is_ahead(row, value) and name not in same]
         shown = ", ".join(f"{name} {value:,.3g}" for name, value in peers)
-        verdict = f"behind {', '.join(behind)}: {explained(row['row'])}" if behind else "ahead"
+        verdict = f"behind {', '.join(behind)}: {explained(row['row'])} " if behind else ""
         if same:
-            verdict += f" (no difference to {', '.join(same)} above the noise)"
+            verdict += f"no difference to {', '.join(same)} above the noise"
+        elif not behind:
+            verdict = "ahead"
         if behind and not explained(row["row"]):
             open_rows.append(row["row"])
         lines.append(f"| {row['row']} | {row['unit']} | {row['ours']:,.3g} | {shown} | {verdict} |")
