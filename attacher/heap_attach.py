@@ -32,7 +32,7 @@ from .naming import make_resolver
 from .ptrace import wait_for_late_stops
 from .refusals import check_seccomp
 from .target import TargetProcess
-from .tries import Tries
+from .tries import begun
 from .verify import Snapshot, Verification, remains, snapshot
 
 
@@ -87,28 +87,23 @@ def heap_attached(pid: int, options: HeapOptions) -> Iterator[Attached]:
         attached.outcome = dataclasses.replace(outcome, verified=verified)
 
 
-@contextlib.contextmanager
-def _begun(pid: int, options: HeapOptions) -> Iterator[tuple[Attached, Snapshot]]:
+def _begun(pid: int, options: HeapOptions) -> contextlib.AbstractContextManager[tuple[Attached, Snapshot]]:
     """With the stub in, to which nothing leads yet; and what the target was like before."""
-    tries = Tries()
-    while True:
-        with contextlib.ExitStack() as undo:
-            target = undo.enter_context(TargetProcess(pid))
-            if not options.allow_seccomp:
-                check_seccomp(pid)
-            fault.reach("checked", pid)
-            try:
-                attached = Attached(target, options)
-                undo.callback(attached.close)
-                before = snapshot(target, attached.functions)
-                if options.before:
-                    attached.session.look_at_what_is_there()
-                attached.begin()
-            except (PyattachError, OSError) as error:
-                tries.failed(target, error)
-                continue
-            yield attached, before
-            return
+
+    def check(pid: int) -> None:
+        if not options.allow_seccomp:
+            check_seccomp(pid)
+
+    def begin(target: TargetProcess, undo: contextlib.ExitStack) -> tuple[Attached, Snapshot]:
+        attached = Attached(target, options)
+        undo.callback(attached.close)
+        before = snapshot(target, attached.functions)
+        if options.before:
+            attached.session.look_at_what_is_there()
+        attached.begin()
+        return attached, before
+
+    return begun(pid, check, begin)
 
 
 class Attached:

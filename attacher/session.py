@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
-from ..errors import PyattachError
 from ..inject import fault
 from .contract import Beside, Options, Outcome, Progress, unasked
 from .ptrace import wait_for_late_stops
 from .refusals import check_seccomp
 from .sampling import Session
 from .target import TargetProcess
-from .tries import Tries
+from .tries import begun
 
 
 def attach(
@@ -67,27 +66,22 @@ def _looking(should_stop: Callable[[], bool], beside: Beside | None) -> Callable
     return stopped
 
 
-@contextlib.contextmanager
-def _loaded(pid: int, options: Options) -> Iterator[Session]:
+def _loaded(pid: int, options: Options) -> contextlib.AbstractContextManager[Session]:
     """Check, survey, load."""
-    tries = Tries()
-    while True:
-        with contextlib.ExitStack() as undo:
-            target = undo.enter_context(TargetProcess(pid))
-            if not options.allow_seccomp:
-                check_seccomp(pid)
-            options.threads.check(pid)
-            if options.mode == "wall":
-                from .wall import check_wall
 
-                check_wall(pid)
-            fault.reach("checked", pid)
-            try:
-                session = Session(target, options)
-                undo.callback(session.close)
-                session.load()
-            except (PyattachError, OSError) as error:
-                tries.failed(target, error)
-                continue
-            yield session
-            return
+    def check(pid: int) -> None:
+        if not options.allow_seccomp:
+            check_seccomp(pid)
+        options.threads.check(pid)
+        if options.mode == "wall":
+            from .wall import check_wall
+
+            check_wall(pid)
+
+    def load(target: TargetProcess, undo: contextlib.ExitStack) -> Session:
+        session = Session(target, options)
+        undo.callback(session.close)
+        session.load()
+        return session
+
+    return begun(pid, check, load)
