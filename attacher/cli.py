@@ -200,6 +200,14 @@ def _report_heap(
         report_heap(heap.outcome, heap_outputs(outputs, arguments.format), arguments, say)
 
 
+def tell_failure(failure: str, err: TextIO) -> None:
+    """What has failed once there were samples, if anything has."""
+    from ..render.names import printable
+
+    if failure:
+        speak(f"pyattach: {printable(failure)}; the profile is of what there was until then", err)
+
+
 def show_verified(
     outcome: Outcome | HeapOutcome,
     pid: int,
@@ -209,11 +217,8 @@ def show_verified(
 ) -> None:
     """What has failed and what is left behind, if anything is; all that was compared where that was asked
     for: on stdout, or where an output goes there, on ``err``."""
-    from ..render.names import printable
-
     residue = outcome.residue
-    if outcome.failure:
-        speak(f"pyattach: {printable(outcome.failure)}; the profile is of what there was until then", err)
+    tell_failure(outcome.failure, err)
     for line in residue:
         speak(f"pyattach: left behind in process {pid}: {line}", err)
     if arguments.verify == "json":

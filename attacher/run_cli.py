@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from ..errors import ExitCode, PyattachError, UsageError
 from ..render.streams import speak
-from .cli import StopSignals, check_heap_words, session_options
+from .cli import StopSignals, check_heap_words, session_options, tell_failure
 from .cli_options import add_options
 from .heap_words import NEVER, add_heap_options
 from .help_text import RawHelpText
@@ -101,7 +101,6 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
         if not arguments.quiet:
             speak(f"pyattach: {line}", err)
 
-    from ..render.names import printable
     from .child import start
     from .clock import choose_for_child
     from .program import find_program
@@ -126,7 +125,6 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
         undo.enter_context(child)
         undo.callback(child.wait)  # whatever comes
         signals.adopt(child)
-        failed = 0
         try:
             if arguments.heap:
                 failure = _record_heap(child, program, stub, signals, arguments, options, outputs, say)
@@ -134,9 +132,8 @@ def run(arguments: argparse.Namespace, err: TextIO) -> int:
                 outcome = _profiled(child, program, stub, clock, signals, arguments)
                 failure = outcome.failure
                 _report(outcome, outputs, arguments, say)
-            if failure:
-                failed = int(ExitCode.ERROR)
-                speak(f"pyattach: {printable(failure)}; the profile is of what there was until then", err)
+            failed = int(ExitCode.ERROR) if failure else 0
+            tell_failure(failure, err)
         except (OSError, PyattachError) as error:
             failed = int(error.exit_code if isinstance(error, PyattachError) else ExitCode.ERROR)
             speak(f"pyattach: {error}", err)

@@ -6,11 +6,10 @@ import contextlib
 from collections.abc import Iterator
 
 from ..inject.arch import x86_64 as arch
-from ..inject.locks import Range
 from ..symbols.maps import Mapping, Maps
 from . import procfs
 from .registers import registers_asleep, registers_running
-from .target import TargetProcess
+from .target import Range, TargetProcess
 
 _RED_ZONE = 128
 _ABOVE_DESCRIPTOR = 1 << 16

@@ -194,10 +194,11 @@ def is_ahead(row: dict[str, Any], peer: float) -> bool:
 
 def is_noise(row: dict[str, Any], peer: str) -> bool:
     """Whether the peer's figure and ours may be the same: where each lies was measured, and is told."""
-    (low, high), (its_low, its_high) = (
-        row.get("intervals", {}).get(name, (0, -1)) for name in ("pyattach", peer)
-    )
-    return bool(low <= its_high and its_low <= high and low <= high and its_low <= its_high)
+    intervals = row.get("intervals", {})
+    if peer not in intervals:
+        return False
+    (low, high), (its_low, its_high) = intervals["pyattach"], intervals[peer]
+    return bool(low <= its_high and its_low <= high)
 
 
 def explained(name: str) -> str:

@@ -136,11 +136,11 @@ def compare(
             file.write(json.dumps(line) + "\n")
 
 
-if __name__ == "__main__":
-    print(machine())
-
-
 def recording_heap(report: Path, *options: str) -> list[str]:
     """The command that records the heap of what stands behind ``--``, and writes ``report``."""
     words = [sys.executable, "-m", "pyattach", "run", "-q", "--heap", "--no-leaks"]
     return [*words, *options, "-o", str(report)]
+
+
+if __name__ == "__main__":
+    print(machine())
