@@ -73,22 +73,20 @@ def large() -> Path:
     """A program of 100 MB and more, nearly all of it debug information: SQLite many times over."""
     output = _FOLDER / "large"
     if not output.exists():
-        source, objects = sqlite_source(), []
-        for number in range(_COPIES):
-            unit = _FOLDER / f"large{number}.c"
-            unit.write_text(
-                f'#define SQLITE_API static\n#include "{source}/sqlite3.c"\n'
-                f"void *used{number}(void) {{ return (void *)sqlite3_exec; }}\n"
-            )
-            target = _FOLDER / f"large{number}.o"
-            flags = ["-c", "-O2", "-g", "-DSQLITE_ENABLE_FTS5", "-w", f"-DSQLITE_MAX_ATTACHED={number + 1}"]
-            _compile(target, [need("gcc"), *flags, str(unit)])
-            objects.append(str(target))
-        main = _FOLDER / "large.c"
+        unit, compiled, objects = _FOLDER / "large.c", _FOLDER / "large.o", []
+        unit.write_text(
+            f'#define SQLITE_API static\n#include "{sqlite_source()}/sqlite3.c"\n'
+            "void *used(void) { return (void *)sqlite3_exec; }\n"
+        )
+        _compile(compiled, [need("gcc"), "-c", "-O2", "-g", "-DSQLITE_ENABLE_FTS5", "-w", str(unit)])
+        for number in range(_COPIES):  # compiled once: the linker gives each copy addresses of its own
+            objects.append(str(_FOLDER / f"large{number}.o"))
+            renamed = f"used=used{number}"
+            subprocess.run([need("objcopy"), "--redefine-sym", renamed, compiled, objects[-1]], check=True)
         uses = "".join(f"extern void *used{n}(void);\n" for n in range(_COPIES))
         sum_of = " + ".join(f"(long)used{n}()" for n in range(_COPIES))
-        main.write_text(f"{uses}int main(void) {{ return (int)({sum_of}); }}\n")
-        _compile(output, [need("gcc"), "-O2", "-g", str(main), *objects, "-lm"])
+        unit.write_text(f"{uses}int main(void) {{ return (int)({sum_of}); }}\n")
+        _compile(output, [need("gcc"), "-O2", "-g", str(unit), *objects, "-lm"])
         for path in _FOLDER.glob("large*.[co]"):
             path.unlink()
     return output
