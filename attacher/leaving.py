@@ -18,8 +18,6 @@ from .target import TargetProcess
 
 DEADLINE_S = 2.0
 _TRIES = 3
-_NEXT_TICK_S = 0.04
-"""A thread that runs has had a tick by then: at 25 Hz and more."""
 DLCLOSE_DEADLINE_S = 10.0
 """How long a place is looked for where dlclose is safe.  The samples are taken by then and nothing ticks, so
 waiting costs nobody anything; a program that does nothing but allocate is seldom at such a place."""
@@ -35,7 +33,6 @@ def stop_ticks(target: TargetProcess, stub: LoadedStub, shared: SharedMemory, cl
     """
     shared.quit()
     fault.reach("told", target.pid)
-    _let_go_of_the_process_timer(shared)
     clock.stop()
     fault.reach("unclocked", target.pid)
     call_stop(target, stub)
@@ -43,14 +40,6 @@ def stop_ticks(target: TargetProcess, stub: LoadedStub, shared: SharedMemory, cl
     while shared.control.inside and time.monotonic() < deadline:
         time.sleep(0.001)
     fault.reach("quiet", target.pid)
-
-
-def _let_go_of_the_process_timer(shared: SharedMemory) -> None:
-    """The next tick deletes it, if one comes.  Were it to tick on a borrowed thread, which blocks all
-    signals, the kernel would hand its signal to one that sleeps, and end that one's system call."""
-    deadline = time.monotonic() + _NEXT_TICK_S
-    while shared.control.stray_timer_plus_1 and time.monotonic() < deadline:
-        time.sleep(0.001)
 
 
 def call_stop(target: TargetProcess, stub: MappedStub) -> None:

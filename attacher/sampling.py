@@ -310,6 +310,7 @@ class Session:
             self._stay.arm()
         except (PyattachError, OSError) as error:  # OSError: it has just executed another program
             self.notes.append(f"some threads were found late: {error}")
+            self.shared.control.stray_timer_plus_1 = 0  # may be deleted, and is begun anew by the next tick
 
     # Leaving.
 

@@ -145,7 +145,7 @@ def _take_out(target: TargetProcess, found: StaleStub) -> list[str]:
         heap_stale.take_out(target, hooks, found.shared_address, head)
         return ["the hooks of a heap profiler that was killed were taken out"]
     zones, calls = survey(target.maps(), proc_opener(target.pid), target.read)
-    stub = MappedStub(target, image, calls, found.base, int(head.handle), [])
+    stub = MappedStub(target, image, calls, found.base, int(head.handle), [], found.shared_address)
     if stub.by_dlopen and calls is None:
         raise InjectionFailed("the target's dlclose is not found")
     call_stop(target, stub)

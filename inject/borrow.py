@@ -178,10 +178,12 @@ class Borrowing:
         front: bytes = b"",
         behind: Sequence[tuple[int, bytes]] = (),
         size: int = 0,
+        process_timer: Callable[[], int] = lambda: 0,
     ) -> None:
         """``front`` is what the memfd holds before the boot area (the stub's image, page aligned);
         ``behind`` what lies in the ``size`` bytes after it (the shared region), as offsets and bytes;
-        the rest is zero."""
+        the rest is zero.  ``process_timer`` tells the number plus 1 of the timer on the clock of the whole
+        process, which is to be deleted: its signal would meet threads that sleep."""
         if len(front) % MAIL_SIZE:
             raise ValueError("front must be whole pages")
         self.target = target
@@ -190,7 +192,7 @@ class Borrowing:
         self.boot_offset = len(front)
         self._nonce = random_bits(63) | 1
         self._mailed = self._tidied = False
-        self._front = front
+        self._front, self._process_timer = front, process_timer
         self._pieces = [(offset, data) for offset, data in behind if data]
         boot_code(), loader_code()  # read from disk before anything waits for them
         self._file_size = self.boot_offset + BOOT_SIZE + LOADER_SIZE + size
@@ -286,7 +288,14 @@ class Borrowing:
         with contextlib.suppress(OSError):
             before_ip = self.target.read(registers["rip"] - 2, 2)
         resume = arch.resume_registers(registers, before_ip, held.signal_pending)
-        return arch.boot_data(resume, held.signal_mask, self._settings, _processor()) + boot_code()
+        data = arch.boot_data(
+            resume,
+            held.signal_mask,
+            self._settings,
+            process_timer=self._process_timer(),
+            processor=_processor(),
+        )
+        return data + boot_code()
 
     def _serve(self, held: HeldThread) -> Borrowed:
         number, ready_ns = self._wait_for_mail()

@@ -34,7 +34,8 @@ def _check(target: Target, borrowed: Borrowed) -> None:
 
 class MappedStub:
     """The stub's image in one target: what is needed to call it and to take it out.  ``handle`` is that of
-    dlopen, 0 where it was mapped without; ``held_ns``: how long threads were held for it."""
+    dlopen, 0 where it was mapped without; ``held_ns``: how long threads were held for it; ``shared_address``:
+    of its memory, 0 for a stub without a clock of the whole process."""
 
     def __init__(
         self,
@@ -44,9 +45,11 @@ class MappedStub:
         base: int,
         handle: int,
         held_ns: list[int],
+        shared_address: int = 0,
     ) -> None:
         self.target, self.image, self.calls = target, image, calls
         self.base, self.handle, self.held_ns = base, handle, held_ns
+        self.shared_address = shared_address
 
     @property
     def by_dlopen(self) -> bool:
@@ -64,9 +67,15 @@ class MappedStub:
 
     def prepare_call(self, entry: str) -> Borrowing:
         """A borrowing that calls ``pa_arm`` or ``pa_stop``."""
-        return Borrowing(
-            self.target, BootArgs(command=BootCommand.CALL, call=self.base + self.image.entries[entry])
-        )
+        args = BootArgs(command=BootCommand.CALL, call=self.base + self.image.entries[entry])
+        return Borrowing(self.target, args, process_timer=self._process_timer)
+
+    def _process_timer(self) -> int:
+        """The number plus 1 of the timer on the whole process's clock; 0: there is none."""
+        if not self.shared_address:
+            return 0
+        at = self.shared_address + Control.stray_timer_plus_1.offset
+        return int.from_bytes(self.target.read(at, 4), "little", signed=True)
 
     def prepare_unload(self) -> Borrowing:
         """A borrowing that takes shared memory and image out.  No thread may be inside the stub."""
@@ -99,8 +108,8 @@ class LoadedStub(MappedStub):
         held_ns: list[int], plan: RegionPlan, shared_address: int, memfd: int, region_offset: int,
         region: mmap.mmap, clock_offset_ns: int,
     ) -> None:  # fmt: skip
-        super().__init__(target, image, calls, base, handle, held_ns)
-        self.plan, self.shared_address, self.memfd = plan, shared_address, memfd
+        super().__init__(target, image, calls, base, handle, held_ns, shared_address)
+        self.plan, self.memfd = plan, memfd
         self.region_offset, self.region, self.clock_offset_ns = region_offset, region, clock_offset_ns
 
     def read_in_target(self, offset: int, size: int) -> bytes:

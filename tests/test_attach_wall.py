@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,12 @@ import pytest
 from support import Target, build_target
 from test_attach_run import Spawn, attach, wait_for
 
+from pyattach.attacher.contract import Options
 from pyattach.attacher.procfs import read_blocked
+from pyattach.attacher.sampling import Session
+from pyattach.attacher.target import TargetProcess
+from pyattach.inject import fault
+from pyattach.inject.borrow import LIMIT_NS
 
 COMPLETE = 0.95
 
@@ -97,6 +103,31 @@ def test_each_thread_is_seen_where_it_waits_and_none_is_woken(
     assert totals.pop("sleep") >= 0.5 * max(totals.values())
     assert min(totals.values()) >= 0.9 * max(totals.values()), "all were looked at equally often"
     assert "wall: share of the time of all threads, running and waiting" in summary
+
+
+def test_none_is_woken_while_a_borrowed_thread_waits(spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It blocks all signals and uses CPU time for as long as pyattach keeps it waiting: the signal of a clock
+    of the whole process would go to a thread that sleeps."""
+    reach = fault.reach
+
+    def late(step: str, pid: int) -> None:
+        reach(step, pid)
+        if step == "mailed":
+            time.sleep(LIMIT_NS / 2e9)
+
+    monkeypatch.setattr(fault, "reach", late)
+    with spawn(build_target("waits")) as target, TargetProcess(target.pid) as process:
+        session = Session(process, Options(rate_hz=99))
+        session.load()
+        assert session.shared.control.stray_timer_plus_1
+        session.shared.posted(session.threads.slots_used)
+        session._stay.arm()
+        assert session.shared.control.stray_timer_plus_1
+        session.detach()
+        verified = session.verify()
+        session.close()
+        assert verified is not None and verified.left == ()
+        assert finished(target)["eintr"] == 0
 
 
 def test_running_and_waiting_add_up_to_the_time(spawn: Spawn, tmp_path: Path) -> None:

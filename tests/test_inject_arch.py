@@ -101,7 +101,7 @@ def test_signed() -> None:
 
 
 def test_the_memfds_name_has_its_limits() -> None:
-    room = 248 - 208 - 1
+    room = 240 - 208 - 1
 
     def settings(name: bytes) -> bytes:
         return arch.boot_settings(

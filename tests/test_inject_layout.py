@@ -189,21 +189,26 @@ def test_the_data_block_lies_where_the_bootstrap_looks(c_says: dict[str, int]) -
     words = {name: 0x2222_0000_0000_0000 + i for i, name in enumerate(
         "mail nonce file_size boot_offset limit_ns memfd_flags".split())}  # fmt: skip
     block = arch.boot_data(
-        {**registers, **others}, 0x3333_4444_5555_6666, arch.boot_settings(**words, name=b"the name"), 77
+        {**registers, **others},
+        0x3333_4444_5555_6666,
+        arch.boot_settings(**words, name=b"the name"),
+        process_timer=55,
+        processor=77,
     )
     assert len(block) == layout.BOOT_DATA_SIZE
     expected = {
         "D_RFLAGS" if name == "eflags" else f"D_{name.upper()}": value for name, value in registers.items()
     }
     expected |= {f"D_{name.upper()}": value for name, value in words.items()}
-    expected |= {"D_ALL_SIGNALS": (1 << 64) - 1, "D_OLD_MASK": 0x3333_4444_5555_6666, "D_PROCESSOR": 77}
+    expected |= {"D_ALL_SIGNALS": (1 << 64) - 1, "D_OLD_MASK": 0x3333_4444_5555_6666}
+    expected |= {"D_TIMER": 55, "D_PROCESSOR": 77}
     places = {name: at for name, at in c_says.items() if name.startswith("D_")}
     assert places.keys() == expected.keys() | {"D_NAME"}
     found = {
         name: int.from_bytes(block[at : at + 8], "little") for name, at in places.items() if name != "D_NAME"
     }
     assert found == expected
-    assert block[places["D_NAME"] : places["D_PROCESSOR"]].rstrip(b"\0") == b"the name"
+    assert block[places["D_NAME"] : places["D_TIMER"]].rstrip(b"\0") == b"the name"
 
 
 def test_words_that_are_waited_for_are_aligned() -> None:

@@ -77,17 +77,19 @@ def boot_settings(
 ) -> bytes:
     """The part of the data block that is known before a thread is stopped."""
     block = struct.pack("<6Q", mail, nonce, file_size, boot_offset, limit_ns, memfd_flags) + name + b"\0"
-    room = BOOT_DATA_SIZE - 8 * (len(_SAVED) + 3)
+    room = BOOT_DATA_SIZE - 8 * (len(_SAVED) + 4)
     if len(block) > room:
         raise ValueError(f"memfd name too long: {name!r}")
     return block.ljust(room, b"\0")
 
 
-def boot_data(resume: Registers, signal_mask: int, settings: bytes, processor: int) -> bytes:
+def boot_data(
+    resume: Registers, signal_mask: int, settings: bytes, *, process_timer: int, processor: int
+) -> bytes:
     """The data block in front of the bootstrap's code (``stub/boot/boot.h``, ``D_*``)."""
     words = [resume[register] for register in _SAVED]
     head = struct.pack(f"<{len(words) + 2}Q", *words, (1 << 64) - 1, signal_mask)
-    return head + settings + processor.to_bytes(8, "little")
+    return head + settings + struct.pack("<qQ", process_timer, processor)
 
 
 def boot_mail(block: bytes) -> int:

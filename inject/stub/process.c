@@ -48,13 +48,11 @@ static u32 span_periods(const struct pa_control *c, u64 cpu_ns)
 }
 
 /* The kernel lets it tick with its own tick only, so that moment is the latest that may be asked for. */
-static i64 set_tick(struct pa_control *c, i32 timer, u64 cpu_ns, u64 random)
+static i64 set_tick(struct pa_control *c, i32 timer, u64 soonest_ns, u64 random)
 {
 	u64 span_ns = c->stray_periods * c->period_ns, room = 1 + (span_ns > c->stray_jump_ns ? span_ns - c->stray_jump_ns : 0);
 	u64 x = (random ^ c->nonce) * 0x9e3779b97f4a7c15UL;
 	u64 next_ns = c->stray_cpu_ns + (x >> 20) % room;
-	/* What is over already would tick at once, and meet the same instruction again. */
-	u64 soonest_ns = cpu_ns + c->tick_ns / 4;
 	return set_timer(timer, TIMER_ABSTIME, next_ns > soonest_ns ? next_ns : soonest_ns, 0);
 }
 
@@ -71,8 +69,9 @@ void stray_begin(struct pa_control *c)
 	c->stray_jump_ns = (u32)c->tick_ns;
 	c->stray_periods = span_periods(c, c->stray_cpu_ns);
 	c->stray_timer_plus_1 = timer + 1;
+	/* A borrowed thread blocks all signals, so the clock must not tick before it has gone home. */
 	if (may_tick(c))
-		set_tick(c, timer, c->stray_cpu_ns, c->stray_last_clock_ns);
+		set_tick(c, timer, c->stray_cpu_ns + 2UL * c->tick_ns, c->stray_last_clock_ns);
 	else
 		stray_end(c);
 }
@@ -163,8 +162,9 @@ void stray_next(struct pa_control *c, u64 cpu_ns, u64 clock_ns, int met)
 		c->stray_met_ns = cpu_ns;
 	see_jump(c, cpu_ns, clock_ns);
 	c->stray_periods = span_periods(c, cpu_ns);
+	/* What is over already would tick at once, and meet the same instruction again. */
 	if (timer)
-		set_tick(c, timer - 1, cpu_ns, clock_ns);
+		set_tick(c, timer - 1, cpu_ns + c->tick_ns / 4, clock_ns);
 }
 
 /* CPU time of the whole process between two wake ticks. */

@@ -161,6 +161,7 @@ fail:
 
 EXPORT i64 pa_arm(void)
 {
+	stray_end(pa.control); /* boot.S has deleted it, and it is begun anew */
 	timers_serve(pa.control, ARM_LIMIT);
 	return 0;
 }

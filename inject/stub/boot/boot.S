@@ -15,6 +15,7 @@
 #define SYS_munmap 11
 #define SYS_rt_sigprocmask 14
 #define SYS_sched_yield 24
+#define SYS_timer_delete 226
 #define SYS_clock_gettime 228
 #define SYS_getcpu 309
 #define SYS_memfd_create 319
@@ -37,6 +38,14 @@ boot_data:
 
 	.globl boot_entry
 boot_entry:
+	/* The whole process's clock: were it to tick while this thread blocks all signals, the kernel would hand
+	 * the signal to one that sleeps, and end that one's system call. */
+	mov D(D_TIMER), %edi
+	dec %edi
+	js 1f
+	mov $SYS_timer_delete, %eax
+	syscall
+1:
 	/* rt_sigprocmask(SIG_BLOCK, all, NULL, 8) */
 	mov $SYS_rt_sigprocmask, %eax
 	xor %edi, %edi

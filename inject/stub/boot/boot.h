@@ -50,7 +50,8 @@
 #define D_BOOT_OFFSET 184
 #define D_LIMIT_NS 192
 #define D_MEMFD_FLAGS 200
-#define D_NAME 208 /* at most 40 bytes, the last of them 0 */
+#define D_NAME 208 /* at most 32 bytes, the last of them 0 */
+#define D_TIMER 240 /* one to delete first, plus 1; 0: none */
 #define D_PROCESSOR 248
 #define BOOT_DATA_SIZE 256
 
