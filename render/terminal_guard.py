@@ -7,11 +7,14 @@ import os
 import select
 import signal
 import termios
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
 _LEAVE = b"\x1b[?1049l\x1b[?25h"  # the alternate screen; the cursor is shown
+_PATIENCE_S = 60
+"""How long a terminal that takes nothing (after Ctrl-S) is waited for."""
 
 
 class TerminalGuard:
@@ -71,7 +74,21 @@ class TerminalGuard:
         with contextlib.suppress(OSError):
             # Opened anew: writing must not wait, as it would after Ctrl-S; that of others may.
             flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY
-            os.write(os.open(os.ttyname(self._screen), flags), _LEAVE)
+            _write_all(os.open(os.ttyname(self._screen), flags), _LEAVE)
+
+
+def _write_all(terminal: int, data: bytes) -> None:
+    """To a terminal that may have no room, and is refused while another process writes to it: a shell does as
+    it learns of the same end.  Gives up after ``_PATIENCE_S``.  Raises OSError where the terminal is gone."""
+    room = select.poll()
+    room.register(terminal, select.POLLOUT)
+    until = time.monotonic() + _PATIENCE_S
+    while data and time.monotonic() < until:
+        try:
+            data = data[os.write(terminal, data) :]
+        except BlockingIOError:
+            room.poll(1000)
+            time.sleep(0.005)  # where there is room, but somebody writes
 
 
 def _pidfd() -> int:
