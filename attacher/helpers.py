@@ -100,5 +100,7 @@ def _sample(pid: int, options: Options, stop_fd: int, stop_end: int, result_fd: 
         result = following.attach(pid, options, should_stop, lambda _progress: None)
     except PyattachError as error:
         result = error.what
+    except OSError as error:  # before there was a session that could end with what it has
+        result = str(error)
     with open(result_fd, "wb", closefd=False) as file:
         pickle.dump(result, file)

@@ -16,6 +16,7 @@ import pytest
 from support import build_target
 from test_attach_run import (
     CLOCKS,
+    DEADLINE_S,
     MARK,
     TICK,
     Folded,
@@ -428,3 +429,21 @@ def test_a_helper_that_is_killed_while_it_writes(written: bytes) -> None:
     helper.outcome = None
     helper._take_result(signal.SIGKILL)
     assert helper.error == "pyattach's process for it ended with status 0x9"
+
+
+def test_a_helper_that_may_not_look(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """What the system has refused is said in a line of the report, and with no traceback."""
+
+    def refused(*_words: object) -> Outcome:
+        raise OSError(errno.ENFILE, os.strerror(errno.ENFILE))
+
+    monkeypatch.setattr(following, "attach", refused)
+    stop_fd, stop_end = os.pipe()
+    helper = Helper(os.getpid(), Options(), stop_fd, stop_end)
+    helper.wait(time.monotonic() + DEADLINE_S)
+    os.close(stop_fd)
+    os.close(stop_end)
+    assert helper.error == f"[Errno {errno.ENFILE}] {os.strerror(errno.ENFILE)}"
+    assert capfd.readouterr().err == ""
