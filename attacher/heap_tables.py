@@ -17,6 +17,8 @@ from collections.abc import Iterator
 
 from ..inject.heap_layout import (
     COUNTS_IN_PAGE,
+    DENSE_DIRECTORY,
+    DENSE_SHIFT,
     DIRECTORY,
     FIRST_ITEM,
     LEAF_SHIFT,
@@ -34,7 +36,9 @@ from ..inject.heap_layout import (
     CountsPage,
     Heap,
     HeapThread,
+    Node,
     Sampled,
+    Site,
     Table,
     Tally,
 )
@@ -43,7 +47,6 @@ from ..inject.region import PAGE
 from ..inject.scan import Blocks as SortedBlocks
 
 _CHUNK = 48 << 14  # whole items, and whole counts
-_ITEM = 16
 _AREA = 1 << (LINE_SHIFT + WIDE_SHIFT)  # a block's word says where in such a stretch it begins
 _MOST_LEAVES = 64  # of one place; 28 hold all blocks there can be
 _COUNTS = struct.Struct("<IIiiii")
@@ -109,29 +112,35 @@ class HeapTables:
         head = self.head()
         halves = array.array("I", self._read(self._heap.regions_offset, 4 * REGIONS))
         upper = [half - 1 if half else 0 for half in halves]
-        for first, packed in self._items(self.nodes, self._heap.nodes, head.nodes.used):
+        for first, packed in self._items(self.nodes, self._heap.nodes, head.nodes.used, Node):
             under = packed[1::4]
             packed[1::4] = array.array("I", [upper[word >> NODE_BITS] for word in under])
             packed[2::4] = array.array("I", [word & (1 << NODE_BITS) - 1 for word in under])
             self._take(self.nodes, first, packed)
-        for first, packed in self._items(self.sites, self._heap.sites, head.sites.used):
+        for first, found in self._items(self.sites, self._heap.sites, head.sites.used, Site):
+            under = found[1::3]
+            packed = array.array("I", bytes(16 * len(under)))
+            packed[0::4] = found[0::3]
+            packed[1::4] = array.array("I", [word >> NODE_BITS for word in under])
+            packed[2::4] = array.array("I", [word & (1 << NODE_BITS) - 1 for word in under])
             self._take(self.sites, first, packed)
 
     def _items(
-        self, items: array.array[int], table: Table, used: int
+        self, items: array.array[int], table: Table, used: int, kind: type[Node] | type[Site]
     ) -> Iterator[tuple[int, array.array[int]]]:
-        """Those that have come to the table since, or were not whole yet: the first one's number, and four
-        words each."""
+        """Those that have come to the table since, or were not whole yet: the first one's number, and all
+        words of each."""
         begun, self._begun[id(items)] = self._begun.get(id(items), []), []
         have, used = len(items) // 2, min(used, table.most)
         parts = [(number, 1) for number in begun]
-        parts += [(at, min(used - at, _CHUNK // _ITEM)) for at in range(have, used, _CHUNK // _ITEM)]
+        size = ctypes.sizeof(kind)
+        parts += [(at, min(used - at, _CHUNK // size)) for at in range(have, used, _CHUNK // size)]
         for first, count in parts:
-            yield first, array.array("I", self._read(table.items_offset + first * _ITEM, count * _ITEM))
+            yield first, array.array("I", self._read(table.items_offset + first * size, count * size))
 
     def _take(self, items: array.array[int], first: int, packed: array.array[int]) -> None:
-        """Two words of each.  An item's number is handed out before it is written, the third word last: what
-        has none is read again the next time."""
+        """Two words of each, of ``packed``'s first three halves.  An item's number is handed out before it is
+        written, the third half last: what has none is read again the next time."""
         packed[3::4] = array.array("I", bytes(len(packed)))
         begun = (first + i for i, word in enumerate(packed[2::4]) if not word)
         wait_for = self._begun[id(items)]
@@ -219,9 +228,12 @@ class HeapTables:
         for place, leaf in self._directory(self._heap.directory_offset, DIRECTORY):
             if leaf < self._heap.leaf_count:
                 yield from self._leaf(leaf, place << LEAF_SHIFT, LINE_SHIFT)
-        for place, leaves in self._wide_leaves():
-            for leaf in leaves:
+        for place, leaf in self._directory(self._heap.wide_offset, WIDE_DIRECTORY):
+            if leaf < self._heap.leaf_count:
                 yield from self._leaf(leaf, place << LEAF_SHIFT + WIDE_SHIFT, LINE_SHIFT + WIDE_SHIFT)
+        for place, leaves in self._dense_leaves():
+            for leaf in leaves:
+                yield from self._leaf(leaf, place << LEAF_SHIFT + DENSE_SHIFT, LINE_SHIFT + DENSE_SHIFT)
 
     def _sampled(self) -> Iterator[Block]:
         more = 8 * sum(SAMPLED_FIRST << 2 * level for level in range(1, SAMPLED_LEVELS))
@@ -236,21 +248,24 @@ class HeapTables:
         """All live blocks, in the order of their addresses; ``glibc``: as long as glibc's malloc makes
         them."""
         out = SortedBlocks()
-        wide = dict(self._wide_leaves())
+        wide = dict(self._directory(self._heap.wide_offset, WIDE_DIRECTORY))
+        dense = dict(self._dense_leaves())
         for place, leaf in self._directory(self._heap.directory_offset, DIRECTORY):
             if leaf < self._heap.leaf_count:
-                all_of_it = [leaf, *wide.get(place >> WIDE_SHIFT, [])]
+                all_of_it = [leaf, wide.get(place >> WIDE_SHIFT, 0), *dense.get(place >> DENSE_SHIFT, [])]
                 leaves = [
                     self._read(self._heap.leaves_offset + number * LEAF_WORDS * 4, LEAF_WORDS * 4)
+                    if 0 < number < self._heap.leaf_count
+                    else None
                     for number in all_of_it
                 ]
                 out.add_leaves(place, leaves, self.sites, glibc=glibc)
         return out
 
-    def _wide_leaves(self) -> Iterator[tuple[int, list[int]]]:
+    def _dense_leaves(self) -> Iterator[tuple[int, list[int]]]:
         """By 16 MB of addresses, the leaves of what had no room elsewhere."""
         follow = array.array("I", self._read(self._heap.next_offset, 4 * self._heap.leaf_count))
-        for place, leaf in self._directory(self._heap.wide_offset, WIDE_DIRECTORY):
+        for place, leaf in self._directory(self._heap.dense_offset, DENSE_DIRECTORY):
             leaves: dict[int, None] = {}
             while leaf and leaf < self._heap.leaf_count and leaf not in leaves and len(leaves) < _MOST_LEAVES:
                 leaves[leaf] = None

@@ -9,17 +9,19 @@ import ctypes
 import enum
 
 HEAP_MAGIC = 0x70616568746179F0
-HEAP_VERSION = 3
+HEAP_VERSION = 4
 FIRST_ITEM = 16
 NO_STACK = 15
-SITE_BITS = 23
+SITE_BITS = 21
 LEAF_SHIFT = 22
 LEAF_WORDS = 65536
 LINE_SHIFT = 10
 LINE_WORDS = 16
 DIRECTORY = 1 << 25
-WIDE_SHIFT = 2
+WIDE_SHIFT = 4
 WIDE_DIRECTORY = DIRECTORY >> WIDE_SHIFT
+DENSE_SHIFT = 2
+DENSE_DIRECTORY = DIRECTORY >> DENSE_SHIFT
 NODE_BITS = 22
 REGIONS = 1024
 FAN = 16
@@ -68,7 +70,7 @@ class Node(ctypes.Structure):
 class Site(ctypes.Structure):
     """``struct pa_site``: where blocks of one size come from."""
 
-    _fields_ = (("size", _u64), ("node", _u32), ("next", _u32))
+    _fields_ = (("size", _u32), ("node", _u32), ("next", _u32))
 
 
 class Table(ctypes.Structure):
@@ -98,6 +100,7 @@ class Heap(ctypes.Structure):
         ("threads_offset", _u64),
         ("directory_offset", _u64),
         ("wide_offset", _u64),
+        ("dense_offset", _u64),
         ("next_offset", _u64),
         ("leaves_offset", _u64),
         ("pool_offset", _u64),
@@ -118,7 +121,7 @@ class Heap(ctypes.Structure):
         ("private_at", _u64),
         ("entries_offset", _u64),
         ("landings_offset", _u64),
-        ("pad5", _u64 * 6),
+        ("pad5", _u64 * 5),
         ("nodes", Table),
         ("sites", Table),
         ("fans", Table),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 
 from .heap_layout import (
+    DENSE_DIRECTORY,
     DIRECTORY,
     ENTRIES,
     FAN,
@@ -41,8 +42,8 @@ _THREADS = 4096
 _LEAVES = 1 << 15
 _NODES, _SITES, _FANS = 1 << NODE_BITS, 1 << SITE_BITS, 1 << 20
 _POOL_PAGES = 1 << 20
-_LEAST_LINES, _MOST_LINES = 1 << 13, 1 << 16
-_BYTES_OF_CODE = 1024
+_LEAST_LINES, _MOST_LINES = 1 << 12, 1 << 16
+_BYTES_OF_CODE = 2048
 """For so much code there is one rule kept: of the return addresses in it few are on stacks that allocate."""
 
 _CONTEXTS = 64
@@ -142,6 +143,7 @@ def _place_exact(heap: Heap, at: _Places) -> None:
     heap.threads_offset = at.take(_THREADS * ctypes.sizeof(HeapThread))
     heap.directory_offset = at.take(4 * DIRECTORY)
     heap.wide_offset = at.take(4 * WIDE_DIRECTORY)
+    heap.dense_offset = at.take(4 * DENSE_DIRECTORY)
     heap.next_offset = at.take(4 * _LEAVES)
     heap.leaves_offset = at.take(4 * LEAF_WORDS * _LEAVES)
 

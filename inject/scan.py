@@ -88,11 +88,12 @@ class Blocks:
     sites: array.array[int] = dataclasses.field(default_factory=lambda: array.array("I"))
 
     def add_leaves(
-        self, place: int, leaves: Sequence[bytes], sites: array.array[int], *, glibc: bool = False
+        self, place: int, leaves: Sequence[bytes | None], sites: array.array[int], *, glibc: bool = False
     ) -> None:
-        """Those of one place of the directory, which must be behind those that were added before.  ``glibc``:
+        """Those of one place of the directory, which must be behind those that were added before: its leaf,
+        the wide one (None: there is none), the dense ones.  ``glibc``:
         blocks are as long as glibc's malloc makes them."""
-        if any(len(leaf) != 4 * LEAF_WORDS for leaf in leaves):
+        if any(leaf is not None and len(leaf) != 4 * LEAF_WORDS for leaf in leaves):
             raise ValueError("a leaf has another size")
         decode = library().pa_live_blocks
         decode.restype = _u64

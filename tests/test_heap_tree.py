@@ -57,20 +57,24 @@ def test_an_item_that_is_being_written_is_read_again(memfd: int) -> None:
         row = struct.pack("<4I", lower, under | (upper << 22 if under else 0), 0, 0)
         write(heap.nodes.items_offset + number * 16, row)
 
+    def site(number: int, size: int, under: int) -> None:
+        row = struct.pack("<3I", size & 0xFFFF_FFFF, under | size >> 32 << 22, 0)
+        write(heap.sites.items_offset + number * 12, row)
+
     write(heap.regions_offset, struct.pack("<3I", 0, 0x5555 + 1, 0x7FFF + 1))
     heap.nodes.used, heap.sites.used = 19, 18
     write(0, bytes(heap))
     node(16, 1, 0x1000, 3)
     node(17, 2, 0x2000, 0)  # begun
     node(18, 2, 0x3000, 16)
-    write(heap.sites.items_offset + 16 * 16, struct.pack("<Q2I", 1 << 40, 18, 0))
-    write(heap.sites.items_offset + 17 * 16, struct.pack("<Q2I", 24, 0, 0))  # begun
+    site(16, 1 << 40, 18)
+    write(heap.sites.items_offset + 17 * 12, struct.pack("<3I", 24, 0, 0))  # begun
     tables.update()
     assert list(tables.nodes[32:34]) == [0x5555_0000_1000, 3]
     assert list(tables.nodes[36:38]) == [0x7FFF_0000_3000, 16]
     assert tables.site(16) == (1 << 40, 18)
     node(17, 2, 0x2000, 16)
-    write(heap.sites.items_offset + 17 * 16, struct.pack("<Q2I", 25, 17, 0))
+    site(17, 25, 17)
     heap.nodes.used = 20
     write(0, bytes(heap))
     node(19, 1, 0x4000, 17)
@@ -104,7 +108,7 @@ def test_items_that_are_never_written_are_given_up(memfd: int, monkeypatch: pyte
     tables.update()
     assert reads == 2 + 10, "the head, the upper halves, and those that are waited for"
     assert tables.given_up == 40
-    os.pwrite(memfd, struct.pack("<Q2I", 24, 17, 0), base + heap.sites.items_offset + 16 * 16)
+    os.pwrite(memfd, struct.pack("<3I", 24, 17, 0), base + heap.sites.items_offset + 16 * 12)
     tables.update()
     assert tables.site(16) == (24, 17)
 

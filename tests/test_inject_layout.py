@@ -82,6 +82,8 @@ CONSTANTS = {
     "PA_DIRECTORY": heap_layout.DIRECTORY,
     "PA_WIDE_SHIFT": heap_layout.WIDE_SHIFT,
     "PA_WIDE_DIRECTORY": heap_layout.WIDE_DIRECTORY,
+    "PA_DENSE_SHIFT": heap_layout.DENSE_SHIFT,
+    "PA_DENSE_DIRECTORY": heap_layout.DENSE_DIRECTORY,
     "PA_NODE_BITS": heap_layout.NODE_BITS,
     "PA_REGIONS": heap_layout.REGIONS,
     "PA_FAN": heap_layout.FAN,

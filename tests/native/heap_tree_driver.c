@@ -46,6 +46,11 @@ static u32 caller_of(u32 node)
 	return node_at(node)->under & ((1U << PA_NODE_BITS) - 1);
 }
 
+static u32 node_of(u32 site)
+{
+	return site_at(site)->node & ((1U << PA_NODE_BITS) - 1);
+}
+
 /* A stack of some frames, mostly of few different ones, and what is allocated there: twice, as others look too. */
 static void *look(void *argument)
 {
@@ -61,7 +66,7 @@ static void *look(void *argument)
 		}
 		u64 size = any(&job->state, 9) ? any(&job->state, 4) : any(&job->state, 1UL << 40);
 		u32 site = tree_site(size, node);
-		job->wrong += !site || site_at(site)->size != size || site_at(site)->node != node;
+		job->wrong += !site || site_size(site) != size || node_of(site) != node;
 		job->differ += tree_site(size, node) != site;
 	}
 	return 0;
@@ -79,7 +84,7 @@ static u64 listed(u32 ref, u32 node, u8 *seen_nodes, u8 *seen_sites, u64 *wrong)
 	for (; ref && !(ref & REF_FAN); ref = *next_of(ref)) {
 		u32 id = ref & REF_ID;
 		u8 *seen = ref & REF_SITE ? &seen_sites[id] : &seen_nodes[id];
-		*wrong += *seen || (ref & REF_SITE ? site_at(id)->node : caller_of(id)) != node;
+		*wrong += *seen || (ref & REF_SITE ? node_of(id) : caller_of(id)) != node;
 		*seen = 1;
 		count++;
 	}
@@ -119,7 +124,7 @@ static struct items all_items(const u8 *seen_nodes, const u8 *seen_sites)
 	for (u32 id = PA_FIRST_ITEM; id < ph.heap->nodes.used; id++)
 		add(&items, seen_nodes[id], (struct pair){address_of(id), caller_of(id), 0});
 	for (u32 id = PA_FIRST_ITEM; id < ph.heap->sites.used; id++)
-		add(&items, seen_sites[id], (struct pair){site_at(id)->size, site_at(id)->node, REF_SITE});
+		add(&items, seen_sites[id], (struct pair){site_size(id), node_of(id), REF_SITE});
 	qsort(items.linked, items.linked_count, sizeof(struct pair), by_pair);
 	return items;
 }

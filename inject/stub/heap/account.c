@@ -97,7 +97,7 @@ static void count_free(struct pa_heap_thread *t, u32 site, int temporary)
 	counts->temporary += temporary;
 	if (UNLIKELY(++counts->frees == PA_COUNTS_FULL))
 		thread_counts_anew(t, site);
-	t->pending -= (i64)site_at(site)->size;
+	t->pending -= (i64)site_size(site);
 	fold(t);
 }
 
@@ -160,6 +160,6 @@ void account_keep(struct pa_heap_thread *t, u64 address, u32 site)
 		return;
 	note_peak(counts);
 	counts->frees--;
-	t->pending += (i64)site_at(site)->size;
+	t->pending += (i64)site_size(site);
 	fold(t);
 }

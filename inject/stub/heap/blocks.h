@@ -1,16 +1,19 @@
-/* Live blocks by address: for each KB of addresses one cache line of words, each a block that begins there (9 bits,
- * where in its 4 KB) and its site (23 bits).
+/* Live blocks by address: for each KB of addresses one cache line of words, each a block that begins there (11 bits,
+ * where in its 16 KB) and its site (21 bits).
  *
  *   address  bits 22..46  directory -> leaf          bits 10..21  line in the leaf
  *            bits  3.. 9  the block's place in its KB, which also says at which word of the line to begin
  *
- * A KB with more than 16 blocks goes on in lines that it has together with its neighbours, one for 4 KB: programs of
- * small blocks have some 20 in a KB, and a second line for each would be empty for the most part.
+ * A KB with more than 16 blocks goes on in a line that it has together with its neighbours, one for 16 KB: programs of
+ * small blocks have 15 to 18 in a KB, and a second line for each would be empty for the most part.
  *
- *   address  bits 24..46  wide directory -> leaf     bits 12..23  line in the leaf
+ *   address  bits 26..46  wide directory -> leaf     bits 14..25  line in the leaf
  *
- * Where that is full there is another behind it, as far as there are blocks (28 for blocks of 8 bytes).  A word is
- * taken by compare and swap from 0 and given back by a store: the one who allocates or frees a block is alone with its
+ * Where that is full there is one for 4 KB, and another behind it, as far as there are blocks (28 for blocks of 8 bytes).
+ *
+ *   address  bits 24..46  dense directory -> leaf    bits 12..23  line in the leaf
+ *
+ * A word is taken by compare and swap from 0 and given back by a store: the one who allocates or frees a block is alone with its
  * word, and a lookup does not end at an empty one.
  */
 #ifndef PA_BLOCKS_H
@@ -51,6 +54,12 @@ static inline u32 *wide_place(u64 address)
 	return (u32 *)heap_at(ph.heap->wide_offset) + place;
 }
 
+static inline u32 *dense_place(u64 address)
+{
+	u32 place = (address >> (PA_LEAF_SHIFT + PA_DENSE_SHIFT)) & (PA_DENSE_DIRECTORY - 1);
+	return (u32 *)heap_at(ph.heap->dense_offset) + place;
+}
+
 static inline u32 *leaf_next(u32 leaf)
 {
 	return (u32 *)heap_at(ph.heap->next_offset) + leaf;
@@ -58,7 +67,7 @@ static inline u32 *leaf_next(u32 leaf)
 
 static inline u32 block_spot(u64 address)
 {
-	return (u32)(address >> 3) & 511;
+	return (u32)(address >> 3) & ((1U << (32 - PA_SITE_BITS)) - 1);
 }
 
 /* Put the word where there is room in the line, looking from the place on; 0: there is none. */
@@ -87,6 +96,10 @@ static inline u32 line_take(u32 *line, u32 place, u32 spot)
 }
 
 #define WIDE_LINE_SHIFT (PA_LINE_SHIFT + PA_WIDE_SHIFT)
+#define DENSE_LINE_SHIFT (PA_LINE_SHIFT + PA_DENSE_SHIFT)
+/* At which word of a line to begin. */
+#define WIDE_FIRST(spot) ((spot) >> (3 + PA_WIDE_SHIFT))
+#define DENSE_FIRST(spot) ((spot) >> (3 + PA_DENSE_SHIFT))
 
 /* 0 where there is no room. */
 static inline int block_put(u64 address, u32 site)
@@ -96,8 +109,11 @@ static inline int block_put(u64 address, u32 site)
 		return 0;
 	if (LIKELY(line_put(leaf_line(leaf, address, PA_LINE_SHIFT), spot >> 3, word)))
 		return 1;
-	for (u32 *place = wide_place(address); (leaf = leaf_get(place)); place = leaf_next(leaf))
-		if (line_put(leaf_line(leaf, address, WIDE_LINE_SHIFT), spot >> 5, word))
+	leaf = leaf_get(wide_place(address));
+	if (leaf && line_put(leaf_line(leaf, address, WIDE_LINE_SHIFT), WIDE_FIRST(spot), word))
+		return 1;
+	for (u32 *place = dense_place(address); (leaf = leaf_get(place)); place = leaf_next(leaf))
+		if (line_put(leaf_line(leaf, address, DENSE_LINE_SHIFT), DENSE_FIRST(spot), word))
 			return 1;
 	return 0;
 }
@@ -111,8 +127,11 @@ static inline u32 block_take(u64 address)
 	site = line_take(leaf_line(leaf, address, PA_LINE_SHIFT), spot >> 3, spot);
 	if (LIKELY(site))
 		return site;
-	for (u32 *place = wide_place(address); (leaf = __atomic_load_n(place, __ATOMIC_ACQUIRE)); place = leaf_next(leaf)) {
-		site = line_take(leaf_line(leaf, address, WIDE_LINE_SHIFT), spot >> 5, spot);
+	leaf = __atomic_load_n(wide_place(address), __ATOMIC_ACQUIRE);
+	if (leaf && (site = line_take(leaf_line(leaf, address, WIDE_LINE_SHIFT), WIDE_FIRST(spot), spot)))
+		return site;
+	for (u32 *place = dense_place(address); (leaf = __atomic_load_n(place, __ATOMIC_ACQUIRE)); place = leaf_next(leaf)) {
+		site = line_take(leaf_line(leaf, address, DENSE_LINE_SHIFT), DENSE_FIRST(spot), spot);
 		if (site)
 			return site;
 	}

@@ -7,7 +7,8 @@
  *   fans.items_offset     u32[PA_FAN] each          lists of nodes and sites, by hash (tree.h)
  *   regions_offset        u32[PA_REGIONS]           upper halves of return addresses, + 1
  *   directory_offset      u32[]                     which leaf holds the blocks of 4 MB of addresses
- *   wide_offset           u32[]                     which holds those of 16 MB that have no room there
+ *   wide_offset           u32[]                     which holds those of 64 MB that have no room there
+ *   dense_offset          u32[]                     which holds those of 16 MB that have no room in either
  *   next_offset           u32[]                     by leaf of those: the one for what has no room there either
  *   leaves_offset         u32[65536] each           live blocks (blocks.h)
  *   sampled_offset        u64[256]                  sampled: live blocks (sampled_blocks.h), and from here on
@@ -31,14 +32,14 @@
 #include "../shared.h"
 
 #define PA_HEAP_MAGIC 0x70616568746179f0UL
-#define PA_HEAP_VERSION 3
+#define PA_HEAP_VERSION 4
 
 /* Nodes below this have no return address: a stack's root, 1 + enum pa_end, says why it ended there. */
 #define PA_FIRST_ITEM 16
 #define PA_NO_STACK 15 /* the table of stacks is full */
 
-/* A block's word: where in its 4 KB it begins, in 8 bytes, and its site. */
-#define PA_SITE_BITS 23
+/* A block's word: where in its 16 KB it begins, in 8 bytes, and its site. */
+#define PA_SITE_BITS 21
 #define PA_SITE_MASK ((1U << PA_SITE_BITS) - 1)
 
 #define PA_LEAF_SHIFT 22 /* 4 MB of addresses */
@@ -46,9 +47,11 @@
 #define PA_LINE_SHIFT 10 /* 1 KB of addresses has a cache line of words */
 #define PA_LINE_WORDS 16
 #define PA_DIRECTORY (1U << (47 - PA_LEAF_SHIFT))
-/* What has no room in its KB's line: 4 KB of addresses have one together, or as many as it takes. */
-#define PA_WIDE_SHIFT 2
+/* What has no room in its KB's line: 16 KB of addresses have one together, and then 4 KB as many as it takes. */
+#define PA_WIDE_SHIFT 4
 #define PA_WIDE_DIRECTORY (PA_DIRECTORY >> PA_WIDE_SHIFT)
+#define PA_DENSE_SHIFT 2
+#define PA_DENSE_DIRECTORY (PA_DIRECTORY >> PA_DENSE_SHIFT)
 
 /* A node's number, and behind it that of the upper half of its address. */
 #define PA_NODE_BITS 22
@@ -68,8 +71,8 @@ struct pa_node {
 };
 
 struct pa_site {
-	u64 size; /* as asked for, bytes */
-	u32 node;
+	u32 size; /* as asked for, bytes: the lower half */
+	u32 node; /* and from bit PA_NODE_BITS on the upper */
 	u32 next; /* what else is under its node */
 };
 
@@ -90,7 +93,7 @@ struct pa_heap {
 	u32 max_depth, flags;
 	u64 sample_bytes; /* mean bytes between two sampled allocations; 0: all are recorded */
 	u64 threads_offset;
-	u64 directory_offset, wide_offset, next_offset, leaves_offset;
+	u64 directory_offset, wide_offset, dense_offset, next_offset, leaves_offset;
 	u64 pool_offset;
 	u32 thread_count, leaf_count; /* of threads: a power of two */
 	u64 pool_pages;
@@ -104,7 +107,7 @@ struct pa_heap {
 	u64 sampled_offset, more_offset;
 	u64 private_at; /* written by the stub, sampled: where its struct pa_sampled is, in the target */
 	u64 entries_offset, landings_offset;
-	u64 pad5[6];
+	u64 pad5[5];
 
 	struct pa_table nodes, sites, fans;
 
@@ -309,7 +312,7 @@ _Static_assert(__builtin_offsetof(struct pa_sampled, far) == 8192, "whole pages"
 _Static_assert(sizeof(struct pa_heap_page) == 4096 && sizeof(struct pa_heap_counts) == 24, "counts");
 _Static_assert(sizeof(struct pa_heap_thread) == 256, "whole lines");
 _Static_assert(sizeof(struct pa_entry) == 128, "whole lines");
-_Static_assert(sizeof(struct pa_node) == 16 && sizeof(struct pa_site) == 16, "items");
+_Static_assert(sizeof(struct pa_node) == 16 && sizeof(struct pa_site) == 12, "items");
 _Static_assert(sizeof(struct pa_table) % PA_LINE == 0 && (u64)PA_REGIONS << PA_NODE_BITS == 1UL << 32, "tables");
 _Static_assert(__builtin_offsetof(struct pa_heap, nodes) % PA_LINE == 0, "the tables' lines");
 _Static_assert(sizeof(struct pa_heap) % PA_LINE == 0, "whole lines");

@@ -10,7 +10,8 @@
  * come PA_FAN lists, by a hash, and each of those may go on like that.  Items are only ever added, each by a compare
  * and swap of 0 at the end of its list, so there are no two of the same and nobody waits.
  *
- * Of a return address a node has the lower 32 bits and a number, of the table of all upper ones that were met.
+ * Of a return address a node has the lower 32 bits and a number, of the table of all upper ones that were met.  Of a
+ * size a site has 42 bits: what is larger counts as one that there was no room for.
  */
 #ifndef PA_TREE_H
 #define PA_TREE_H
@@ -38,6 +39,11 @@ static inline struct pa_node *node_at(u32 id)
 static inline struct pa_site *site_at(u32 id)
 {
 	return (struct pa_site *)heap_at(ph.heap->sites.items_offset) + id;
+}
+
+static inline u64 site_size(u32 id)
+{
+	return site_at(id)->size | (u64)(site_at(id)->node >> PA_NODE_BITS) << 32;
 }
 
 static inline u32 *fan_at(u32 ref)
@@ -74,8 +80,8 @@ static inline u32 region_of(u64 address)
 
 /* What is looked for: as its item has it. */
 struct wanted {
-	u64 key;   /* of a node the lower half of its address; of a site the size */
-	u32 under; /* of a node the caller's, with the address's region; of a site its node */
+	u32 key;   /* of a node the lower half of its address; of a site that of the size */
+	u32 under; /* of a node the caller's, with the address's region; of a site its node, with the size's upper half */
 	u32 kind;  /* 0 or REF_SITE */
 };
 
@@ -86,7 +92,7 @@ static inline int is_wanted(u32 ref, const struct wanted *w)
 		return 0;
 	if (w->kind)
 		return site_at(id)->size == w->key && site_at(id)->node == w->under;
-	return node_at(id)->address == (u32)w->key && node_at(id)->under == w->under;
+	return node_at(id)->address == w->key && node_at(id)->under == w->under;
 }
 
 /* The reference to a new item, or 0.  What is under what is written last: pyattach may read it meanwhile. */
@@ -99,7 +105,7 @@ static inline u32 wanted_new(const struct wanted *w)
 		site_at(id)->size = w->key;
 		__atomic_store_n(&site_at(id)->node, w->under, __ATOMIC_RELEASE);
 	} else {
-		node_at(id)->address = (u32)w->key;
+		node_at(id)->address = w->key;
 		__atomic_store_n(&node_at(id)->under, w->under, __ATOMIC_RELEASE);
 	}
 	return id | w->kind;
@@ -161,7 +167,11 @@ static inline u32 tree_node(u64 hash, u64 address, u32 caller)
 /* The site of blocks of this size from this stack. */
 static inline u32 tree_site(u64 size, u32 node)
 {
-	struct wanted w = {size, node, REF_SITE};
+	struct wanted w = {(u32)size, node | (u32)(size >> 32) << PA_NODE_BITS, REF_SITE};
+	if (UNLIKELY(size >> (64 - PA_NODE_BITS))) {
+		__atomic_fetch_add(&ph.heap->sites.refused, 1, __ATOMIC_RELAXED);
+		return 0;
+	}
 	return tree_find(&node_at(node)->child, &w, item_hash(size, node));
 }
 
