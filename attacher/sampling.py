@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from .. import __version__
 from ..errors import PyattachError, UsageError
 from ..inject import fault
+from ..inject.borrow import ThreadGaveUp
 from ..inject.loader import LoadedStub
 from . import stale
 from .account import CpuAccount
@@ -310,7 +311,10 @@ class Session:
             self._stay.arm()
         except (PyattachError, OSError) as error:  # OSError: it has just executed another program
             self.notes.append(f"some threads were found late: {error}")
-            self.shared.control.stray_timer_plus_1 = 0  # may be deleted, and is begun anew by the next tick
+            if isinstance(
+                error, ThreadGaveUp
+            ):  # else it may come to begin a timer yet, with that number there
+                self.shared.control.stray_timer_plus_1 = 0  # deleted: the next tick begins another
 
     # Leaving.
 

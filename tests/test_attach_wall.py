@@ -20,8 +20,9 @@ from pyattach.attacher.contract import Options
 from pyattach.attacher.procfs import read_blocked
 from pyattach.attacher.sampling import Session
 from pyattach.attacher.target import TargetProcess
+from pyattach.errors import InjectionFailed
 from pyattach.inject import fault
-from pyattach.inject.borrow import LIMIT_NS
+from pyattach.inject.borrow import LIMIT_NS, ThreadGaveUp, ThreadUnderWay
 
 COMPLETE = 0.95
 
@@ -128,6 +129,30 @@ def test_none_is_woken_while_a_borrowed_thread_waits(spawn: Spawn, monkeypatch: 
         session.close()
         assert verified is not None and verified.left == ()
         assert finished(target)["eintr"] == 0
+
+
+@pytest.mark.parametrize(("kind", "forgotten"), [(ThreadGaveUp, True), (ThreadUnderWay, False)])
+def test_a_borrowed_thread_that_may_begin_a_timer_yet(
+    spawn: Spawn, monkeypatch: pytest.MonkeyPatch, kind: type[InjectionFailed], forgotten: bool
+) -> None:
+    """Its number must be there for whoever deletes it."""
+    with spawn(build_target("waits")) as target, TargetProcess(target.pid) as process:
+        session = Session(process, Options(rate_hz=99))
+        session.load()
+        before = session.shared.control.stray_timer_plus_1
+
+        def fails() -> None:
+            raise kind("the thread has not come back")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(session._stay, "arm", fails)
+            session._arm_by_borrowing()
+        assert before and session.shared.control.stray_timer_plus_1 == (0 if forgotten else before)
+        session.shared.control.stray_timer_plus_1 = before
+        session.detach()
+        verified = session.verify()
+        session.close()
+        assert verified is not None and verified.left == ()
 
 
 def test_running_and_waiting_add_up_to_the_time(spawn: Spawn, tmp_path: Path) -> None:
