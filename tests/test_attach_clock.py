@@ -45,16 +45,20 @@ def caught(pid: int) -> int:
     return int(read_status(pid)["SigCgt"], 16)
 
 
-def sample(pid: int, rate_hz: float, name: str, cpu_s: float) -> Outcome:
-    """Sampled until it has used so much CPU time."""
-    seen_s = 0.0
+def sample(
+    pid: int, rate_hz: float, name: str, cpu_s: float, begun: Callable[[], object] = lambda: None
+) -> Outcome:
+    """Sampled until it has used so much CPU time; ``begun`` is called when that begins."""
+    seen_s = -1.0
 
     def enough() -> bool:
         return seen_s >= cpu_s
 
-    def note(progress: object) -> None:
+    def note(progress: Progress) -> None:
         nonlocal seen_s
-        seen_s = progress.cpu_s  # type: ignore[attr-defined]
+        if seen_s < 0:
+            begun()
+        seen_s = progress.cpu_s
 
     return attach_here(pid, Options(rate_hz=rate_hz, clock=name), enough, note)
 
@@ -316,10 +320,12 @@ def test_threads_that_block_signals_are_sampled(spawn: Spawn, name: str, how: st
 @pytest.mark.parametrize("name", CLOCKS)
 def test_threads_that_begin_to_block_signals(spawn: Spawn, name: str) -> None:
     """After a second.  It is seen when no tick has come for a while; what was missed until then is said."""
-    ticks = 0
+    ticks = -1
 
     def note(progress: Progress) -> None:
         nonlocal ticks
+        if ticks < 0:
+            target.tell()
         ticks = progress.ticks
 
     with spawn("masked", "later") as target:
@@ -338,7 +344,7 @@ def test_threads_that_begin_to_block_signals(spawn: Spawn, name: str) -> None:
 def test_the_signal_that_cant_be_blocked_is_the_c_librarys(spawn: Spawn, name: str) -> None:
     """It takes it, without asking, with the first thread that is cancelled."""
     with spawn("masked", "cancels") as target:
-        meta = sample(target.pid, 99, name, cpu_s=3).profile.meta
+        meta = sample(target.pid, 99, name, cpu_s=3, begun=target.tell).profile.meta
         check_detached(target)
         assert caught(target.pid) >> 31 & 1
         assert target.finish() in ("eintr 0\n", "eintr 1\n")  # its handler blocks what ours lets in

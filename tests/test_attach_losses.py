@@ -21,6 +21,7 @@ from test_attach_run import (
     ROOT,
     Spawn,
     cpu_time_s,
+    has_worked,
     maps_text,
     pyattach,
     status_of,
@@ -118,9 +119,10 @@ ERRORS = pytest.mark.parametrize(
 @ERRORS
 def test_sampling_fails(spawn: Spawn, error: Exception) -> None:
     with spawn("split") as target:
+        worked = has_worked(target.pid, 0.3)
 
         def looked() -> bool:
-            if cpu_time_s(target.pid) > 0.3:
+            if worked():
                 raise error
             return False
 
@@ -142,8 +144,7 @@ def test_comparing_fails(spawn: Spawn, monkeypatch: pytest.MonkeyPatch, error: E
 
     monkeypatch.setattr("pyattach.attacher.stay.Injected.verify", fails)
     with spawn("split") as target:
-        stop = lambda: cpu_time_s(target.pid) > 0.3  # noqa: E731
-        outcome = session.attach(target.pid, Options(), stop, lambda _progress: None)
+        outcome = session.attach(target.pid, Options(), has_worked(target.pid, 0.3), lambda _progress: None)
         check_detached(target)
         target.finish()
     assert outcome.profile.total > 0
@@ -162,8 +163,7 @@ def test_the_last_samples_cant_be_read(spawn: Spawn, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(RingReader, "drain", fails)
     with spawn("split") as target:
-        stop = lambda: cpu_time_s(target.pid) > 0.5  # noqa: E731
-        outcome = session.attach(target.pid, Options(), stop, lambda _progress: None)
+        outcome = session.attach(target.pid, Options(), has_worked(target.pid, 0.5), lambda _progress: None)
         target.finish()
     assert outcome.profile.total > 0
     assert "reading the last samples failed" in outcome.failure
@@ -173,9 +173,10 @@ def test_the_last_samples_cant_be_read(spawn: Spawn, monkeypatch: pytest.MonkeyP
 @ERRORS
 def test_recording_fails(error: Exception) -> None:
     with start([str(build_target("heap_cycles"))]) as target:
+        worked = has_worked(target.pid, 0.3)
 
         def look(_session: HeapSession) -> None:
-            if cpu_time_s(target.pid) > 0.3:
+            if worked():
                 raise error
 
         outcome = attach_heap(target.pid, HeapOptions(), lambda: False, look)
@@ -209,7 +210,7 @@ def test_the_target_of_a_heap_ends_while_it_is_left(monkeypatch: pytest.MonkeyPa
     else:
         monkeypatch.setattr(heap_attach, "call_stop", stop_ends)
     with start([str(build_target("heap_cycles"))]) as target:
-        outcome = attach_heap(target.pid, HeapOptions(), lambda: cpu_time_s(target.pid) > 0.3)
+        outcome = attach_heap(target.pid, HeapOptions(), has_worked(target.pid, 0.3))
         assert target.process.poll() is not None
     assert outcome.result is not None and outcome.result.amount("allocated").blocks > 0
     assert not outcome.residue and not outcome.failure

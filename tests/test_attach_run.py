@@ -158,6 +158,19 @@ def cpu_time_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
 
 
+def has_worked(pid: int, cpu_s: float) -> Callable[[], bool]:
+    """Whether the process has used so much CPU time since this was asked first.  How much it had used by
+    then, while it was attached to, is up to the machine."""
+    begin: list[float] = []
+
+    def worked() -> bool:
+        now = cpu_time_s(pid)
+        begin.append(now)
+        return now >= begin[0] + cpu_s
+
+    return worked
+
+
 def thread_ids(pid: int) -> list[int]:
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         return sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))

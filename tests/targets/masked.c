@@ -4,8 +4,8 @@
  *     masked [open|now|ignored|later|cancels]
  *
  * now (the default): it blocks all it can from its begin on; open: none; ignored: now, with the C library's signal
- * ignored, as posix_spawn leaves it; later: after a second of CPU time; cancels: now, and after such a second the
- * main thread cancels another one, for which glibc takes a signal.
+ * ignored, as posix_spawn leaves it; later: a second of its CPU time after a line on stdin; cancels: now, and so long
+ * after a line it cancels another thread, for which glibc takes a signal.
  *
  * Ends with stdin; prints "eintr N", how often the call was ended.
  */
@@ -15,7 +15,7 @@
 #include <sys/epoll.h>
 #include <sys/syscall.h>
 
-static _Atomic int stopping;
+static _Atomic int stopping, told;
 static const char *how = "now";
 
 NAMED static uint64_t masked_work(uint64_t x) { return burn(x, 100000); }
@@ -46,10 +46,13 @@ static void after_a_second(void) {
 
 static void *worker(void *argument) {
     uint64_t x = 1;
+    double told_s = 0;
     int came = 0;
     while (!atomic_load_explicit(&stopping, memory_order_relaxed)) {
         x = masked_work(x);
-        if (!came && cpu_s() > 1) {
+        if (!told_s && atomic_load_explicit(&told, memory_order_relaxed))
+            told_s = cpu_s();
+        if (!came && told_s && cpu_s() > told_s + 1) {
             came = 1;
             after_a_second();
         }
@@ -80,9 +83,12 @@ int main(int count, char **words) {
     pthread_sigmask(SIG_SETMASK, &all, &before);
     pthread_t thread = start_thread("masked", worker, NULL);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
+    char line[8];
     ready();
-    while (epoll_wait(epoll, &event, 1, -1) < 0)
-        interruptions++;
+    do {
+        while (epoll_wait(epoll, &event, 1, -1) < 0)
+            interruptions++;
+    } while (read_line(line, sizeof line, NULL) && (atomic_store(&told, 1), 1));
     atomic_store(&stopping, 1);
     pthread_join(thread, NULL);
     printf("eintr %lu\n", interruptions);
