@@ -13,7 +13,7 @@ import dataclasses
 import os
 import struct
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from ..inject.heap_layout import (
     COUNTS_IN_PAGE,
@@ -112,36 +112,38 @@ class HeapTables:
         head = self.head()
         halves = array.array("I", self._read(self._heap.regions_offset, 4 * REGIONS))
         upper = [half - 1 if half else 0 for half in halves]
-        for first, packed in self._items(self.nodes, self._heap.nodes, head.nodes.used, Node):
-            under = packed[1::4]
+        self._update(self.nodes, self._heap.nodes, head.nodes.used, ctypes.sizeof(Node), upper)
+        self._update(self.sites, self._heap.sites, head.sites.used, ctypes.sizeof(Site), range(REGIONS))
+
+    def _update(
+        self, items: array.array[int], table: Table, used: int, size: int, upper: Sequence[int]
+    ) -> None:
+        """The table's items, of ``size`` bytes each, begin with the lower half of an address or a size, and
+        what that is under with a number that ``upper`` makes the upper half of."""
+        for first, found in self._items(items, table, used, size):
+            words = size // 4
+            under = found[1::words]
+            packed = array.array("I", bytes(16 * len(under)))
+            packed[0::4] = found[0::words]
             packed[1::4] = array.array("I", [upper[word >> NODE_BITS] for word in under])
             packed[2::4] = array.array("I", [word & (1 << NODE_BITS) - 1 for word in under])
-            self._take(self.nodes, first, packed)
-        for first, found in self._items(self.sites, self._heap.sites, head.sites.used, Site):
-            under = found[1::3]
-            packed = array.array("I", bytes(16 * len(under)))
-            packed[0::4] = found[0::3]
-            packed[1::4] = array.array("I", [word >> NODE_BITS for word in under])
-            packed[2::4] = array.array("I", [word & (1 << NODE_BITS) - 1 for word in under])
-            self._take(self.sites, first, packed)
+            self._take(items, first, packed)
 
     def _items(
-        self, items: array.array[int], table: Table, used: int, kind: type[Node] | type[Site]
+        self, items: array.array[int], table: Table, used: int, size: int
     ) -> Iterator[tuple[int, array.array[int]]]:
         """Those that have come to the table since, or were not whole yet: the first one's number, and all
         words of each."""
         begun, self._begun[id(items)] = self._begun.get(id(items), []), []
         have, used = len(items) // 2, min(used, table.most)
         parts = [(number, 1) for number in begun]
-        size = ctypes.sizeof(kind)
         parts += [(at, min(used - at, _CHUNK // size)) for at in range(have, used, _CHUNK // size)]
         for first, count in parts:
             yield first, array.array("I", self._read(table.items_offset + first * size, count * size))
 
     def _take(self, items: array.array[int], first: int, packed: array.array[int]) -> None:
-        """Two words of each, of ``packed``'s first three halves.  An item's number is handed out before it is
-        written, the third half last: what has none is read again the next time."""
-        packed[3::4] = array.array("I", bytes(len(packed)))
+        """Two words of each, in halves.  An item's number is handed out before it is written, the third half
+        last: what has none is read again the next time."""
         begun = (first + i for i, word in enumerate(packed[2::4]) if not word)
         wait_for = self._begun[id(items)]
         for number in begun:

@@ -311,10 +311,10 @@ class Session:
             self._stay.arm()
         except (PyattachError, OSError) as error:  # OSError: it has just executed another program
             self.notes.append(f"some threads were found late: {error}")
-            if isinstance(
-                error, ThreadGaveUp
-            ):  # else it may come to begin a timer yet, with that number there
-                self.shared.control.stray_timer_plus_1 = 0  # deleted: the next tick begins another
+            # The bootstrap has deleted the timer: the next tick begins another.  After any other error the
+            # thread may come to begin one yet, whose number must stay there.
+            if isinstance(error, ThreadGaveUp):
+                self.shared.control.stray_timer_plus_1 = 0
 
     # Leaving.
 

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 from support import build_target
-from test_attach_run import Spawn, wait_for
+from test_attach_run import Spawn, loaded, wait_for
 
 from pyattach.attacher import stale
 from pyattach.attacher.contract import Options
@@ -43,12 +43,8 @@ def test_a_handler_that_returns_to_the_bootstrap(
     program = [str(build_target("handlers")), how, takes_ms, *stack]
     with spawn(program) as target, TargetProcess(target.pid) as process:
         sender = Sender(monkeypatch, step)
-        session = Session(process, Options(rate_hz=99))
-        session.load()
-        session.detach()
-        verified = session.verify()
-        session.close()
-        assert verified is not None and verified.left == ()
+        with loaded(process, Options(rate_hz=99)):
+            pass
         assert sender.sent >= 3  # load, stop and unload
         assert target.finish() == f"done {sender.sent}\n"
 

@@ -20,6 +20,9 @@ import pytest
 import support
 
 from pyattach.attacher.clock import why_no_events
+from pyattach.attacher.contract import Options
+from pyattach.attacher.sampling import Session
+from pyattach.attacher.target import TargetProcess
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = [sys.executable, "-m", "pyattach"]
@@ -161,14 +164,29 @@ def cpu_time_s(pid: int) -> float:
 def has_worked(pid: int, cpu_s: float) -> Callable[[], bool]:
     """Whether the process has used so much CPU time since this was asked first.  How much it had used by
     then, while it was attached to, is up to the machine."""
-    begin: list[float] = []
+    enough_s = 0.0
 
     def worked() -> bool:
+        nonlocal enough_s
         now = cpu_time_s(pid)
-        begin.append(now)
-        return now >= begin[0] + cpu_s
+        enough_s = enough_s or now + cpu_s
+        return now >= enough_s
 
     return worked
+
+
+@contextlib.contextmanager
+def loaded(process: TargetProcess, options: Options) -> Iterator[Session]:
+    """A session that samples; it has to leave the target as it was."""
+    session = Session(process, options)
+    session.load()
+    try:
+        yield session
+        session.detach()
+        verified = session.verify()
+        assert verified is not None and verified.left == ()
+    finally:
+        session.close()
 
 
 def thread_ids(pid: int) -> list[int]:

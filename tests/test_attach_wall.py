@@ -14,11 +14,10 @@ from pathlib import Path
 
 import pytest
 from support import Target, build_target
-from test_attach_run import Spawn, attach, wait_for
+from test_attach_run import Spawn, attach, loaded, wait_for
 
 from pyattach.attacher.contract import Options
 from pyattach.attacher.procfs import read_blocked
-from pyattach.attacher.sampling import Session
 from pyattach.attacher.target import TargetProcess
 from pyattach.errors import InjectionFailed
 from pyattach.inject import fault
@@ -118,16 +117,11 @@ def test_none_is_woken_while_a_borrowed_thread_waits(spawn: Spawn, monkeypatch: 
 
     monkeypatch.setattr(fault, "reach", late)
     with spawn(build_target("waits")) as target, TargetProcess(target.pid) as process:
-        session = Session(process, Options(rate_hz=99))
-        session.load()
-        assert session.shared.control.stray_timer_plus_1
-        session.shared.posted(session.threads.slots_used)
-        session._stay.arm()
-        assert session.shared.control.stray_timer_plus_1
-        session.detach()
-        verified = session.verify()
-        session.close()
-        assert verified is not None and verified.left == ()
+        with loaded(process, Options(rate_hz=99)) as session:
+            assert session.shared.control.stray_timer_plus_1
+            session.shared.posted(session.threads.slots_used)
+            session._stay.arm()
+            assert session.shared.control.stray_timer_plus_1
         assert finished(target)["eintr"] == 0
 
 
@@ -136,9 +130,11 @@ def test_a_borrowed_thread_that_may_begin_a_timer_yet(
     spawn: Spawn, monkeypatch: pytest.MonkeyPatch, kind: type[InjectionFailed], forgotten: bool
 ) -> None:
     """Its number must be there for whoever deletes it."""
-    with spawn(build_target("waits")) as target, TargetProcess(target.pid) as process:
-        session = Session(process, Options(rate_hz=99))
-        session.load()
+    with (
+        spawn(build_target("waits")) as target,
+        TargetProcess(target.pid) as process,
+        loaded(process, Options(rate_hz=99)) as session,
+    ):
         before = session.shared.control.stray_timer_plus_1
 
         def fails() -> None:
@@ -149,10 +145,6 @@ def test_a_borrowed_thread_that_may_begin_a_timer_yet(
             session._arm_by_borrowing()
         assert before and session.shared.control.stray_timer_plus_1 == (0 if forgotten else before)
         session.shared.control.stray_timer_plus_1 = before
-        session.detach()
-        verified = session.verify()
-        session.close()
-        assert verified is not None and verified.left == ()
 
 
 def test_running_and_waiting_add_up_to_the_time(spawn: Spawn, tmp_path: Path) -> None:

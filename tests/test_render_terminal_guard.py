@@ -10,7 +10,7 @@ import threading
 import time
 import tty
 
-from test_attach_run import DEADLINE_S
+from test_attach_run import DEADLINE_S, wait_for
 
 from pyattach.render.terminal_guard import TerminalGuard
 
@@ -33,6 +33,12 @@ def killed_while_guarded(terminal: int) -> None:
     os.waitpid(pid, 0)
 
 
+def wait_until_it_takes_nothing(terminal: int) -> None:
+    room = select.poll()
+    room.register(terminal, select.POLLOUT)
+    wait_for("the terminal takes nothing", lambda: not room.poll(0))
+
+
 def read_until(master: int, wanted: bytes) -> bytes:
     found, until = b"", time.monotonic() + DEADLINE_S
     while wanted not in found:
@@ -49,10 +55,7 @@ def test_another_process_writes_meanwhile() -> None:
     long = b"x" * (1 << 20)
     writer = threading.Thread(target=os.write, args=(terminal, long))
     writer.start()
-    room = select.poll()
-    room.register(terminal, select.POLLOUT)
-    while room.poll(0):
-        time.sleep(0.001)
+    wait_until_it_takes_nothing(terminal)
     killed_while_guarded(terminal)
     time.sleep(0.2)  # for its first try; nothing depends on whether it has come
     read_until(master, LEAVE)
@@ -66,10 +69,7 @@ def test_a_stopped_terminal() -> None:
     """After Ctrl-S it takes nothing until Ctrl-Q."""
     master, terminal = pty.openpty()
     os.write(master, b"\x13")
-    room = select.poll()
-    room.register(terminal, select.POLLOUT)
-    while room.poll(0):
-        time.sleep(0.001)
+    wait_until_it_takes_nothing(terminal)
     killed_while_guarded(terminal)
     time.sleep(0.2)
     os.write(master, b"\x11")
