@@ -41,11 +41,7 @@ class Held:
         return self._tracee.tid
 
     def signal_pending(self) -> bool:
-        if not self._tracee.signals_queued():
-            return False
-        status = procfs.read_status(self._target.pid, self.tid)
-        pending = int(status.get("SigPnd", "0"), 16) | int(status.get("ShdPnd", "0"), 16)
-        return bool(pending & ~self.signal_mask)
+        return self._tracee.signal_pending()
 
     def interrupted_by_a_signal(self) -> bool:
         """Whether a signal waits that will end the system call the thread stopped in: only the kernel

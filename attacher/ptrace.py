@@ -18,15 +18,14 @@ import sys
 import time
 import types
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import NoPermission, PyattachError
+from ..inject.arch import x86_64 as arch
 from . import procfs
 from .permission import no_permission
 
-if TYPE_CHECKING:
-    from ..inject.arch.x86_64 import Registers
-
+PTRACE_PEEKTEXT = 1
 PTRACE_CONT = 7
 PTRACE_GETREGS = 12
 PTRACE_SETREGS = 13
@@ -132,7 +131,8 @@ class _RseqConfiguration(ctypes.Structure):
 
 
 class Tracee:
-    """One seized thread.  Leaving the ``with`` block lets go of it, however it is left.
+    """One seized thread.  Leaving the ``with`` block lets go of it, however it is left: where its registers
+    were not set, it goes on as if it had not been stopped.
 
     ptrace belongs to the thread that seized: use an object only where it was made.
     """
@@ -140,7 +140,7 @@ class Tracee:
     def __init__(self, tid: int) -> None:
         self.tid = tid
         self.stopped = False
-        self._seized = False
+        self._seized = self._moved = False
 
     def __enter__(self) -> Tracee:
         _register_layout()  # what has to be imported is, before anything is stopped
@@ -200,17 +200,18 @@ class Tracee:
             else:
                 time.sleep(0.001)
 
-    def registers(self) -> Registers:
+    def registers(self) -> arch.Registers:
         """All general registers, by name; the thread must be stopped."""
         struct_type, names, form = _register_layout()
         regs = struct_type()
         _call(PTRACE_GETREGS, self.tid, 0, ctypes.addressof(regs))
         return dict(zip(names, form.unpack(regs), strict=True))
 
-    def set_registers(self, registers: Registers) -> None:
+    def set_registers(self, registers: arch.Registers) -> None:
         """Set all general registers; the thread must be stopped."""
         struct_type, names, form = _register_layout()
         regs = struct_type.from_buffer_copy(form.pack(*[registers[name] for name in names]))
+        self._moved = True
         _call(PTRACE_SETREGS, self.tid, 0, ctypes.addressof(regs))
 
     def signal_mask(self) -> int:
@@ -228,6 +229,14 @@ class Tracee:
             if _call(PTRACE_PEEKSIGINFO, self.tid, *places) > 0:
                 return True
         return False
+
+    def signal_pending(self) -> bool:
+        """Whether a signal waits for the thread or its process that the thread does not block."""
+        if not self.signals_queued():
+            return False
+        status = procfs.read_status(self.tid)
+        pending = int(status.get("SigPnd", "0"), 16) | int(status.get("ShdPnd", "0"), 16)
+        return bool(pending & ~self.signal_mask())
 
     def rseq_area(self) -> int:
         """Address of the thread's ``struct rseq``; 0 when it has none or the kernel can't say."""
@@ -282,10 +291,32 @@ class Tracee:
         pending = stop.signal if stop is not None and stop.kind is StopKind.SIGNAL else 0
         self.stopped = False
         try:
-            _call(PTRACE_DETACH, self.tid, 0, pending)
+            try:
+                if not pending and not self._moved:
+                    self._begin_call_anew()
+            finally:
+                _call(PTRACE_DETACH, self.tid, 0, pending)
             self._seized = False
         except ProcessLookupError:
             self._wait_for_end()
+
+    def _begin_call_anew(self) -> None:
+        """A system call that the stop has ended with EINTR, and that means the same when it is begun anew
+        (epoll_wait), is, unless a signal may be the reason.  Others the kernel begins anew itself."""
+        registers = self.registers()
+        if arch.signed(registers["rax"]) != -arch.EINTR:
+            return
+        resumed = arch.resume_registers(registers, self._code_before(registers["rip"]), self.signal_pending)
+        if resumed != registers:
+            self.set_registers(resumed)
+
+    def _code_before(self, ip: int) -> bytes:
+        """The two bytes before an address; none where that can't be read."""
+        try:
+            word = _call(PTRACE_PEEKTEXT, self.tid, ip - 2)
+        except PyattachError:
+            return b""
+        return (word & 0xFFFF).to_bytes(2, "little")
 
     def _wait_for_end(self) -> None:
         """It was killed while it stood still.  Its end has to be taken notice of here: until then an execve

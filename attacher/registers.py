@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-from ..inject.arch import x86_64 as arch
 from .hold import stopped
 from .ptrace import Tracee, let_go_of_late_stops
 from .target import TargetProcess
@@ -25,19 +24,12 @@ def registers_running(tid: int) -> dict[str, int] | None:
 
 
 def registers_asleep(target: TargetProcess, tid: int) -> dict[str, int] | None:
-    """Of a thread in a system call that goes on after a stop; None where it could not be stopped.
-
-    Should a stop end it with EINTR after all (epoll_wait), it is begun anew."""
+    """Of a thread in a system call that goes on after a stop; None where it could not be stopped."""
     deadline = time.monotonic() + _STOP_S
     while time.monotonic() < deadline:
         let_go_of_late_stops()
         with stopped(target, tid) as held:
             if held is not None:
-                registers = held.registers
-                ended = arch.signed(registers["rax"]) == -arch.EINTR  # else the kernel begins it anew
-                before = target.read(registers["rip"] - 2, 2)
-                resumed = arch.resume_registers(registers, before, held.signal_pending)
-                held.release(resumed if ended else None)
-                return registers
+                return held.registers
         time.sleep(0.001)
     return None

@@ -206,3 +206,19 @@ def test_a_thread_that_becomes_another_is_not_forbidden() -> None:
         target.expect("done")
         target.finish()
     assert looks > 1
+
+
+@pytest.mark.parametrize("interrupts", [True, False])
+def test_no_system_call_ends_for_a_stop_that_comes_to_nothing(may_trace: None, interrupts: bool) -> None:
+    """The kernel begins most calls anew by itself, but epoll_wait returns EINTR after any stop."""
+    with spawn("waits") as target:
+        for tid in procfs.thread_ids(target.pid):
+            for _ in range(10):
+                end = time.monotonic() + DEADLINE_S
+                while procfs.read_blocked(target.pid, tid) is None:
+                    assert time.monotonic() < end
+                    os.sched_yield()
+                with Tracee(tid) as tracee:
+                    assert not interrupts or tracee.interrupt(DEADLINE_S) == Stop(StopKind.INTERRUPTED)
+        assert_free(target.pid)
+        assert "eintr 0\n" in target.finish()
