@@ -31,6 +31,7 @@ def driver() -> Path:
             "squeezed",
             id="the same on an old kernel",
         ),
+        pytest.param("signalled", id="a signal has come meanwhile, and its handler looks at the registers"),
     ],
 )
 def test_the_thread_comes_back_as_it_was(driver: Path, mode: str) -> None:

@@ -17,6 +17,7 @@
  *     neighbour  the target maps something of its own behind the mail page meanwhile; nobody comes
  *     crowded    the same, and it is served
  *     squeezed   the same, on a kernel that takes addresses as hints
+ *     signalled  a signal has come meanwhile, and its handler looks at the registers; nobody comes
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -282,6 +283,47 @@ static void *server(void *unused)
 	}
 }
 
+/* What the handler of a signal that comes behind the bootstrap's last system call finds: all but the registers that
+ * the call needs or spoils. */
+static const int preserved[] = {REG_RBX, REG_RSP, REG_RBP, REG_R8, REG_R9, REG_R12, REG_R13, REG_R14, REG_R15};
+static const int preserved_number[] = {3, 4, 5, 8, 9, 12, 13, 14, 15};
+#define PRESERVED (sizeof(preserved) / sizeof(preserved[0]))
+static volatile u64 seen_register[PRESERVED];
+static volatile int signals_seen;
+
+static void on_signal(int number, siginfo_t *info, void *context)
+{
+	ucontext_t *uc = context;
+	(void)number;
+	(void)info;
+	for (u32 i = 0; i < PRESERVED; i++)
+		seen_register[i] = (u64)uc->uc_mcontext.gregs[preserved[i]];
+	signals_seen++;
+}
+
+static void expect_signal(void)
+{
+	static u8 signal_stack[1 << 17];
+	struct sigaction action = {.sa_sigaction = on_signal, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+	u64 bit = 1UL << (SIGUSR2 - 1);
+	if (sigaltstack(&(stack_t){.ss_sp = signal_stack, .ss_size = sizeof(signal_stack)}, 0) ||
+	    sigaction(SIGUSR2, &action, 0))
+		die("sigaction");
+	signals_seen = 0;
+	syscall(SYS_rt_sigprocmask, SIG_BLOCK, &bit, 0, 8);
+	syscall(SYS_tgkill, getpid(), syscall(SYS_gettid), SIGUSR2);
+}
+
+static void check_signal(void)
+{
+	if (signals_seen != 1)
+		DIFFERS("%d signals were handled", signals_seen);
+	for (u32 i = 0; i < PRESERVED; i++)
+		if (seen_register[i] != want_register[preserved_number[i]])
+			DIFFERS("a signal's handler finds register %d as %lx, was %lx", preserved_number[i],
+				seen_register[i], want_register[preserved_number[i]]);
+}
+
 static void put(u8 *block, u32 at, u64 value)
 {
 	memcpy(block + at, &value, 8);
@@ -425,6 +467,8 @@ static void run_once(u64 flags)
 	read_file("/proc/self/maps", maps_before, sizeof(maps_before));
 	if (is("nofile"))
 		setrlimit(RLIMIT_NOFILE, &(struct rlimit){0, files.rlim_max});
+	if (is("signalled"))
+		expect_signal();
 	landed = 0;
 	neighbour = MAP_FAILED;
 	started_ns = now_ns();
@@ -442,6 +486,8 @@ static void run_once(u64 flags)
 	check_mail(started_ns, left_ns);
 	if (mask_after != mask)
 		DIFFERS("the signal mask is %lx, was %lx", mask_after, mask);
+	if (is("signalled"))
+		check_signal();
 	if (is("tiny"))
 		check_tiny();
 	if (is("loader") || is("refused"))

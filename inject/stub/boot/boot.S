@@ -172,6 +172,16 @@ finish:
 	syscall
 
 boot_leave:
+	/* What came meanwhile is handled behind this system call, and who handles it may look at the registers: a
+	 * collector of garbage for what they lead to.  All that the call itself does not need are the thread's by then. */
+	mov D(D_RBX), %rbx
+	mov D(D_RBP), %rbp
+	mov D(D_R8), %r8
+	mov D(D_R9), %r9
+	mov D(D_R12), %r12
+	mov D(D_R13), %r13
+	mov D(D_R14), %r14
+	mov D(D_R15), %r15
 	mov $SYS_rt_sigprocmask, %eax
 	mov $2, %edi
 	lea D(D_OLD_MASK), %rsi
@@ -179,20 +189,12 @@ boot_leave:
 	mov $8, %r10d
 	syscall
 	mov D(D_RAX), %rax
-	mov D(D_RBX), %rbx
 	mov D(D_RCX), %rcx
 	mov D(D_RDX), %rdx
 	mov D(D_RSI), %rsi
 	mov D(D_RDI), %rdi
-	mov D(D_RBP), %rbp
-	mov D(D_R8), %r8
-	mov D(D_R9), %r9
 	mov D(D_R10), %r10
 	mov D(D_R11), %r11
-	mov D(D_R12), %r12
-	mov D(D_R13), %r13
-	mov D(D_R14), %r14
-	mov D(D_R15), %r15
 	jmp *D(D_RIP)
 
 wrong_mail:
