@@ -18,6 +18,7 @@ from test_attach_run import Folded, Spawn, attach, check_svg
 from pyattach.attacher.clock import TimerClock
 from pyattach.attacher.contract import Options
 from pyattach.attacher.planning import plan_region
+from pyattach.attacher.procfs import read_status
 from pyattach.attacher.sampling import Session
 from pyattach.attacher.target import TargetProcess
 from pyattach.errors import ExitCode, InjectionFailed
@@ -57,6 +58,27 @@ def test_the_shared_memory_is_not_cut_off(spawn: Spawn) -> None:
         session.detach()
         session.close()
         target.finish()
+
+
+def test_a_target_that_has_all_its_memory_locked(spawn: Spawn) -> None:
+    """A new mapping's pages are there at once, all of them, unless that is seen to: the heap's are many."""
+
+    def locked() -> int:
+        return int(read_status(target.pid)["VmLck"].removesuffix(" kB")) * 1024
+
+    with spawn("locked", ready=None) as target:
+        if target.expect("") == "limited":
+            pytest.skip("no more than a little memory may be locked here (RLIMIT_MEMLOCK)")
+        with TargetProcess(target.pid) as process:
+            before = locked()
+            session = Session(process, Options())
+            session.load()
+            assert locked() - before < session.plan.size / 4
+            session.detach()
+            verified = session.verify()
+            session.close()
+        assert verified is not None and verified.left == ()
+        assert target.finish().endswith("done\n")
 
 
 @pytest.mark.parametrize(

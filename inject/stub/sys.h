@@ -18,6 +18,7 @@
 #define O_RDWR 2
 #define O_CLOEXEC 02000000
 
+#define PROT_NONE 0
 #define PROT_READ 1
 #define PROT_WRITE 2
 #define PROT_EXEC 4

@@ -12,6 +12,7 @@
 #define SYS_madvise 28
 #define SYS_close 3
 #define SYS_pwrite64 18
+#define SYS_munlock 150
 #define SYS_prctl 157
 #define SYS_timer_create 222
 #define SYS_timer_settime 223

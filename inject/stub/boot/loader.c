@@ -53,11 +53,25 @@ static i64 fault(const struct boot_args *a, enum boot_step step)
 	return a->fault == step ? -EFAULT : 0;
 }
 
+/* A program that has all its memory locked (mlockall, MCL_FUTURE) is given every page of a new mapping at once: of the
+ * heap's tables that would be gigabytes, of which hardly any are ever touched.  What can't be accessed is left out. */
+static i64 map_untouched(const struct boot_args *a, i32 fd)
+{
+	i64 at = sys6(SYS_mmap, a->shared, a->shared_size, PROT_NONE, MAP_SHARED, (u64)fd, a->shared_offset), err;
+	if (failed(at))
+		return at;
+	sys2(SYS_munlock, at, a->shared_size);
+	err = sys3(SYS_mprotect, at, a->shared_size, PROT_READ | PROT_WRITE);
+	if (err)
+		sys2(SYS_munmap, at, a->shared_size);
+	return err ? err : at;
+}
+
 static i64 map_shared(struct boot_args *a, i32 fd)
 {
 	i64 at = fault(a, BOOT_STEP_SHARED);
 	if (!at)
-		at = sys6(SYS_mmap, a->shared, a->shared_size, PROT_READ | PROT_WRITE, MAP_SHARED, (u64)fd, a->shared_offset);
+		at = map_untouched(a, fd);
 	if (failed(at)) {
 		a->step = BOOT_STEP_SHARED;
 		return at;
