@@ -226,7 +226,7 @@ class _Recording:
     def _notes(self, slots: ctypes.Array[Slot]) -> Iterator[str]:
         yield "the program recorded itself (PYATTACH_OUT)"
         if any(int(slot.dropped) for slot in slots):
-            yield "the file was full: what came later is missing; give more room with PYATTACH_MB"
+            yield "the file or the disk was full: what came later is missing; PYATTACH_MB gives more room"
         if self._log.head.lost:
             yield f"the log was full: {self._log.head.lost:,} changes of mappings or names are missing"
         if not self._log.maps:

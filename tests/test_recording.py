@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
-from support import build_target, first_to_run, hostile, requires
+from support import build_target, first_to_run, hostile, requires, skip_unless_ci
 from test_attach_run import wait_for
 
 from pyattach.attacher.recording import is_recording, read_recording
@@ -258,6 +259,51 @@ def test_damaged_recordings(recording: Path, tmp_path: Path, data: st.DataObject
     except MalformedInput as error:
         assert str(damaged) in str(error)
     assert time.monotonic() - begin < 30
+
+
+FILLS_THE_DISK = """
+with open(sys.argv[1], "wb", buffering=0) as file:
+    try:
+        while True:
+            file.write(bytes(4096))
+    except OSError:
+        pass
+"""
+
+
+def test_a_disk_that_fills_up(tmp_path: Path) -> None:
+    """A store into a page of the file that the disk has no room for would end the program."""
+    disk, program, out = tmp_path / "disk", tmp_path / "program.py", tmp_path / "o"
+    disk.mkdir()
+    imports, rest = BUSY.split("\n", 2)[1:]
+    program.write_text(f"{imports}\n{FILLS_THE_DISK}\n{rest}")
+    in_namespace = [requires("unshare"), "--user", "--map-root-user", "--mount"]
+    if subprocess.run([*in_namespace, "true"], capture_output=True, check=False).returncode:
+        skip_unless_ci("user namespaces can't be made here")
+    script = f"""
+    mount -t tmpfs -o size=4m none {disk} || exit 99
+    export PYATTACH_HZ=199
+    LD_PRELOAD={preload_path()} PYATTACH_OUT={disk}/o /usr/bin/python3 {program} {disk}/full
+    code=$?
+    cp {disk}/o {out}
+    exit $code
+    """
+    command = [*in_namespace, "sh", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0 and done.stdout.startswith("result"), done
+    assert read_recording(out).meta.samples > 0
+
+
+def test_no_room_at_all(tmp_path: Path) -> None:
+    """The kernel ends a program that makes a file larger than it may be."""
+    limit = 1 << 20
+    done = subprocess.run(
+        ["/usr/bin/python3", "-c", BUSY],
+        env=environment(tmp_path / "o"), capture_output=True, text=True, check=False, timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )  # fmt: skip
+    assert done.returncode == 0 and done.stdout.startswith("result"), done
+    assert "the file of PYATTACH_OUT can't be made" in done.stderr
 
 
 def test_the_path_is_told() -> None:

@@ -21,6 +21,9 @@
 #define CLOCK_MONOTONIC_COARSE 6
 #define SYS_clock_getres 229
 #define SYS_tgkill 234
+#define SYS_getrlimit 97
+#define RLIMIT_FSIZE 1
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
 #define PR_GET_NAME 16
 #define ESRCH 3
 #define SIGURG 23 /* ignored where it is not handled, and hardly ever is (attacher/clock.py) */
@@ -33,6 +36,7 @@
 #define CACHE_LINE 32UL
 #define LOG_BYTES (8UL << 20)
 #define NAMES 256 /* bytes of PYATTACH_THREADS */
+#define RING_STEP (1UL << 15) /* words; more than all threads write in 50 ms of CPU time */
 
 /* The mappings are looked at once in so long, and more often while the program is young. */
 #define LOOK_NS 1000000000UL
@@ -162,12 +166,53 @@ static void fill(struct pa_control *c, u32 pid, u64 hz)
 	c->state = PA_STATE_RUN;
 }
 
+/* Whether the disk has room for this part of the file, which it keeps from then on: a store into a page that it has no
+ * room for would end the program (SIGBUS).  Before Linux 5.14 it can't be asked. */
+static int has_room(const void *at, u64 bytes)
+{
+	u64 start = (u64)at & ~(PAGE - 1);
+	i64 err = sys3(SYS_madvise, start, pages((u64)at + bytes) - start, MADV_POPULATE_WRITE);
+	return !err || err == -EINVAL;
+}
+
+/* The same for all that belongs to a slot. */
+static int slot_has_room(struct pa_control *c, u32 index)
+{
+	const u8 *base = (const u8 *)c;
+	return has_room(slot_at(c, index), sizeof(struct pa_slot)) &&
+	       has_room(base + c->costs_offset + (u64)index * PA_COSTS * 4, PA_COSTS * 4) &&
+	       has_room(base + c->scratch_offset + (u64)index * c->max_depth * 8, c->max_depth * 8UL) &&
+	       has_room(base + c->kept_offset + index * PA_WALK_BYTES, PA_WALK_BYTES);
+}
+
+/* Nobody reads the ring: `tail` is where its size reaches to the end of what the disk has room for. */
+static int ring_has_room(struct pa_control *c)
+{
+	u64 room = c->tail + c->ring_words, head = __atomic_load_n(&c->head, __ATOMIC_RELAXED);
+	if (room - head >= RING_STEP || room == c->ring_words)
+		return 1;
+	if (!has_room((u8 *)c + c->ring_offset + room * 8, RING_STEP * 8))
+		return 0;
+	__atomic_store_n(&c->tail, c->tail + RING_STEP, __ATOMIC_RELEASE);
+	return 1;
+}
+
+/* For what every program needs.  The control block and the module tables come before it. */
+static int has_room_to_begin(struct pa_control *c)
+{
+	int has = has_room((u8 *)c + c->cache_offset, CACHE_LINES * CACHE_LINE) && slot_has_room(c, 0) &&
+		  has_room(log_of(c), sizeof(struct pa_log)) && ring_has_room(c);
+	for (u32 i = 1; has && i <= c->spare_slots; i++)
+		has = slot_has_room(c, c->slot_count - i);
+	return has;
+}
+
 void log_append(struct pa_control *c, u32 kind, const void *data, u32 size)
 {
 	struct pa_log *log = log_of(c);
 	u64 whole = sizeof(struct pa_log_entry) + ((u64)size + 7) / 8 * 8;
 	struct pa_log_entry *entry = (struct pa_log_entry *)((u8 *)(log + 1) + log->used);
-	if (sizeof(*log) + log->used + whole > c->log_size) {
+	if (sizeof(*log) + log->used + whole > c->log_size || !has_room(entry, whole)) {
 		log->lost++;
 		return;
 	}
@@ -261,9 +306,11 @@ static void adopt(struct pa_control *c, const void *ucontext)
 		if (index == used)
 			return;
 		timer_disarm(slot_at(c, index), PA_SLOT_FREE);
-	} else {
+	} else if (slot_has_room(c, used)) {
 		__atomic_store_n(&c->slots_used, used + 1, __ATOMIC_RELEASE);
 		index = used;
+	} else {
+		return;
 	}
 	slot_at(c, index)->tid = tid;
 	slot_at(c, index)->name[0] = 0;
@@ -283,6 +330,7 @@ static void record_wake(struct pa_control *c, const void *ucontext)
 	}
 	if (__atomic_exchange_n(&c->arming, 1, __ATOMIC_ACQUIRE))
 		return;
+	ring_has_room(c);
 	adopt(c, ucontext);
 	if (now - looked_ns > (now - began_ns < YOUNG_NS ? YOUNG_LOOK_NS : LOOK_NS)) {
 		looked_ns = now;
@@ -294,18 +342,25 @@ static void record_wake(struct pa_control *c, const void *ucontext)
 static struct pa_control *make_file(const char *path, u64 ring_words)
 {
 	struct pa_control sizes = {0}, *c;
-	i64 fd = sys3(SYS_open, path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600), err;
+	struct {
+		u64 now, most;
+	} limit = {0};
+	u64 size;
+	i64 fd, err;
+	divide(&sizes, ring_words);
+	size = sizes.log_offset + sizes.log_size;
+	if (sys2(SYS_getrlimit, RLIMIT_FSIZE, &limit) || limit.now < size)
+		return 0; /* ftruncate would end the program (SIGXFSZ) */
+	fd = sys3(SYS_open, path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (fd < 0)
 		return 0;
-	divide(&sizes, ring_words);
-	err = sys2(SYS_ftruncate, fd, sizes.log_offset + sizes.log_size);
-	c = err ? 0
-		: (struct pa_control *)sys6(SYS_mmap, 0, sizes.log_offset + sizes.log_size, PROT_READ | PROT_WRITE,
-					    MAP_SHARED, (u64)fd, 0);
+	err = sys2(SYS_ftruncate, fd, size);
+	c = err ? 0 : (struct pa_control *)sys6(SYS_mmap, 0, size, PROT_READ | PROT_WRITE, MAP_SHARED, (u64)fd, 0);
 	sys1(SYS_close, fd);
-	if (!c || (u64)c > -4096UL)
+	if (!c || (u64)c > -4096UL || !has_room(c, sizes.index_offset))
 		return 0;
 	divide(c, ring_words);
+	c->tail = -ring_words;
 	return c;
 }
 
@@ -357,6 +412,10 @@ void record_begin(char **envp)
 		return;
 	}
 	fill(c, pid, hz);
+	if (!has_room_to_begin(c)) {
+		complain("there is no room for the file of PYATTACH_OUT");
+		return;
+	}
 	began_ns = looked_ns = log_of(c)->clock_ns = clock_ns();
 	log_of(c)->began_ns = read_clock_ns(CLOCK_REALTIME);
 	log_file(c, PA_LOG_COMMAND, "/proc/self/cmdline");
