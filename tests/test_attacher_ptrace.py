@@ -209,9 +209,13 @@ def test_a_thread_that_becomes_another_is_not_forbidden() -> None:
 
 
 @pytest.mark.parametrize("interrupts", [True, False])
-def test_no_system_call_ends_for_a_stop_that_comes_to_nothing(may_trace: None, interrupts: bool) -> None:
-    """The kernel begins most calls anew by itself, but epoll_wait returns EINTR after any stop."""
-    with spawn("waits") as target:
+@pytest.mark.parametrize("program", ["waits", "timed"])
+def test_no_system_call_ends_for_a_stop_that_comes_to_nothing(
+    may_trace: None, program: str, interrupts: bool
+) -> None:
+    """The kernel begins most calls anew by itself, but epoll_wait returns EINTR after any stop, and so does
+    recv on a socket that has a time limit."""
+    with spawn(program) as target:
         for tid in procfs.thread_ids(target.pid):
             for _ in range(10):
                 end = time.monotonic() + DEADLINE_S

@@ -23,6 +23,10 @@ BEGIN_ANEW = frozenset(
     {232, 281, 441, 65, 220, 208}
 )  # epoll_wait/pwait/pwait2, semop, semtimedop, io_getevents
 
+# read, accept, recvfrom, recvmsg, accept4, recvmmsg: on a socket that has a time limit (SO_RCVTIMEO) they
+# return EINTR as well (include/net/sock.h, sock_intr_errno), only where they have taken nothing.
+BEGIN_ANEW_ON_SOCKETS = frozenset({0, 43, 45, 47, 288, 299})
+
 # Calls that sleep and go on by themselves after a stop (-ERESTARTSYS and its kin).
 GOES_ON = frozenset(
     {0, 7, 23, 34, 35, 43, 45, 47, 61, 130, 202, 219, 230, 232, 247, 270, 271, 281, 288, 299, 441}
@@ -51,7 +55,8 @@ def resume_registers(registers: Registers, before_ip: bytes, signal_pending: Cal
     if number < 0 or before_ip not in SYSCALL_INSTRUCTIONS:
         return out
     again = {ERESTARTSYS, ERESTARTNOINTR, ERESTARTNOHAND}
-    if -result in again or (-result == EINTR and number in BEGIN_ANEW and not signal_pending()):
+    ended = -result == EINTR and number in BEGIN_ANEW | BEGIN_ANEW_ON_SOCKETS
+    if -result in again or (ended and not signal_pending()):
         out["rax"] = registers["orig_rax"]
         out["rip"] = registers["rip"] - 2
     elif -result == ERESTART_RESTARTBLOCK:
