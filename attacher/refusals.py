@@ -101,9 +101,9 @@ def _check_bits(pid: int) -> None:
 
 def check_seccomp(pid: int) -> None:
     """Refuse a target under seccomp: what its filter does about our system calls can't be seen from
-    outside, and it may kill.  Raises UnsupportedTarget."""
-    mode = procfs.read_status(pid).get("Seccomp", "0")
-    if mode != "0":
+    outside, and it may kill.  Each thread has a filter of its own, or none.  Raises UnsupportedTarget."""
+    threads = (procfs.read_status(pid, tid) for tid in procfs.thread_ids(pid))
+    if any(status.get("Seccomp", "0") != "0" for status in threads):
         raise UnsupportedTarget(
             f"process {pid} runs under a seccomp filter, which may kill it for system calls that sampling "
             "needs (memfd_create, timer_create)",

@@ -281,6 +281,14 @@ def test_seccomp_filter(spawn: Spawn, seccomp_program: Path, output: Path) -> No
         check_unharmed(target)
 
 
+def test_seccomp_filter_of_a_thread(spawn: Spawn, output: Path) -> None:
+    """The main thread has none, but any may be borrowed, and all have ticks."""
+    with spawn("sandboxed") as target:
+        run = refused(target.pid, output)
+        check_refusal(run, ExitCode.UNSUPPORTED, "seccomp filter", "--allow-seccomp")
+        check_unharmed(target)
+
+
 def test_seccomp_filter_that_the_user_allows(spawn: Spawn, seccomp_program: Path, output: Path) -> None:
     with spawn([seccomp_program]) as target:
         attach(target.pid, "--allow-seccomp", "-d", "200ms", "-o", output, exit_code=ExitCode.NO_SAMPLES)
