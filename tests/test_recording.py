@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,37 @@ def test_a_program_that_is_killed(tmp_path: Path) -> None:
     assert profile.meta.truncated <= 0.02 * profile.meta.samples
     assert any(len(stack) > 200 for _, stack in profile.weights)
     assert "main" in names_in(profile)
+
+
+PTRACE_TRACEME, PTRACE_SYSCALL = 0, 24  # include/uapi/linux/ptrace.h
+
+
+def moments_of(program: str, environment: dict[str, str]) -> Iterator[None]:
+    """Run it; before and after each of its system calls, while it stands still."""
+    ptrace = ctypes.CDLL(None, use_errno=True).ptrace
+    ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
+    pid = os.fork()
+    if not pid:
+        ptrace(PTRACE_TRACEME, 0, None, None)
+        os.execve(program, [program], environment)
+    try:
+        while os.WIFSTOPPED(os.waitpid(pid, 0)[1]):
+            yield
+            assert ptrace(PTRACE_SYSCALL, pid, None, None) == 0
+        pid = 0
+    finally:
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def test_a_file_that_is_a_recording_can_be_read_from_then_on(tmp_path: Path, may_trace: None) -> None:
+    out, reads = tmp_path / "o", 0
+    for _ in moments_of("/bin/true", environment(out)):
+        if is_recording(out):
+            assert read_recording(out).meta.rate_asked_hz == pytest.approx(99, abs=0.1)
+            reads += 1
+    assert reads > 3
 
 
 def test_a_full_file_says_so(tmp_path: Path) -> None:

@@ -142,7 +142,6 @@ static void fill(struct pa_control *c, u32 pid, u64 hz)
 {
 	struct timespec tick = {0, 4000000};
 	sys2(SYS_clock_getres, CLOCK_MONOTONIC_COARSE, &tick);
-	c->magic = PA_MAGIC;
 	c->version = PA_VERSION;
 	c->control_size = sizeof(*c);
 	c->nonce = clock_ns() * 0x9e3779b97f4a7c15UL ^ pid;
@@ -164,6 +163,8 @@ static void fill(struct pa_control *c, u32 pid, u64 hz)
 	c->post_seq = 1;
 	c->slots_used = 1;
 	c->state = PA_STATE_RUN;
+	/* Last: a file that bears it is read as a recording, which may be at any moment. */
+	__atomic_store_n(&c->magic, PA_MAGIC, __ATOMIC_RELEASE);
 }
 
 /* Whether the disk has room for this part of the file, which it keeps from then on: a store into a page that it has no
