@@ -38,6 +38,7 @@ class Debuginfod:
 
     def __init__(self, servers: list[str], cache: Cache, deadline: float, say: Say) -> None:
         self._servers, self._cache, self._deadline, self._say = servers, cache, deadline, say
+        self._gone = False
         self.failures: list[str] = []
         """What to tell the user: servers that did not answer, files that took too long."""
 
@@ -71,7 +72,7 @@ class Debuginfod:
         from http.client import HTTPException  # late: with all it takes along, 60 ms
         from urllib.error import HTTPError
 
-        answered = True
+        answered = not self._gone  # of those that did not answer, nobody knows what they have
         for server in list(self._servers):
             if time.monotonic() >= self._deadline:
                 self.failures.append(f"no time was left to ask debuginfod for {name}")
@@ -86,6 +87,7 @@ class Debuginfod:
                 return None
             except (OSError, ValueError, HTTPException) as error:
                 self._servers.remove(server)  # not again for every file
+                self._gone = True
                 self.failures.append(f"debuginfod: {server}: {str(error)[:_LONGEST_REASON]}")
                 answered = False
         if answered:

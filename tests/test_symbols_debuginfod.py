@@ -197,6 +197,10 @@ def test_a_server_that_is_gone_is_asked_once(tmp_path: Path) -> None:
     used = client(address, tmp_path)
     assert used.fetch(ID, "one") is None and used.fetch(bytes(20), "other") is None
     assert len(used.failures) == 1 and address in used.failures[0]
+    with server(send(b"", 404)) as (address, asked):
+        for build in (ID, bytes(20)):  # nobody has said that there is nothing
+            client(address, tmp_path).fetch(build, "program")
+    assert len(asked) == 2
 
 
 def test_which_servers(monkeypatch: pytest.MonkeyPatch) -> None:
