@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import signal
@@ -229,6 +230,18 @@ class Folded:
 
     def top(self) -> str:
         return max(self.leaves().items(), key=lambda item: item[1])[0]
+
+
+def weights_in(firefox: Path) -> list[int]:
+    """How many periods each sample stands for, of a file of that format."""
+    threads = json.loads(firefox.read_text())["threads"]
+    return [weight for thread in threads for weight in thread["samples"]["weight"]]
+
+
+def five_errors(share: float, weights: list[int]) -> float:
+    """Five standard errors of a share of such samples: out of bounds in one run of a million.  How many there
+    are in a second of real time, and how many come late and stand for several, is up to the machine."""
+    return 5 * math.sqrt(share * (1 - share) * sum(weight**2 for weight in weights)) / sum(weights)
 
 
 def reported_samples(text: str) -> int:
