@@ -9,6 +9,7 @@ import re
 import resource
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -82,10 +83,11 @@ def test_samples_account_for_all_cpu_time(spawn: Spawn, name: str, rate_hz: floa
 @pytest.mark.parametrize("rate_hz", [99, min(1000.0, 4 * clock.kernel_hz())])
 def test_perf_is_the_default(spawn: Spawn, rate_hz: float) -> None:
     with spawn("split") as target:
-        meta = sample(target.pid, rate_hz, "auto", cpu_s=1).profile.meta
+        profile = sample(target.pid, rate_hz, "auto", cpu_s=1).profile
         check_detached(target)
-    assert meta.clock == "perf"
-    assert meta.ticks is not None and meta.ticks > 0.8 * meta.samples  # timers: one in four
+    assert profile.meta.clock == "perf" and profile.timeline is not None
+    # Most stand for one period, of timers' none at the higher rate; any may come late.
+    assert statistics.median(profile.timeline.ticks) == 1
 
 
 def test_timers_are_the_default_without_perf(spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
