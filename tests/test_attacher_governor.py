@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from test_attach_run import Spawn, attach, cpu_time_s, reported_samples, wait_for
+from test_attach_run import Spawn, cpu_time_s, wait_for
 
 from pyattach.attacher.contract import Options
 from pyattach.attacher.governor import MOST_TIMES, RateGovernor
@@ -124,8 +124,17 @@ def test_weights_stay_in_ticks_of_the_rate_asked_for(spawn: Spawn) -> None:
 
 
 def test_a_limit_that_no_rate_keeps_lowers_it(spawn: Spawn) -> None:
-    with spawn("split") as target:
-        run = attach(target.pid, "--hz", "100", "--max-overhead", "0.0001%", "-d", "5", "-o", "-")
+    options = Options(rate_hz=100, max_overhead=1e-6, duration_s=60)
+    with spawn("split") as target, TargetProcess(target.pid) as process:
+        session = Session(process, options)
+        session.load()
+        try:
+            session.sample(lambda: session.governor.factor > 1, lambda _progress: None)
+            session.detach()
+            meta = session.profile().meta
+        finally:
+            session.close()
         target.finish()
-    assert "the rate was lowered to 1.562 Hz to keep the overhead below 0.0001%" in run.out
-    assert reported_samples(run.out) > 0
+    (note,) = [note for note in meta.notes if "the rate was lowered" in note]
+    assert note.startswith("the rate was lowered to 1.562 Hz to keep the overhead below 0.0001%")
+    assert meta.samples > 0

@@ -108,11 +108,13 @@ def test_samples_match_the_cpu_time(tmp_path: Path) -> None:
 
 
 def test_a_program_that_lives_for_50_ms(tmp_path: Path) -> None:
-    seen = [run(tmp_path, build_target("split"), "0.05", options=("--hz", 1000)).profile for _ in range(3)]
-    for profile in seen:
-        assert profile.total >= 5
-        assert sum(profile.leaves()[name] for name in SHARES) >= 0.8 * profile.total
-        assert profile.inclusive()["main"] >= 0.8 * profile.total
+    words = (build_target("split"), "0.05", "cpu")
+    seen = [run(tmp_path, *words, options=("--hz", 1000)).profile for _ in range(3)]
+    assert all(profile.total >= 5 for profile in seen)
+    # Of a dozen ticks (timers') one may be anywhere; of three runs' together few are.
+    total = sum(profile.total for profile in seen)
+    assert sum(profile.leaves()[name] for profile in seen for name in SHARES) >= 0.8 * total
+    assert sum(profile.inclusive()["main"] for profile in seen) >= 0.8 * total
 
 
 def test_the_time_of_a_constructor(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 /* CPU time split 70/20/10 over work_70, work_20 and work_10.
  *
- *     split [seconds]      without seconds: until a signal or the end of stdin
+ *     split [seconds [cpu]]      of real or of CPU time; without: until a signal or the end of stdin
  *
  * The unit is a slice of about 100 us.  Each round deals ten slices, seven, two and one, in an order
  * shuffled anew, so that no tick can keep step with it; the shares are exact after each round.
@@ -40,6 +40,12 @@ NAMED static uint64_t one_round(uint64_t x) {
     return x;
 }
 
+static uint64_t time_ns(clockid_t clock) {
+    struct timespec now;
+    clock_gettime(clock, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
 static int stdin_ended(void) {
     struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
     char c;
@@ -51,12 +57,13 @@ int main(int argc, char **argv) {
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
     double seconds = argc > 1 ? atof(argv[1]) : 0;
-    uint64_t end_ns = now_ns() + (uint64_t)(seconds * 1e9);
+    clockid_t clock = argc > 2 && !strcmp(argv[2], "cpu") ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC;
+    uint64_t end_ns = time_ns(clock) + (uint64_t)(seconds * 1e9);
     ready();
     uint64_t x = 1;
     while (!stopped) {
         x = one_round(x);
-        if (seconds > 0 ? now_ns() >= end_ns : stdin_ended())
+        if (seconds > 0 ? time_ns(clock) >= end_ns : stdin_ended())
             break;
     }
     printf("done %016lx\n", (unsigned long)x);
