@@ -197,8 +197,9 @@ def test_in_a_user_namespace_perf_is_not_there(tmp_path: Path) -> None:
     if paranoid < 2:
         pytest.skip(f"perf_event_paranoid is {paranoid}: everybody may use perf")
     script = f"""
-    "{build_target("split")}" 20 >/dev/null & target=$!
-    sleep 0.3
+    mkfifo {tmp_path}/said && exec 3<>{tmp_path}/said
+    "{build_target("split")}" 60 >&3 & target=$!
+    read ready <&3
     {sys.executable} -m pyattach $target --hz 997 -d 2 --no-live -o {tmp_path}/o.txt -v
     code=$?; kill $target; exit $code
     """
