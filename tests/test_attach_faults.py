@@ -13,9 +13,10 @@ import faulted
 import pytest
 from faulted import Faulted
 from support import Target, thread_states
-from test_attach_run import CLOCKS, MARK, Spawn, maps_text, status_of, timers_text, wait_for
+from test_attach_run import CLOCKS, MARK, Spawn, maps_text, status_of, thread_ids, timers_text, wait_for
 
 from pyattach.attacher import shared, stale
+from pyattach.attacher.procfs import thread_cpu_ns
 from pyattach.attacher.target import TargetProcess
 from pyattach.errors import ExitCode, UsageError
 from pyattach.inject import fault
@@ -78,12 +79,23 @@ def check_silence(pid: int, killed_at_ns: int) -> None:
         return
     (stub,) = found
     wait_for("the timers are gone", lambda: not timers_text(pid))
+    wait_met(pid)
     before = Counters(pid, stub.shared_address)
     assert before.control.lease_until_ns <= killed_at_ns + shared.LEASE_NS <= killed_at_ns + 1_000_000_000
     assert max(slot.last_clock_ns for slot in before.slots) <= before.control.lease_until_ns
     begin = cpu_ticks(pid)
     wait_for("it works on", lambda: cpu_ticks(pid) >= begin + 5)
     assert Counters(pid, stub.shared_address).ticks == before.ticks
+
+
+def wait_met(pid: int) -> None:
+    """Until no tick is on its way any more: what was sent to a thread that waits for a processor is met, and
+    a handler that had lost it has returned, when the thread has run since."""
+    busy = [tid for tid in thread_ids(pid) if status_of(pid, tid)["Name"].startswith("busy-")]
+    then = {tid: thread_cpu_ns(pid, tid) or 0 for tid in busy}
+    wait_for(
+        "each has run", lambda: all((thread_cpu_ns(pid, tid) or 0) > then[tid] + 10_000_000 for tid in busy)
+    )
 
 
 def cpu_ticks(pid: int) -> int:
