@@ -57,6 +57,17 @@ class Terminal:
             raise AssertionError(f"{error}\n" + "\n".join(seen)) from None
         return seen
 
+    def settled(self) -> list[str]:
+        """What is shown once it is drawn: tmux may have been asked when it had read a part of it."""
+        before: list[str] = []
+
+        def same(rows: list[str]) -> bool:
+            nonlocal before
+            last, before = before, rows.copy()
+            return last == rows
+
+        return self.wait_until("nothing changes", same)
+
 
 @pytest.fixture
 def terminal() -> Iterator[Callable[[int, int], Terminal]]:
@@ -172,8 +183,8 @@ def test_the_keys_of_the_live_view(
         screen.type("?", "x", "Down")
         screen.wait_until("one is selected", lambda rows: rows[-1].startswith("work_70  [split]"))
         screen.type("p")
-        rows = screen.wait_until("it stands still", lambda rows: rows[2].startswith("paused"))
-        frozen = rows[4:]
+        screen.wait_until("it stands still", lambda rows: rows[2].startswith("paused"))
+        frozen = screen.settled()[4:]
         screen.type("w")
         screen.wait_until("a snapshot is written", lambda rows: "wrote " in rows[1])
         assert screen.screen()[4:] == frozen
