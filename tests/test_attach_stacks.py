@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 from pathlib import Path
 
@@ -119,12 +120,15 @@ def test_a_library_loaded_while_sampled(spawn: Spawn, tmp_path: Path) -> None:
     """It has no frame pointers: only its tables, known from the next look at the maps, lead out of it."""
     library = build_target("lib_late", "-shared", "-fPIC", "-fomit-frame-pointer")
     out = tmp_path / "o.folded"
-    with spawn("dlopener", library) as target, pyattach(target.pid, "-o", out) as run:
+    with spawn("dlopener", library) as target, pyattach(target.pid, "-o", out, folder=tmp_path) as run:
         run.wait_sampling(target.pid)
+        run.tell(signal.SIGUSR1)
+        # By then it has imported all that it needs, and looks at the mappings at its pace.
+        run.wait_until("it has answered", lambda: list(tmp_path.glob("*-snapshot.svg")))
         target.tell("open")
         target.expect("opened")
         begin_s = cpu_time_s(target.pid)
-        run.wait_until("a second's work in it", lambda: cpu_time_s(target.pid) > begin_s + 1)
+        run.wait_until("two seconds' work in it", lambda: cpu_time_s(target.pid) > begin_s + 2)
         target.tell("close")
         target.expect("closed")
         target.finish()
