@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from support import requires
+from test_attach_programs import free_port
 
 from pyattach.attacher.cli_options import parser as attach_parser
 from pyattach.attacher.heap_cli import parser as heap_parser
@@ -31,6 +32,8 @@ def test_the_tour_from_top_to_bottom(tmp_path: Path) -> None:
     blocks = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "docs/tour.md").read_text(), re.MULTILINE | re.DOTALL)
     assert len(blocks) >= 8
     blocks = [re.sub(r"--duration \d\b", "--duration 2", block) for block in blocks]  # less to wait for
+    port = str(free_port())
+    blocks = [re.sub(r"\b6399\b", port, block) for block in blocks]
     command = tmp_path / "pyattach"
     command.write_text(f'#!/bin/sh\nexec {sys.executable} -m pyattach "$@"\n')
     command.chmod(0o755)
@@ -38,7 +41,7 @@ def test_the_tour_from_top_to_bottom(tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
     done = subprocess.run(
         ["bash", "-e", "-o", "pipefail", "-c", "\n".join(blocks)],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=100,
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     if (tmp_path / "redis.pid").exists():
         subprocess.run(["kill", (tmp_path / "redis.pid").read_text().strip()], check=False)
