@@ -79,7 +79,8 @@ def test_two_libraries_at_one_address_one_after_the_other(spawn: Spawn, tmp_path
         target.finish()
     assert places[0] == places[1] != ""
     inclusive = Folded(folded).inclusive()
-    assert 50 < inclusive["first_inner"] < 150 and 50 < inclusive["other_inner"] < 150
+    # A second of CPU time each, and as long as it takes to be told to close it.
+    assert inclusive["first_inner"] > 50 and inclusive["other_inner"] > 50
 
 
 def test_a_library_is_named_the_moment_it_is_there(spawn: Spawn, tmp_path: Path) -> None:

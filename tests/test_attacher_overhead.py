@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from test_attach_run import CLOCKS, Spawn
 
 from pyattach.attacher import delivery, sampling
-from pyattach.attacher.contract import Options
+from pyattach.attacher.contract import Options, Progress
 from pyattach.attacher.delivery import DeliveryCost
 from pyattach.attacher.overhead import bucket_cycles, own_cpu_lap_s, percentile_cycles
 from pyattach.attacher.sampling import Session
@@ -56,12 +56,17 @@ def test_a_percentile_leaves_so_many_below(counts: list[int], share: float) -> N
 
 
 def test_every_sample_is_in_a_bucket_and_none_in_a_wrong_one(spawn: Spawn) -> None:
+    taken = 0
+
+    def note(progress: Progress) -> None:
+        nonlocal taken
+        taken = progress.ticks
+
     with spawn("split") as target, TargetProcess(target.pid) as process:
         session = Session(process, Options(rate_hz=200))
         session.load()
         try:
-            progresses = iter(range(1 << 30))
-            session.sample(lambda: session.store.samples > 100 and next(progresses) > 2, lambda _p: None)
+            session.sample(lambda: taken > 100, note)
             session.detach()
             counts = summed(map(session.shared.costs_of, session.threads.used_numbers))
             slots = session.threads.used(session.shared.slots)
