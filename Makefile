@@ -21,7 +21,7 @@ demo: $(VENV)/installed stub bytecode ## profile a bundled program; writes demo-
 	@$(BIN)/python tests/demo/run.py --pyattach $(BIN)/pyattach --output demo-out
 
 test: programs lint types bytecode ## everything that is checked: lint, types, tests (installs their programs)
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/installed-dev ## ruff: rules and format
 	@$(BIN)/ruff check .
