@@ -79,6 +79,11 @@ def _artifact(name: str) -> bytes:
             f"pyattach is not built: {path} is missing",
             "install it (pip install .), or in a checkout: python inject/build_stub.py",
         ) from error
+    except OSError as error:
+        raise PyattachError(
+            f"a file of pyattach's own can't be read: {path}: {error.strerror}",
+            "install it where the user who runs it may read it",
+        ) from error
 
 
 def _fitting(name: str, room: int) -> bytes:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from support import Target, build_target
 from support import spawn as start
-from test_attach_refusals import AS_NOBODY, NOBODY
+from test_attach_refusals import NOBODY, READING_AS_NOBODY
 from test_attach_run import (
     COMMAND,
     MARK,
@@ -271,7 +271,7 @@ def open_folder() -> Iterator[Path]:
 @pytest.mark.parametrize("words", [(), ("heap",)], ids=["cpu", "heap"])
 def test_the_target_becomes_unreadable(spawn: Spawn, open_folder: Path, words: tuple[str, ...]) -> None:
     text = open_folder / "o.txt"
-    command = [sys.executable, "-c", AS_NOBODY]
+    command = [sys.executable, "-c", READING_AS_NOBODY]
     with spawn([sys.executable, "-c", UNREADABLE]) as target:
         with pyattach(*words, target.pid, "--no-live", "-o", text, command=command) as run:
             run.wait_until("the stub is in", lambda: MARK in maps_text(target.pid))
@@ -296,7 +296,7 @@ def test_the_target_executes_a_setuid_program(
     text, copy = open_folder / "o.txt", open_folder / "setuid"
     copy.write_bytes(build_target("exiter").read_bytes())
     copy.chmod(0o4755)
-    command = [sys.executable, "-c", AS_NOBODY]
+    command = [sys.executable, "-c", READING_AS_NOBODY]
     with (
         spawn([sys.executable, "-c", UNREADABLE, copy]) as target,
         pyattach(*words, target.pid, "--no-live", "-o", text, command=command) as run,

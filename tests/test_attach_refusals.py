@@ -29,7 +29,8 @@ from test_attach_run import (
     wait_for,
 )
 
-from pyattach.errors import ExitCode
+from pyattach.errors import ExitCode, PyattachError
+from pyattach.inject import image
 
 PF_KTHREAD = 0x00200000  # include/linux/sched.h
 NOBODY = 65534
@@ -115,6 +116,28 @@ os.setresgid({NOBODY}, {NOBODY}, {NOBODY})
 os.setresuid({NOBODY}, {NOBODY}, {NOBODY})
 sys.exit(command.main())
 """
+
+
+# The same, who may read all files, which gives no rights over processes: pyattach's own may be in a folder
+# of root's.
+READING_AS_NOBODY = AS_NOBODY.replace(
+    "sys.exit(",
+    """\
+import ctypes
+libc, reading = ctypes.CDLL(None, use_errno=True), 1 << 2  # CAP_DAC_READ_SEARCH
+header, rights = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)(reading, reading)
+assert libc.capset(header, rights) == 0, os.strerror(ctypes.get_errno())
+sys.exit(""",
+).replace(
+    "os.setgroups", "import ctypes; ctypes.CDLL(None).prctl(8, 1, 0, 0, 0)  # PR_SET_KEEPCAPS\nos.setgroups"
+)
+
+
+def test_an_installation_that_may_not_be_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "_loader.bin").mkdir()
+    monkeypatch.setattr(image, "_HERE", tmp_path)
+    with pytest.raises(PyattachError, match=r"pyattach's own can't be read: .*_loader\.bin: Is a directory"):
+        image._artifact("_loader.bin")
 
 
 def test_not_permitted(output: Path) -> None:
