@@ -232,3 +232,27 @@ def test_signal_stacks_of_8_kb_are_enough(spawn: Spawn, tmp_path: Path, clock: s
     found = Folded(out)
     assert found.total > 500
     assert sum(ticks for stack, ticks in found.stacks.items() if stack[0] == TRUNCATED) < 0.01 * found.total
+
+
+BELOW_MUSL = """\
+#include <signal.h>
+#include <unistd.h>
+static volatile unsigned long x;
+__attribute__((noinline)) void work(void) { for (;;) x++; }
+__attribute__((noinline)) void in_handler(int number) { (void)number; write(1, "ready\\n", 6); for (;;) x++; }
+int main(void) { signal(SIGALRM, in_handler); ualarm(1000, 0); work(); }
+"""
+
+
+def test_stacks_lead_out_of_a_handler_that_nothing_describes(spawn: Spawn, tmp_path: Path) -> None:
+    """musl's code that returns from one is in no table, and neither is any other's of it."""
+    source, program, folded = tmp_path / "program.c", tmp_path / "program", tmp_path / "o.folded"
+    source.write_text(BELOW_MUSL)
+    flags = ("-O1", "-fomit-frame-pointer", "-fasynchronous-unwind-tables")
+    subprocess.run([requires("musl-gcc"), *flags, source, "-o", program], check=True)
+    with spawn([program]) as target:
+        attach(target.pid, "-d", "500ms", "-o", folded)
+        target.kill()
+    stacks = Folded(folded)
+    for function in ("main", "work", "in_handler"):
+        assert stacks.inclusive()[function] > 0.9 * stacks.total

@@ -99,6 +99,19 @@ static enum pa_end step_signal(struct pa_unwinder *u, struct pa_frame *f)
 	return PA_END_NONE;
 }
 
+/* Whether the code at `address` returns from a signal's handler: musl and others have no table for it, and all who
+ * walk know it by its instructions, mov $15, %rax (or %eax); syscall. */
+static int returns_from_signal(const struct pa_tables *t, u64 address)
+{
+	u64 first;
+	u8 last;
+	if (!t->copy(t->arg, &first, address, 8))
+		return 0;
+	if ((first & 0xffffffffffffffUL) == 0x050f0000000fb8UL)
+		return 1;
+	return first == 0x0f0000000fc0c748UL && t->copy(t->arg, &last, address + 8, 1) && last == 0x05;
+}
+
 /* The rule for `address`: known from before, or found now and remembered. */
 void pa_find_rule(struct pa_unwinder *u, u64 address, struct pa_rule *rule, struct pa_module *module)
 {
@@ -123,6 +136,8 @@ void pa_find_rule(struct pa_unwinder *u, u64 address, struct pa_rule *rule, stru
 		*rule = (struct pa_rule){.kind = PA_RULE_NO_CFI};
 	else
 		pa_cfi_rule(&u->tables, module, address, rule);
+	if (rule->kind == PA_RULE_NO_CFI && returns_from_signal(&u->tables, address + 1))
+		rule->kind = PA_RULE_SIGNAL;
 	if (u->cache && rule->kind != PA_RULE_GONE) {
 		cache_put(u, address, rule);
 		cache_put_near(u, address, *rule);

@@ -28,9 +28,9 @@
 #define CODE_BYTES 4096UL
 
 /* A step looks for its rule twice at most (PA_RULE_FULL).  A search halves what is left of at most 2^27
- * entries; an FDE and its CIE are ten copies; 4096 instructions come in chunks of 256 bytes, but an
+ * entries; an FDE and its CIE are ten copies; 32768 instructions come in chunks of 256 bytes, but an
  * expression ends a chunk; each of 17 columns may copy one. */
-#define COPIES_PER_STEP (2UL * (64 + 10 + 2 * 4096 + 32))
+#define COPIES_PER_STEP (2UL * (64 + 10 + 2 * 32768 + 32))
 /* 17 columns and the CFA, expressions of up to 64 operations that may each read a word, or two pages. */
 #define PROBES_PER_STEP (18UL * 64 * 4)
 
