@@ -258,7 +258,7 @@ class HeapSession:
             ended_by=self.ended_by or ENDED_BY,
             version=__version__,
             rows=tuple(self._facts(result)),
-            notes=(*self.notes, *self._losses(result), *self.resolver.warnings),
+            notes=(*self.notes, *self._losses(result), *self.modules.notes(), *self.resolver.warnings),
         )
         return HeapOutcome(meta, result, ended, residue, warning, self.failure)
 

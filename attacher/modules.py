@@ -46,12 +46,12 @@ class ModuleTable:
     """Builds tables from maps, and publishes them so that a handler never sees half of one.
 
     There are two; handlers use the one that ``modules_seq`` names, the other is filled, then the number
-    is moved on.  ``left_out`` counts modules beyond the room there is.
+    is moved on.  ``left_out`` counts modules beyond the room there is, at most at any time.
     """
 
     def __init__(self, target: TargetProcess, resolver: Resolver, plan: RegionPlan) -> None:
         self._target, self._resolver, self._plan = target, resolver, plan
-        self._known: dict[tuple[int, int, str, int], Tables] = {}
+        self._known: dict[tuple[int, int, ElfImage | None], Tables] = {}
         self._index = array.array("Q")
         self._index_written = 0
         self._published: bytes = b""
@@ -90,12 +90,23 @@ class ModuleTable:
     def _build(self, maps: Maps) -> bytes:
         mappings = [m for m in maps.executable() if m.path != "[vsyscall]"]
         ranges = [entry for mapping in mappings for entry in _ranges(mapping, self._tables(mapping))]
-        self.left_out = max(0, len(ranges) - MODULES)
+        if len(ranges) > MODULES:  # of a JIT compiler's: without tables they say no more than none
+            ranges = [entry for entry in ranges if entry.table or entry.flags]
+        self.left_out = max(self.left_out, len(ranges) - MODULES)
         ranges = ranges[:MODULES]
         return len(ranges).to_bytes(16, "little") + b"".join(map(bytes, ranges))
 
+    def notes(self) -> list[str]:
+        """What is to be known of it, in sentences."""
+        if not self.left_out:
+            return []
+        return [
+            f"{self.left_out:,} mappings of code had no room in the table of {MODULES:,}: there stacks lead "
+            "on by frame pointers only"
+        ]
+
     def _tables(self, mapping: Mapping) -> Tables:
-        key = (mapping.start, mapping.end, mapping.path, mapping.inode)
+        key = (mapping.start, mapping.end, self._resolver.image(mapping))
         if key not in self._known:
             try:
                 self._known[key] = self._find(mapping)

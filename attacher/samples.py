@@ -56,7 +56,7 @@ class SampleStore:
         self._pending: list[tuple[int, int, RawStack, int]] = []
         self._weights: collections.Counter[tuple[int, PlacedStack]] = collections.Counter()
         self._placed: dict[RawStack, PlacedStack] = {}
-        self._placed_with: Maps | None = None
+        self._placed_with: tuple[Maps, int] | None = None
         self._waits: dict[int, Place] = {}
         self._resolved: dict[PlacedStack, Stack] = {}
         self._outdated: dict[PlacedStack, None] = {}
@@ -99,9 +99,9 @@ class SampleStore:
     def place(self) -> None:
         """Find out what was mapped at the addresses of the samples so far."""
         resolver = self.resolver
-        if self._placed_with is not resolver.maps:
+        if self._placed_with != resolver.version:  # Maps are compared by content only where they are others
             self._placed.clear()
-            self._placed_with = resolver.maps
+            self._placed_with = resolver.version
         for clock_ns, tid, raw, weight in self._pending:
             placed = self._placed.get(raw) if resolver.is_settled(clock_ns) else None
             if placed is None:

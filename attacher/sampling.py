@@ -396,11 +396,12 @@ class Session:
             self.notes.append(_NO_TIME)
         self.store.place()
         self.resolver.refresh_jit()
-        self.resolver.take_time()
+        if self.resolver.take_time():
+            self.store.forget_names()
         self.store.name_stacks()  # all, so that it is known which can't be found
         self.notes += complete(self.resolver, names, self.cache, self.options.say)
         self.store.forget_names()
 
     def _all_notes(self) -> list[str]:
         notes = list(dict.fromkeys(self.notes)) + self._stay.notes()
-        return notes + self.figures.notes() + list(self.resolver.warnings)
+        return notes + self.modules.notes() + self.figures.notes() + list(self.resolver.warnings)

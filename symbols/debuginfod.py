@@ -33,6 +33,10 @@ def urls() -> list[str]:
     return [word.rstrip("/") for word in words if word.startswith(("http://", "https://"))]
 
 
+class _TooLarge(Exception):
+    """The server has the file, and it is not to be had."""
+
+
 class Debuginfod:
     """Asks ``servers`` until ``deadline`` (time.monotonic()), and ``say``s what it does."""
 
@@ -85,6 +89,9 @@ class Debuginfod:
             except TimeoutError:
                 self.failures.append(f"debuginfod took too long over {name}")
                 return None
+            except _TooLarge as error:
+                self.failures.append(f"debuginfod: {server}: {error}")
+                return None
             except (OSError, ValueError, HTTPException) as error:
                 self._servers.remove(server)  # not again for every file
                 self._gone = True
@@ -103,12 +110,12 @@ class Debuginfod:
         with urlopen(request, timeout=self._left_s()) as reply:
             whole = int(reply.headers.get("Content-Length") or 0)
             if whole > _MOST_BYTES:
-                raise ValueError(f"{name} has more than {_MOST_BYTES >> 20} MB")
+                raise _TooLarge(f"{name} has more than {_MOST_BYTES >> 20} MB")
             while chunk := reply.read1(_CHUNK):
                 parts.append(chunk)
                 size += len(chunk)
                 if size > _MOST_BYTES:
-                    raise ValueError(f"{name} has more than {_MOST_BYTES >> 20} MB")
+                    raise _TooLarge(f"{name} has more than {_MOST_BYTES >> 20} MB")
                 if time.monotonic() > self._deadline:
                     raise TimeoutError
                 if time.monotonic() - spoken > _SPEAK_EVERY_S:

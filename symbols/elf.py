@@ -9,6 +9,7 @@ Formats: elf(5), the System V gABI; ``.gnu.version`` from the LSB's Symbol Versi
 from __future__ import annotations
 
 import functools
+import itertools
 import mmap
 import os
 import struct
@@ -26,6 +27,7 @@ from .headers import (
     PT_NOTE,
     SHT_DYNSYM,
     SHT_GNU_VERSYM,
+    SHT_NOTE,
     SHT_STRTAB,
     SHT_SYMTAB,
     Section,
@@ -207,20 +209,28 @@ class ElfImage(SectionedFile):
         return None
 
     def _read_build_id(self) -> bytes | None:
-        for segment in self._headers.segments:
-            if segment.type == PT_NOTE and segment.offset < self._file_size:
-                notes = self._read(
-                    segment.offset, min(segment.file_size, _MAX_NOTES, self._file_size - segment.offset)
-                )
-                build_id = _build_id_in(notes, self.endian, 8 if segment.align == 8 else 4)
-                if build_id:
-                    return build_id
+        # Sections first: the segments of debug files by eu-strip (RPM distributions) lead to where the notes
+        # were in the other file.
+        places = [(s.offset, s.size, 4) for s in self.sections if s.type == SHT_NOTE]
+        places += [(s.offset, s.file_size, s.align) for s in self._headers.segments if s.type == PT_NOTE]
+        left = _MAX_NOTES  # of all together: there may be thousands of them
+        for offset, size, align in places:
+            size = min(size, left, max(0, self._file_size - offset))
+            left -= size
+            notes = self._read(offset, size) if size else b""
+            build_id = _build_id_in(notes, self.endian, 8 if align == 8 else 4)
+            if build_id:
+                return build_id
         return None
 
     # Symbols.
 
     def _build_functions(self, cache: Cache | None) -> SymbolTable:
         tables = [s for s in self.sections if s.type in (SHT_SYMTAB, SHT_DYNSYM)][:_MAX_TABLES]
+        sizes = itertools.accumulate(
+            section.size for section in tables
+        )  # there may be one that counts as many
+        tables = [section for section, size in zip(tables, sizes, strict=True) if size <= 2 * _MAX_TABLE]
         strings = tuple(self.strings_of(section) for section in tables)
         key = (
             f"symbols-{self.identity}"
@@ -334,7 +344,7 @@ def _build_id_in(notes: bytes, endian: str, align: int) -> bytes | None:
         name_at = position + 12
         at = _round_up(name_at + name_size, align)
         if kind == _NT_GNU_BUILD_ID and notes[name_at : name_at + name_size] == b"GNU\0":
-            return notes[at : at + size] or None
+            return notes[at : at + size] if 0 < size <= len(notes) - at else None
         position = _round_up(at + size, align)
     return None
 

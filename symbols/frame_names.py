@@ -68,12 +68,14 @@ class FrameNames:
         self._nameless.discard(place)
         self._stacks.pop(place, None)
 
-    def take_time(self) -> None:
-        """Files with large tables are read from now on."""
+    def take_time(self) -> bool:
+        """Files with large tables are read from now on; whether any was put off so far."""
         self.hurried = False
+        any_put_off = bool(self._put_off)
         for file in self._put_off:
             self.renamed(file)
         self._put_off.clear()
+        return any_put_off
 
     def nameless_files(self) -> list[CodeFile]:
         """Files in which a function was looked for in vain, and that lack the table of all functions."""

@@ -45,8 +45,10 @@ class JitSymbols:
     def __init__(self) -> None:
         self._at: dict[int, JitSymbol] = {}
         self._count = itertools.count()
-        self._starts: list[int] | None = None
-        self._reach: list[int] = []
+        self._starts: list[int] = []
+        self._reach: list[int] = []  # how far those up to there reach
+        self._fresh: set[int] = set()  # starts that are not in there yet
+        self._changed = _LAST_ADDRESS  # from this start on it is not true any more
 
     def __len__(self) -> int:
         return len(self._at)
@@ -56,9 +58,13 @@ class JitSymbols:
         if not 0 < size <= _LAST_ADDRESS - start or len(self._at) >= _MOST_SYMBOLS:
             return False
         before = self._at.get(start)
-        if before is None or (before.end, before.name) != (start + size, name):
-            self._at[start] = JitSymbol(name, start, start + size, next(self._count))
-            self._starts = None
+        if before is not None and (before.end, before.name) == (start + size, name):
+            before.number = next(self._count)
+            return True
+        if before is None:
+            self._fresh.add(start)
+        self._at[start] = JitSymbol(name, start, start + size, next(self._count))
+        self._changed = min(self._changed, start)
         return True
 
     def move(self, old: int, new: int, size: int) -> bool:
@@ -80,9 +86,15 @@ class JitSymbols:
         return found
 
     def _sorted(self) -> list[int]:
-        if self._starts is None:
-            self._starts = sorted(self._at)
-            self._reach = list(itertools.accumulate((self._at[s].end for s in self._starts), max))
+        if self._changed != _LAST_ADDRESS:
+            self._starts += sorted(self._fresh)
+            self._starts.sort()  # two sorted lists, which it merges
+            self._fresh.clear()
+            begin = bisect.bisect_left(self._starts, self._changed)
+            ends = (self._at[start].end for start in self._starts[begin:])
+            before = self._reach[begin - 1] if begin else 0
+            self._reach[begin:] = list(itertools.accumulate(ends, max, initial=before))[1:]
+            self._changed = _LAST_ADDRESS
         return self._starts
 
 

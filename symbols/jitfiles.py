@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import posixpath
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -14,6 +15,7 @@ from .maps import Maps
 
 _MOST_DUMPS = 4
 _MOST_TURNS = 64  # of 8 MB
+_CLOCK_SET_LATE_NS = 60_000_000_000  # a clock that is set right soon after the start
 
 
 class JitNames:
@@ -23,9 +25,11 @@ class JitNames:
         self._pid = pid
         self.symbols = JitSymbols()
         number, self._uid = _number_inside(pid), _owner(pid)
+        self._oldest_ns = _started_ns(pid) - _CLOCK_SET_LATE_NS
+        self._outlived: set[str] = set()
         paths = [f"{folder}/perf-{number}.map" for folder in _temporary_folders(pid)]
         self._files: list[PerfMap | JitDump] = [
-            PerfMap(GrowingFile(lambda path=path: self._open(path)), self.symbols)  # type: ignore[misc]
+            PerfMap(GrowingFile(lambda path=path: self._open_map(path)), self.symbols)  # type: ignore[misc]
             for path in paths
         ]
         self._dumps: set[str] = set()
@@ -57,8 +61,21 @@ class JitNames:
         """What was not taken from the files, in words."""
         if bad := sum(file.bad_lines for file in self._files):
             yield f"generated code: {bad:,} lines of its compiler's files made no sense, or were too many"
+        for path in sorted(self._outlived):
+            yield f"generated code: {path} is older than the process, an earlier one's: it was left out"
         if any(file.file.full for file in self._files):
             yield f"generated code: only the first {MOST_BYTES >> 20} MB of its compiler's file were read"
+
+    def _open_map(self, path: str) -> BinaryIO | None:
+        """A perf map has a process's number in its name only: in a container, where numbers come again and
+        /tmp stays, it may be an earlier one's."""
+        file = self._open(path)
+        self._outlived.discard(path)
+        if file is None or os.fstat(file.fileno()).st_mtime_ns >= self._oldest_ns:
+            return file
+        file.close()
+        self._outlived.add(path)
+        return None
 
     def _open(self, path: str) -> BinaryIO | None:
         """The file at ``path`` as the process sees it, if it is a regular file of its user and nobody else
@@ -86,6 +103,18 @@ def _number_inside(pid: int) -> int:
     except (OSError, ValueError):
         return pid
     return pid
+
+
+def _started_ns(pid: int) -> int:
+    """When the process began, by the clock that files bear (CLOCK_REALTIME); 0 where that can't be known."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        ago = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf(
+            "SC_CLK_TCK"
+        )  # proc(5): starttime
+    except (OSError, ValueError, IndexError):
+        return 0
+    return time.time_ns() - int(ago * 1e9)
 
 
 def _owner(pid: int) -> int:

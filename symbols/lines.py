@@ -228,7 +228,9 @@ class LineRequest:
 def _cache_key(image: ElfImage) -> str:
     if image.build_id is None:
         return ""
-    what = repr((image.build_id, image.sections)).encode()
     import hashlib  # late: it brings OpenSSL with it
+    from importlib.metadata import version
+
+    what = repr((version("symbolic"), image.build_id, image.sections)).encode()  # its indices are its own
 
     return f"lines-{hashlib.sha256(what).hexdigest()}"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from ..errors import MalformedInput
 from .cache import Cache
 from .codefile import CodeFile, Warn
@@ -48,6 +46,8 @@ class Locator:
         # By a mapping's identity, which it has while it is here: its file, and what is to be taken off.
         self._in_files: dict[int, tuple[CodeFile, int, Mapping]] = {}
         self._generated: set[Place] = set()  # without a name so far
+        self.remade = 0
+        """How often an address has become another place because other code was made there."""
 
     def update(self, maps: Maps, seen_ns: tuple[int, int] | None = None) -> None:
         """Go on with newer mappings.
@@ -92,10 +92,18 @@ class Locator:
         return list({file: None for file in self._files.values() if file is not None})
 
     def find_generated(self) -> list[Place]:
-        """Look for the names of generated code that had none; those that have one now."""
+        """Look for the names of generated code that had none; those that have one now.  Where other code has
+        been made since, it is another place from now on."""
+        jit = self.jit
+        if jit is None:
+            return []
+        named = [(address, place) for address, place in self._here.items() if place.jit is not None]
+        for address in [address for address, place in named if place.jit is not jit.find(address)]:
+            del self._here[address]
+            self.remade += 1
         found = []
-        for place in self._generated if self.jit is not None else ():
-            place.jit = self.jit.find(place.address)  # type: ignore[union-attr]
+        for place in self._generated:
+            place.jit = jit.find(place.address)
             if place.jit is not None:
                 found.append(place)
         self._generated.difference_update(found)
@@ -195,11 +203,7 @@ class Locator:
 
 def _same_file(one: ElfImage, other: ElfImage) -> bool:
     """Whether two open files are one, and nobody has written to it."""
-    try:
-        a, b = os.fstat(one.stream.fileno()), os.fstat(other.stream.fileno())
-    except (OSError, ValueError):
-        return False
-    return (a.st_dev, a.st_ino, a.st_size, a.st_mtime_ns) == (b.st_dev, b.st_ino, b.st_size, b.st_mtime_ns)
+    return one.version is not None and one.version == other.version
 
 
 def _number_key(mapping: Mapping) -> tuple[str, int, str]:

@@ -101,6 +101,11 @@ class Resolver:
         it finds in the target."""
         return self._locator.place(address.address_for_lookup(), clock_ns)
 
+    @property
+    def version(self) -> tuple[Maps, int]:
+        """Another one where an address may be another place than before."""
+        return self._locator.maps, self._locator.remade
+
     def is_settled(self, clock_ns: int) -> bool:
         """Whether what ran at ``clock_ns`` ran under the mappings of now: ``place`` has one answer."""
         return clock_ns >= self._locator.newer_from_ns
@@ -158,10 +163,11 @@ class Resolver:
 
     # When the target has been left, and there is time.
 
-    def take_time(self) -> None:
-        """Files with large tables are read from now on."""
+    def take_time(self) -> bool:
+        """Files with large tables are read from now on; whether any was put off: what was named so far is to
+        be asked for again."""
         self._hurried = False
-        self._names.take_time()
+        return self._names.take_time()
 
     def nameless_files(self) -> list[CodeFile]:
         """Files in which a function was looked for in vain, and that lack the table of all functions."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 _MOST_NESTED = 150
 _LONGEST = 16_384  # characters
 _MOST_STEPS = 20_000
+_MOST_LETTERS = 50_000  # read in all, those that references lead to again and again
 _MOST_BOUND = 64  # lifetimes
 
 _BASIC = {
@@ -36,7 +37,7 @@ def demangle_rust_v0(name: str, *, full: bool = True) -> str | None:
         body = body.partition(end)[0]
     try:
         return _Reader(body, full=full).symbol()
-    except (ValueError, IndexError, OverflowError):  # also of chr() and of punycode
+    except (ValueError, IndexError, OverflowError, RecursionError):  # also of chr() and of punycode
         return None
 
 
@@ -45,7 +46,7 @@ class _Reader:
 
     def __init__(self, text: str, *, full: bool) -> None:
         self._text, self._full = text, full
-        self._at = self._depth = self._bound = self._steps = 0
+        self._at = self._depth = self._bound = self._steps = self._letters = 0
 
     def symbol(self) -> str:
         if self._peek().isdigit():
@@ -251,6 +252,9 @@ class _Reader:
 
     def _next(self) -> str:
         self._at += 1
+        self._letters += 1
+        if self._letters > _MOST_LETTERS:
+            raise _NoName("too many references")
         return self._text[self._at - 1]
 
     def _take(self, letter: str) -> bool:

@@ -38,12 +38,21 @@ class SectionedFile:
         self.path = path
         self._stream: BinaryIO = io.BytesIO(source) if isinstance(source, bytes) else source
         self._section_names: bytes | None = None
+        self.version = self._version()
         try:
             with self._faults_are_malformed():
                 self._read_headers()
         except MalformedInput:
             self.close()
             raise
+
+    def _version(self) -> tuple[int, ...] | None:
+        """What tells the file, as it was when it was opened; None where it is none."""
+        try:
+            found = os.fstat(self._stream.fileno())
+        except (OSError, ValueError):
+            return None
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
     def close(self) -> None:
         """Close the file; names of symbols not looked up by then are empty."""
@@ -121,6 +130,6 @@ class SectionedFile:
         form = struct.Struct(self.endian + ("IIQQ" if self.bits == 64 else "III"))
         kind, *rest = form.unpack_from(data)
         size = rest[1] if self.bits == 64 else rest[0]
-        if kind != _COMPRESSED_BY_ZLIB or size > limit:
+        if kind != _COMPRESSED_BY_ZLIB or not 0 < size <= limit:  # 0 would be without limit
             return None
         return zlib.decompressobj().decompress(data[form.size :], size)

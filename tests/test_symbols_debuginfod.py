@@ -19,6 +19,7 @@ import pytest
 from support import build_target, requires
 from test_attach_run import Folded, Spawn, attach
 
+from pyattach.symbols import debuginfod
 from pyattach.symbols.cache import Cache
 from pyattach.symbols.debuginfod import Debuginfod, urls
 from pyattach.symbols.elf import ElfImage
@@ -206,6 +207,16 @@ def test_a_server_that_is_gone_is_asked_once(tmp_path: Path) -> None:
         for build in (ID, bytes(20)):  # nobody has said that there is nothing
             client(address, tmp_path).fetch(build, "program")
     assert len(asked) == 2
+
+
+def test_a_file_that_is_too_large_is_not_the_servers_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(debuginfod, "_MOST_BYTES", 1000)
+    with server(send(bytes(2000))) as (address, asked):
+        used = client(address, tmp_path)
+        assert used.fetch(ID, "large") is None and used.fetch(bytes(20), "other") is None
+    assert len(asked) == 2 and "large has more than" in used.failures[0]
 
 
 def test_which_servers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import io
 import random
 import re
 import shutil
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +18,9 @@ from hypothesis import strategies as st
 from support import hostile
 
 from pyattach.errors import MalformedInput
+from pyattach.symbols import elf
 from pyattach.symbols.elf import ElfImage, load_bias
-from pyattach.symbols.headers import Segment
+from pyattach.symbols.headers import Section, Segment
 from pyattach.symbols.maps import Mapping, Maps
 from pyattach.symbols.table import SymbolTable
 
@@ -222,6 +224,51 @@ def test_each_byte_set(value: int) -> None:
 def test_each_word_huge(value: int) -> None:
     for at in range(0, len(SAMPLE) - 8, 4):
         use(SAMPLE[:at] + value.to_bytes(8, "little") + SAMPLE[at + 8 :])
+
+
+def test_notes_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands of headers may lead to the same ones."""
+    count, read = 2000, 0
+    header = struct.pack("<16sHHIQQQIHHHHHH", b"\x7fELF\2\1\1", 3, 62, 1, 0, 64, 0, 0, 64, 56, count, 0, 0, 0)
+    one = struct.pack("<IIQQQQQQ", 4, 4, 64 + 56 * count, 0, 0, 65536, 65536, 4)
+    build_id_in = elf._build_id_in
+
+    def counting(notes: bytes, endian: str, align: int) -> bytes | None:
+        nonlocal read
+        read += len(notes)
+        return build_id_in(notes, endian, align)
+
+    monkeypatch.setattr(elf, "_build_id_in", counting)
+    assert ElfImage(header + one * count + bytes(65536)).build_id is None
+    assert read == 65536
+
+
+def test_one_table_that_counts_as_many_is_not_read_for_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = bytearray(Elf(symtab=[Sym(f"f{n}", 0x1000 + n, 1) for n in range(50)]).encode())
+    at, count = int.from_bytes(data[40:48], "little"), int.from_bytes(data[60:62], "little")
+    rows = [bytes(data[at + 64 * n : at + 64 * (n + 1)]) for n in range(count)]
+    (symtab,) = (row for row in rows if row[4] == 2)
+    data[40:48], data[60:62] = len(data).to_bytes(8, "little"), (count + 20).to_bytes(2, "little")
+    image = ElfImage(bytes(data) + b"".join(rows) + symtab * 20)
+    monkeypatch.setattr(elf, "_MAX_TABLE", int.from_bytes(symtab[32:40], "little"))
+    read = 0
+    table = ElfImage._table
+
+    def counting(image: ElfImage, section: Section) -> bytes:
+        nonlocal read
+        read += 1
+        return table(image, section)
+
+    monkeypatch.setattr(ElfImage, "_table", counting)
+    assert image.function_symbols().lookup(0x1000) is not None
+    assert read == 2
+
+
+def test_a_build_id_that_is_cut_off_is_none() -> None:
+    whole = Elf(build_id=bytes(range(20))).encode()
+    assert ElfImage(whole).build_id == bytes(range(20))
+    at = whole.index(struct.pack("<IIQ", 4, 4, whole.index(b"GNU\0") - 12)) + 32
+    assert ElfImage(whole[:at] + (20).to_bytes(8, "little") + whole[at + 8 :]).build_id is None
 
 
 def test_string_offsets_outside_give_no_name() -> None:

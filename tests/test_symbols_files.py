@@ -177,6 +177,27 @@ def test_debug_file_by_build_id(program: Path, tmp_path: Path) -> None:
             assert resolver.resolve(InstructionPointer(BASE + at)).name == function
 
 
+def test_debug_file_whose_segments_are_the_other_files(program: Path) -> None:
+    """eu-strip, and with it RPM, copies them, though the notes lie elsewhere in what it writes."""
+    functions = own_functions(program)
+    debug = program.with_suffix(".debug")
+    run("objcopy", "--only-keep-debug", program, debug)
+    run("objcopy", "--strip-all", f"--add-gnu-debuglink={debug}", program)
+    data = bytearray(debug.read_bytes())
+    count = int.from_bytes(data[56:58], "little")
+    notes = [at for at in range(64, 64 + 56 * count, 56) if data[at : at + 4] == b"\4\0\0\0"]
+    for at in notes:
+        offset = int.from_bytes(data[at + 8 : at + 16], "little")
+        data[at + 8 : at + 16] = (offset + 28).to_bytes(8, "little")
+    debug.write_bytes(data)
+    relinked = program.with_name("relinked")
+    run("objcopy", "--remove-section=.gnu_debuglink", program, relinked)
+    run("objcopy", f"--add-gnu-debuglink={debug}", relinked, program)  # with the sum of what it is now
+    with ElfImage.open(debug) as image, ElfImage.open(program) as stripped:
+        assert notes and image.build_id == stripped.build_id is not None
+    assert all_right(names(program, functions))
+
+
 def test_debug_data_inside(program: Path, tmp_path: Path) -> None:
     """Fedora's way: the functions that are not exported, packed into a section."""
     functions = own_functions(program)
@@ -207,6 +228,18 @@ def test_sections_that_are_compressed(program: Path) -> None:
     with ElfImage.open(program) as image:
         found = image.section_content(b".debug_str", 1 << 20)
         assert found is not None and b"burn\0" in found[1]
+        home = image.section(b".debug_str")
+        assert home is not None
+    with open(program, "r+b") as file:
+        file.seek(home.offset + 8)
+        size = file.read(8)
+        file.seek(home.offset + 8)
+        file.write(bytes(8))  # of no size: which zlib takes for any
+    with ElfImage.open(program) as image:
+        assert image.section_content(b".debug_str", 1 << 20) is None
+    with open(program, "r+b") as file:
+        file.seek(home.offset + 8)
+        file.write(size)
     assert all_right(names(program, functions))
 
 

@@ -75,6 +75,24 @@ def test_the_last_one_made_counts(file: File) -> None:
     file.append(b"1000 100 newest\n")
     names.refresh()
     assert name_at(symbols, 0x1010) == "newest" and before is not None and before.name == "new"
+    file.append(b"1010 10 new\n")  # the same once more
+    names.refresh()
+    assert name_at(symbols, 0x1010) == "new" and name_at(symbols, 0x1020) == "newest"
+
+
+@given(st.lists(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 20)), max_size=8), max_size=8))
+def test_any_order_of_making(rounds: list[list[tuple[int, int]]]) -> None:
+    """What is looked up in between is as it would be with all of it sorted anew."""
+    symbols, made = JitSymbols(), [(0, 0)]
+    for functions in rounds:
+        for start, size in functions:
+            symbols.add(start, size, f"function {len(made)}")
+            made.append((start, size))
+        last = {start: number for number, (start, _size) in enumerate(made)}
+        for address in range(82):
+            covering = [n for s, n in last.items() if s <= address < s + made[n][1]]
+            want = f"function {max(covering)}" if covering else None
+            assert name_at(symbols, address) == want
 
 
 def test_a_file_that_begins_anew_is_read_anew(file: File) -> None:
@@ -202,6 +220,10 @@ def test_only_the_processs_own_files_are_believed(tmp_path: Path, monkeypatch: p
         return len(found.symbols)
 
     assert names() == 1
+    os.utime(path, (1e9, 1e9))  # an earlier process of this number has left it
+    assert names() == 0
+    path.touch()
+    assert names() == 1
     path.chmod(0o666)
     assert names() == 0
     path.chmod(0o644)
@@ -221,6 +243,12 @@ def test_what_was_not_taken_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("pyattach.symbols.jitfiles._temporary_folders", lambda _pid: [str(tmp_path)])
     path, maps = tmp_path / f"perf-{os.getpid()}.map", Maps.parse(Path("/proc/self/maps").read_bytes())
     path.write_text("1000 10 name\n")
+    os.utime(path, (1e9, 1e9))
+    with Resolver(maps, lambda _mapping: None, jit=JitNames(os.getpid())) as resolver:
+        resolver.refresh_jit()
+        (old,) = complete(resolver, NameOptions(), Cache(None), print)
+    assert f"{path} is older than the process" in old
+    path.touch()
     with Resolver(maps, lambda _mapping: None, jit=JitNames(os.getpid())) as resolver:
         resolver.refresh_jit()
         assert not list(complete(resolver, NameOptions(), Cache(None), print))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.metadata
 import os
 import random
 import re
@@ -19,8 +20,11 @@ from support import SOURCES, build_target, requires
 from test_attach_run import Folded, Spawn, attach, wait_for
 
 from pyattach.attacher import cli
+from pyattach.attacher.contract import Options, Progress
+from pyattach.attacher.sampling import Session
+from pyattach.attacher.target import TargetProcess
 from pyattach.errors import ExitCode
-from pyattach.symbols import lines, lines_ahead
+from pyattach.symbols import codefile, lines, lines_ahead
 from pyattach.symbols.address import InstructionPointer
 from pyattach.symbols.cache import Cache
 from pyattach.symbols.completing import NameOptions, complete
@@ -127,6 +131,21 @@ def test_the_index_is_kept(tmp_path: Path) -> None:
     assert found is not None or used.error
 
 
+def test_an_index_is_kept_for_the_library_that_made_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others may not read it, or make it anew each time."""
+    path = build(tmp_path, "gcc", "-Wl,--build-id")
+    cache = Cache(tmp_path / "cache")
+    addresses = some_addresses(path, ("calls_inlined",))
+    first = as_we_have_it(path, addresses, reader(cache))
+    (kept,) = (tmp_path / "cache").iterdir()
+    cache.put(kept.name, b"of another version")
+    monkeypatch.setattr(importlib.metadata, "version", lambda _name: "999")
+    assert as_we_have_it(path, addresses, reader(cache)) == first
+    assert len(list((tmp_path / "cache").iterdir())) == 2
+
+
 @pytest.mark.parametrize("dwarf", ["4", "5"])
 def test_what_was_split_off_is_said_to_be_missing(tmp_path: Path, dwarf: str) -> None:
     path = build(tmp_path, "gcc", "-gsplit-dwarf", f"-gdwarf-{dwarf}")
@@ -134,6 +153,31 @@ def test_what_was_split_off_is_said_to_be_missing(tmp_path: Path, dwarf: str) ->
         assert "-gsplit-dwarf" in missing_parts(image)
     with ElfImage.open(build(tmp_path, "gcc")) as image:
         assert missing_parts(image) == ""
+
+
+def test_a_file_that_was_put_off_has_lines_at_the_end(spawn: Spawn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its functions have no names while sampling, when there is no time for its table."""
+    monkeypatch.setattr(codefile, "_MANY_SYMBOLS", 0)
+    options = Options(rate_hz=99, names=NameOptions(lines=True))
+    named = 0
+
+    def look(progress: Progress) -> None:
+        nonlocal named
+        session.store.update_totals()
+        named += progress.ticks > 20
+
+    with spawn([build_target("split", "-g")]) as target, TargetProcess(target.pid) as process:
+        session = Session(process, options)
+        session.load()
+        try:
+            session.sample(lambda: named > 2, look)
+            session.detach()
+            session.profile()
+        finally:
+            session.close()
+        target.finish()
+    frames = [frame for _tid, stack in session.store.weights() for frame in stack if frame.name == "work_70"]
+    assert frames and all(re.search(r"split\.c:\d+$", frame.line) for frame in frames)
 
 
 def test_abbreviations_that_are_a_number_without_an_end() -> None:

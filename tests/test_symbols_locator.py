@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
+from pathlib import Path
 from typing import BinaryIO
 
 import pytest
 from elfwriter import Elf, Sym
 
+from pyattach.attacher.samples import SampleStore
+from pyattach.inject.layout import End
 from pyattach.symbols.address import InstructionPointer
 from pyattach.symbols.frame import FrameKind
 from pyattach.symbols.jitfiles import JitNames
@@ -107,3 +111,42 @@ def test_generated_code_gets_its_name_when_it_is_told(monkeypatch: pytest.Monkey
         jit.symbols.add(0x10001000, 0x100, "compiled anew")  # what was sampled before keeps its name
         assert resolver.resolve(ADDRESS).name in ("compiled", "compiled anew")
         assert resolver.frames(place)[-1].name == "compiled"
+
+
+def test_a_file_that_was_written_anew_in_its_place(tmp_path: Path) -> None:
+    """A plugin that is closed, copied over and opened again: the same inode with other functions."""
+    path = tmp_path / "plugin.so"
+    path.write_bytes(ONE)
+    os.utime(path, (1, 1))
+    with Resolver(ONE_THERE, lambda _mapping: open(path, "rb")) as resolver:
+        assert resolver.resolve(ADDRESS).name == "of_one"
+        resolver.update(NONE_THERE)
+        with open(path, "r+b") as file:
+            file.write(OTHER)
+        resolver.update(ONE_THERE)
+        assert resolver.resolve(ADDRESS).name == "of_other"
+
+
+def test_code_that_was_made_where_other_code_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    jit = JitNames(1)
+    monkeypatch.setattr(jit, "refresh", lambda _maps: True)
+    code = Maps(parse_maps(b"10001000-10002000 rwxp 00000000 00:00 0\n"))
+    jit.symbols.add(0x10001000, 0x100, "first")
+    with Resolver(code, open_mapping, jit=jit) as resolver:
+        store = SampleStore(resolver)
+
+        def sample() -> None:
+            store.add([(1, End.ROOT, 1, (0x10001010,))])
+            store.place()
+
+        sample()
+        before = resolver.version
+        resolver.refresh_jit()
+        assert resolver.version == before
+        jit.symbols.add(0x10001000, 0x80, "second")
+        resolver.refresh_jit()
+        sample()
+        assert {stack[-1].name: n for (_tid, stack), n in store.weights().items()} == {
+            "first": 1,
+            "second": 1,
+        }

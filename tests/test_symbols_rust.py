@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import hostile
 
+from pyattach.symbols import rust_v0
 from pyattach.symbols.demangle import demangle, display_name
 from pyattach.symbols.rust_v0 import demangle_rust_v0
 
@@ -70,6 +71,29 @@ def test_names_that_explode_are_refused() -> None:
     assert demangle_rust_v0(text + "E") is None
     assert demangle_rust_v0("_RINvC1a1f" + "S" * 4000 + "hE") is None
     assert demangle_rust_v0("_RINvC1a1f" + "T" * 4000) is None
+
+
+def test_names_as_deep_as_pythons_stack_are_refused() -> None:
+    """A trait that is an argument of a trait, and so on: each takes ten calls of the reader's."""
+    deep = "i"
+    for _ in range(140):
+        deep = f"DIC1a{deep}EEL_"
+    assert demangle_rust_v0(f"_RIC1a{deep}E") is None
+
+
+def test_what_is_referred_to_again_and_again_is_not_read_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of references to one long tuple."""
+    read = 0
+    read_next = rust_v0._Reader._next
+
+    def counting(reader: rust_v0._Reader) -> str:
+        nonlocal read
+        read += 1
+        return read_next(reader)
+
+    monkeypatch.setattr(rust_v0._Reader, "_next", counting)
+    assert demangle_rust_v0("_RIC1aT" + "p" * 1500 + "E" + "B3_" * 860 + "E") is None
+    assert read < 100_000
 
 
 def base_62(number: int) -> str:
