@@ -214,7 +214,7 @@ struct pa_walked {
 
 /* A whole walk: where it began, the words that it read, and the node it came to (memo.h). */
 #define PA_MEMO_WORDS 64
-#define PA_MEMOS 256
+#define PA_MEMOS 128
 #define PA_MEMO_WAYS 4 /* of so many any may be that of a walk */
 struct pa_memo {
 	u64 ip, sp, fp; /* ip is 0: none is kept here */
