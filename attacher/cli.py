@@ -7,6 +7,7 @@ a session when a process is to be attached to, renderers and tables when there i
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -76,7 +77,7 @@ def default_output(pid: int, wanted: str | None = None) -> str:
 
 def on_a_terminal() -> bool:
     """Whether there is somebody to see a live view."""
-    if not (sys.stderr.isatty() and sys.stdout.isatty()):
+    if not (sys.stderr.isatty() and sys.stdout.isatty()) or os.environ.get("TERM", "") in ("dumb", "unknown"):
         return False
     from ..render.terminal_keys import in_foreground
 
@@ -178,8 +179,13 @@ def _heap_beside(
 
     if options.subprocesses:
         raise UsageError("--heap is for one process", "leave out -s; for a child: pyattach heap PID")
-    check_outputs(heap_outputs(outputs, arguments.format), arguments.format)
+    beside = heap_outputs(outputs, arguments.format)
+    check_outputs(beside, arguments.format)
+    files = [{os.path.realpath(output) for output in those if output != "-"} for those in (outputs, beside)]
+    if both := sorted(files[0] & files[1]):
+        raise UsageError(f"{both[0]} would be the CPU's profile and the heap's", "name other files with -o")
     chosen = HeapOptions(
+        names=options.names,
         unwind=options.unwind,
         allow_seccomp=options.allow_seccomp,
         before=True,
@@ -217,10 +223,12 @@ def show_verified(
 ) -> None:
     """What has failed and what is left behind, if anything is; all that was compared where that was asked
     for: on stdout, or where an output goes there, on ``err``."""
+    from ..render.names import printable
+
     residue = outcome.residue
     tell_failure(outcome.failure, err)
     for line in residue:
-        speak(f"pyattach: left behind in process {pid}: {line}", err)
+        speak(f"pyattach: left behind in process {pid}: {printable(line)}", err)
     if arguments.verify == "json":
         whole = not residue and not outcome.failure
         shown = {"complete": whole, "left": list(residue), "targets": [v.as_json() for v in outcome.verified]}

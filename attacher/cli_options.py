@@ -91,7 +91,6 @@ def add_options(p: argparse.ArgumentParser) -> None:
     add_name_options(p)
     p.add_argument("--no-jitter", action="store_true", help="ticks at even distances")
     p.add_argument("--allow-seccomp", action="store_true", help="attach to targets with a seccomp filter too")
-    add_verify_option(p)
     p.add_argument("-v", "--verbose", action="store_true", help="tell what is done, and tracebacks of errors")
     p.add_argument("-q", "--quiet", action="store_true", help="errors only")
     p.add_argument("--version", action="version", version=f"pyattach {__version__}")
@@ -117,6 +116,7 @@ def add_attach_options(p: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_heap_options(p, "--heap-kind", "--heap-unit")
     add_entries_option(p)
+    add_verify_option(p)
     p.set_defaults(before=True)
 
 

@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 
 import shtab
 
+from ..errors import PyattachError
 from . import cli_options, doctor_cli, heap_cli, report_cli, run_cli
 from .help_text import RawHelpText
+from .outputs import write
 
 SHELLS = ("bash", "zsh")
 COMMANDS: dict[str, Callable[[], argparse.ArgumentParser]] = {
@@ -79,5 +81,9 @@ def script(shell: str) -> str:
 
 def main(argv: Sequence[str]) -> int:
     """Returns the exit code."""
-    sys.stdout.write(script(parser().parse_args(argv).shell))
+    try:
+        write("-", [script(parser().parse_args(argv).shell).encode()])
+    except PyattachError as error:
+        print(f"pyattach: {error}", file=sys.stderr)  # noqa: T201
+        return int(error.exit_code)
     return 0

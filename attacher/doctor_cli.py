@@ -11,6 +11,7 @@ from ..errors import PyattachError
 from ..render.names import printable
 from .cli_options import add_pid, chosen_pid
 from .help_text import HelpText
+from .outputs import write
 
 if TYPE_CHECKING:
     from .doctor import Report
@@ -39,7 +40,11 @@ def main(argv: Sequence[str]) -> int:
     except PyattachError as error:
         print(f"pyattach: {error}", file=sys.stderr)  # noqa: T201
         return int(error.exit_code)
-    print(as_json(report) if arguments.json else as_text(report))  # noqa: T201
+    try:
+        write("-", [((as_json(report) if arguments.json else as_text(report)) + "\n").encode()])
+    except PyattachError as error:
+        print(f"pyattach: {error}", file=sys.stderr)  # noqa: T201
+        return int(error.exit_code)
     return report.exit_code
 
 

@@ -115,7 +115,7 @@ class Attached:
     def __init__(self, target: TargetProcess, options: HeapOptions) -> None:
         self.target = target
         notes = stale.clear(target)  # before it is looked which words lead where
-        resolver = make_resolver(target)
+        resolver = make_resolver(target, options.names)
         try:
             self._hooks = Hooks(target, resolver, options.entries)
             self._chosen = self._hooks.choose_entries()

@@ -16,6 +16,7 @@ from ..inject.layout import NO_VM_READ, Unwind
 from ..render.profile import Meta
 from ..symbols.address import ReturnAddress
 from ..symbols.maps import Maps
+from ..symbols.name_options import NameOptions
 from ..symbols.resolver import Resolver
 from . import procfs
 from .heap_before import NOT_GLIBC, OldHeap, read_old_heap
@@ -54,6 +55,7 @@ class HeapOptions:
     entries: str = NEVER
     unwind: Unwind = Unwind.AUTO
     allow_seccomp: bool = False
+    names: NameOptions = dataclasses.field(default_factory=NameOptions)
 
     def __post_init__(self) -> None:
         if self.sample_bytes and self.entries != NEVER:
@@ -104,7 +106,7 @@ class HeapSession:
         self, target: TargetProcess, options: HeapOptions, plan: HeapPlan, resolver: Resolver | None = None
     ) -> None:
         self.target, self.options, self.plan = target, options, plan
-        self.resolver = resolver or make_resolver(target)
+        self.resolver = resolver or make_resolver(target, options.names)
         self.modules = ModuleTable(target, self.resolver, plan)
         self.leaks: Leaks | None = None
         self.before: OldHeap | None = None

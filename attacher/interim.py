@@ -49,6 +49,7 @@ def write_interim(pid: int, command: str, options: Options, progress: Progress) 
         ended_by=ENDED_BY,
         version=__version__,
         truncated_by=store.truncated_by(),
+        notes=("its children (-s) are not in this snapshot",) if options.subprocesses else (),
     )
     threads = {tid: Thread(tid, thread_name(pid, tid)) for tid in {tid for tid, _ in weights}}
     path = interim_name(pid)

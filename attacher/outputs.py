@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import PyattachError, UsageError
-from ..render.formats import RENDERERS, RenderOptions, renderer_for, write_atomically
+from ..render.formats import RENDERERS, RenderOptions, is_special, renderer_for, write_atomically
 from ..render.streams import give_up
 
 if TYPE_CHECKING:
@@ -59,7 +59,11 @@ def check_outputs(outputs: Sequence[str], wanted: str | None = None) -> None:
         _renderer(output, wanted)
         if output == "-":
             continue
-        folder = Path(output).absolute().parent
+        if os.path.isdir(output):  # noqa: PTH112
+            raise UsageError(f"{output} is a folder", "name a file in it")
+        if is_special(output):
+            continue
+        folder = Path(os.path.realpath(output)).parent
         if not os.path.isdir(folder):  # noqa: PTH112 - false where it may not be looked into
             raise UsageError(f"{output}: there is no folder {folder}", "make it, or name another place")
         if not os.access(folder, os.W_OK):

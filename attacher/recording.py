@@ -10,6 +10,7 @@ import bisect
 import ctypes
 import dataclasses
 import os
+import stat
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +40,8 @@ _CHUNK_WORDS = 1 << 20
 def is_recording(path: str | os.PathLike[str]) -> bool:
     """Whether the file begins as such a file does."""
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116 - of a pipe, what is read here is gone
+            return False
         with open(path, "rb") as file:
             return file.read(8) == MAGIC.to_bytes(8, "little")
     except OSError:

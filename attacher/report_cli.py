@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -101,12 +102,17 @@ def main(command: str, argv: Sequence[str]) -> int:
     arguments = (diff_parser() if command == "diff" else report_parser()).parse_args(argv)
     from ..render.profile import uncollected
 
+    for number in (signal.SIGTERM, signal.SIGHUP):  # so that no half-written file stays
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     try:
         with uncollected():  # from the first stack read to the last byte written
             return int(diff(arguments) if command == "diff" else report(arguments))
     except PyattachError as error:
         print(f"pyattach: {error}", file=sys.stderr)  # noqa: T201
         return int(error.exit_code)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         return int(ExitCode.ERROR)
 

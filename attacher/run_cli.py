@@ -171,7 +171,10 @@ def _heap_options(arguments: argparse.Namespace, options: Options) -> HeapOption
     from .heap_options import heap_options
     from .heap_session import HeapOptions
 
+    if arguments.lines:
+        raise UsageError("--lines is of no use with run --heap: its profiles have none", "leave it out")
     chosen = HeapOptions(
+        names=options.names,
         duration_s=options.duration_s,
         unwind=options.unwind,
         allow_seccomp=options.allow_seccomp,

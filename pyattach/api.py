@@ -25,6 +25,7 @@ from typing import Generic, TypeVar
 
 from .attacher.choosing import ThreadChoice
 from .attacher.contract import Options
+from .attacher.recording import is_recording, read_recording
 from .attacher.remote import STARTED, Answer, Request
 from .errors import PyattachError, UsageError
 from .render import profile as recorded
@@ -157,6 +158,7 @@ class Attachment(Generic[Result]):
         self._profile: Result | None = None
 
     def __enter__(self) -> Attachment[Result]:
+        self._profile = None
         # The package's own folder first: it may have been imported from anywhere.
         root = str(Path(__file__).resolve().parent.parent)
         path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
@@ -193,6 +195,8 @@ class Attachment(Generic[Result]):
             if self._profile is None and self._process is not None:
                 assert self._process.stdin is not None
                 with contextlib.suppress(BrokenPipeError):
+                    # A byte, and not only the end: forks of the caller have the other end of the pipe, too.
+                    self._process.stdin.write(b"\n")
                     self._process.stdin.close()
                 self._take(self._said())
         finally:
@@ -262,7 +266,7 @@ def attach(
     options = Options(
         rate_hz=float(hz),
         duration_s=duration_s,
-        threads=ThreadChoice(tuple(map(str, threads))),
+        threads=ThreadChoice((threads,) if isinstance(threads, str) else tuple(map(str, threads))),
         subprocesses=subprocesses,
         allow_seccomp=allow_seccomp,
         mode=mode,
@@ -287,5 +291,6 @@ def attach_heap(
 
 
 def read(path: str | Path) -> Profile:
-    """The profile in a file: pictures and JSON of pyattach, folded stacks, pprof.  Raises PyattachError."""
-    return Profile(read_profile(path))
+    """The profile in a file: pictures and JSON of pyattach, folded stacks, pprof, what a program has recorded
+    of itself (PYATTACH_OUT).  Raises PyattachError."""
+    return Profile(read_recording(path) if is_recording(path) else read_profile(path))

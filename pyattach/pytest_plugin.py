@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from .api import Attachment, HeapProfile, Profile, Result, attach, attach_heap
+from .errors import PyattachError
 
 
 @pytest.fixture
@@ -42,9 +43,13 @@ def _keeping(
 ) -> Callable[..., AbstractContextManager[Attachment[Result]]]:
     @contextlib.contextmanager
     def of(pid: int, **options: Any) -> Iterator[Attachment[Result]]:
-        with attaching(pid, **options) as session:
-            yield session
-        _keep(session.profile, request, folder, f"{name}-{pid}")
+        session = attaching(pid, **options)
+        try:
+            with session:
+                yield session
+        finally:
+            with contextlib.suppress(PyattachError):  # there is none
+                _keep(session.profile, request, folder, f"{name}-{pid}")
 
     return of
 

@@ -4,6 +4,7 @@ back where this process is killed."""
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 from types import TracebackType
 
@@ -21,6 +22,8 @@ class AlternateScreen:
 
     def __init__(self, console: Console | None, keys: TerminalKeys | None) -> None:
         self._console, self._keys = console or Console(), keys
+        if isinstance(out := self._console.file, io.TextIOWrapper):
+            out.reconfigure(errors="replace")  # a terminal that has no such character is no reason to give up
         self._drawn_for = (0, 0)
         self._is_gone = False
         self._undo = contextlib.ExitStack()

@@ -48,20 +48,22 @@ def _class_of(frame: Frame) -> str:
     return f"{KINDS[frame.kind.value][0]}{shade}"
 
 
-def diff_classes_of(tree: Tree) -> list[str]:
+def diff_classes_of(tree: Tree, periods: tuple[float, float] = (1.0, 1.0)) -> list[str]:
     """The class of each node by how its share has changed: ``new``, ``same`` where sampling alone may be why
-    (less than two standard errors), or ``more`` and ``less`` with a step."""
+    (less than two standard errors), or ``more`` and ``less`` with a step.  ``periods``: how many of them a
+    tick stood for, now and before."""
     return [
-        "r" if frame == REST else "b" if frame < tree.bases else _changed(tree, node)
+        "r" if frame == REST else "b" if frame < tree.bases else _changed(tree, node, periods)
         for node, frame in enumerate(tree.frame)
     ]
 
 
-def _changed(tree: Tree, node: int) -> str:  # as diffClass in page_layout.js
+def _changed(tree: Tree, node: int, periods: tuple[float, float]) -> str:  # as diffClass in page_layout.js
     whole, before = max(1, tree.ticks[0]), max(1, tree.base[0])
     now, was = tree.ticks[node] / whole, tree.base[node] / before
     both = (tree.ticks[node] + tree.base[node]) / (whole + before)
-    if now == was or abs(now - was) <= 2 * math.sqrt(both * (1 - both) * (1 / whole + 1 / before)):
+    noise = math.sqrt(both * (1 - both) * (periods[0] / whole + periods[1] / before))
+    if now == was or abs(now - was) <= 2 * noise:
         return "same"
     if not was:
         return "new"

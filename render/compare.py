@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 
 from ..errors import UsageError
@@ -26,7 +27,16 @@ def diff_svg(
             "different things",
             "say --different-modes to compare them all the same",
         )
+    kinds = [f"{profile.meta.unit} {profile.meta.kind}" for profile in (before, after)]
+    if modes == ["heap", "heap"] and kinds[0] != kinds[1] and not different_modes:
+        raise UsageError(
+            f"the first profile is of {kinds[0]}, the second of {kinds[1]}: their shares mean different "
+            "things",
+            "say --different-modes to compare them all the same",
+        )
     before, after = _with_like_modules(before, after)
+    if _has_pids(before) and _has_pids(after):
+        before, after = _without_pids(before), _without_pids(after)
     return encoded(svg(after, options, before))
 
 
@@ -39,6 +49,27 @@ def _with_like_modules(before: Profile, after: Profile) -> tuple[Profile, Profil
 
 def _has_modules(profile: Profile) -> bool:
     return any(frame.module for _, stack in profile.weights for frame in stack)
+
+
+_PROCESS = re.compile(r"\d+ (?=\S)")
+
+
+def _has_pids(profile: Profile) -> bool:
+    """Whether each stack stands on its process (``-s``)."""
+    return all(stack and _PROCESS.match(stack[0].name) for _, stack in profile.weights)
+
+
+def _without_pids(profile: Profile) -> Profile:
+    """Pids are others in each run: they would make all frames new."""
+    weights: dict[tuple[int, Stack], int] = {}
+    roots: dict[Frame, Frame] = {}
+    for (tid, stack), ticks in profile.weights.items():
+        root = stack[0]
+        if root not in roots:
+            roots[root] = dataclasses.replace(root, name=_PROCESS.sub("", root.name, count=1))
+        key = (tid, (roots[root], *stack[1:]))
+        weights[key] = weights.get(key, 0) + ticks
+    return dataclasses.replace(profile, weights=weights, timeline=None)
 
 
 def _without_modules(profile: Profile) -> Profile:

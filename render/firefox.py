@@ -146,7 +146,7 @@ def _thread(thread: Thread, meta: Meta, table: _ThreadTable) -> dict[str, Any]:
             "stack": table.stack_of,
             "time": table.times_ms,
             "weight": table.ticks,
-            "weightType": "samples",
+            "weightType": "bytes" if meta.unit == "bytes" else "samples",
             "length": len(table.ticks),
         },
         "markers": {

@@ -68,13 +68,21 @@ def write_atomically(path: str | Path, chunks: Iterable[bytes]) -> None:
     """
     target = Path(os.path.realpath(path))
     try:
-        if target.exists() and not stat.S_ISREG(target.stat().st_mode):
-            with open(target, "wb") as file:
+        if is_special(path):  # by its own name: /dev/stdout leads to one that is none ("pipe:[123]")
+            with open(path, "wb") as file:
                 file.writelines(chunks)
         else:
             _replace(target, chunks)
     except OSError as error:
         raise PyattachError(f"cannot write {path}: {error.strerror or error}", _way_out(error)) from error
+
+
+def is_special(path: str | Path) -> bool:
+    """Whether there is something that is no regular file: a device, a pipe, a folder."""
+    try:
+        return not stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116
+    except OSError:
+        return False
 
 
 def _replace(target: Path, chunks: Iterable[bytes]) -> None:

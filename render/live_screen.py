@@ -46,7 +46,7 @@ def build_screen(
     if state.help:
         return Group(*[*lines[: max(0, height - len(HELP))], *_help(width)][:height])
     tids = totals.tids()
-    tid = tids[min(state.thread, len(tids) - 1)] if state.thread is not None and tids else None
+    tid = state.thread_of(tids)
     by_line = state.by_line
     rows = totals.rows(
         tid, interval=state.interval, by_total=state.by_total, containing=state.filter, by_line=by_line

@@ -45,6 +45,7 @@ class LiveState(Selection):
 
     order: int = 2
     thread: int | None = None
+    shown: tuple[int, int] | None = None  # of the thread on the screen: its index there, its tid
     filter: str = ""
     typing: bool = False
     paused: bool = False
@@ -52,6 +53,18 @@ class LiveState(Selection):
     trends: bool = True
     by_line: bool = False
     pace: int = 1
+
+    def thread_of(self, tids: list[int]) -> int | None:
+        """The thread to be shown.  Their order changes with their ticks: until a key asks for another one it
+        is the one that is on the screen."""
+        if self.thread is None or not tids:
+            self.shown = None
+            return None
+        if self.shown is not None and self.shown[0] == self.thread and self.shown[1] in tids:
+            self.thread = tids.index(self.shown[1])
+        self.thread = min(self.thread, len(tids) - 1)
+        self.shown = self.thread, tids[self.thread]
+        return self.shown[1]
 
     @property
     def by_total(self) -> bool:

@@ -112,7 +112,12 @@ function removalFrom(key) {
     const frame = hashes.indexOf(path[0]);
     return frame < 0 ? null : removal({ frame }, true);
   }
-  const v = follow(rootView(kind === "r"), path);
+  const root = rootView(kind === "r");
+  if (kind === "c" && splitByThread && !kidsOf(root).some((kid) => hashOf(kid) === path[0])) { // of all threads
+    const found = kidsOf(root).map((kid) => follow(kid, path)).filter((v) => v.depth === path.length + 1);
+    return found.length ? { nodes: found.flatMap((v) => removal(v, false).nodes), key } : null;
+  }
+  const v = follow(root, path);
   return v.depth === path.length && v.depth ? removal(v, false) : null;
 }
 function remove(everywhere) {
@@ -237,7 +242,7 @@ function onKey(event) {
   } else if (key === "Enter" && typing) step(event.shiftKey ? -1 : 1);
   else if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
   else if (key === "Enter" && event.shiftKey) step(-1);
-  else if (key === "Enter" && document.activeElement?.localName === "button") return;
+  else if ((key === "Enter" || key === " ") && document.activeElement?.localName === "button") return;
   else if (KEYS[key]) KEYS[key]();
   else return;
   event.preventDefault();

@@ -93,11 +93,12 @@ const lineOf = (block) => (isCode(block) ? lines[block.v.frame] : "");
 const classOf = (block) => (!isCode(block) ? "r" : picture.diff ? diffClass(block.v) : kinds[block.v.frame]);
 
 // A diff: how much a frame's share has changed, as far as that is beyond what sampling alone makes of it.
+const periods = (meta) => (meta?.mode === "cpu" && meta.ticks ? Math.max(1, meta.samples / meta.ticks) : 1); // that a tick stood for
 function change(v) {
   const whole = tree.total[0], wholeBefore = tree.baseTotal[0];
   const now = whole ? v.ticks / whole : 0, before = wholeBefore ? v.base / wholeBefore : 0;
   const both = (v.ticks + v.base) / (whole + wholeBefore || 1);
-  const noise = Math.sqrt(both * (1 - both) * (1 / (whole || 1) + 1 / (wholeBefore || 1)));
+  const noise = Math.sqrt(both * (1 - both) * (periods(doc.meta) / (whole || 1) + periods(doc.base) / (wholeBefore || 1)));
   return { now, before, noise, sure: Math.abs(now - before) > 2 * noise };
 }
 function diffClass(v) {

@@ -38,7 +38,7 @@ function functionRow(body, frame, columns, title) {
   for (const text of columns) html("td", { class: "n" }, row, text);
   const cell = html("td", {}, row);
   make("rect", { class: frame === REST ? "r" : kinds[frame], width: 9, height: 9, rx: 2 }, make("svg", { width: 9, height: 9 }, cell));
-  const name = nameOfFrame(frame, 0);
+  const name = frame === REST ? "(smaller ones)" : nameOfFrame(frame, 0);
   html("span", {}, cell, " " + (name.length > 200 ? name.slice(0, 200) + "…" : name));
   if (frame !== REST && kinds[frame] !== "b") row.addEventListener("click", () => { chosenFrame = frame; fillTable(); keepState(); });
   return row;

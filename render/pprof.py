@@ -24,7 +24,7 @@ _HEAP = {"bytes": ("space", "bytes"), "blocks": ("objects", "count")}
 """Of a profile of the heap: the name of its values and their unit, by ``Meta.unit``."""
 
 
-_OF_HEAP = ("_space", "_objects")
+_OF_HEAP = ("space", "objects")
 
 
 def render(profile: Profile, options: RenderOptions) -> Iterator[bytes]:

@@ -112,6 +112,8 @@ def _from_folded(data: bytes) -> Profile:
     frame_of = _Frames().__getitem__
     stacks: dict[bytes, int] = {}
     for count, line in enumerate(io.BytesIO(data), 1):
+        if line.startswith(b"# "):
+            continue
         stack, _, ticks = line.rstrip().rpartition(b" ")
         if stack and ticks.isdigit() and len(ticks) <= _MOST_DIGITS:
             stacks[stack] = stacks.get(stack, 0) + int(ticks)

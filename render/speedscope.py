@@ -30,7 +30,7 @@ def _document(profile: Profile, options: RenderOptions) -> dict[str, Any]:
     parts: list[tuple[str, Mapping[Stack, int]]] = [(title, profile.merged())]
     if options.threads:
         parts = [(printable(thread_name(thread)), stacks) for thread, stacks in profile.by_thread()]
-    profiles = [_sampled(name, stacks, numbers) for name, stacks in parts]
+    profiles = [_sampled(name, stacks, numbers, profile.meta.unit) for name, stacks in parts]
     frames = [{"name": name, "file": module} if module else {"name": name} for name, module in numbers]
     return {
         "$schema": "https://www.speedscope.app/file-format-schema.json",
@@ -42,7 +42,9 @@ def _document(profile: Profile, options: RenderOptions) -> dict[str, Any]:
     }
 
 
-def _sampled(name: str, stacks: Mapping[Stack, int], numbers: dict[tuple[str, str], int]) -> dict[str, Any]:
+def _sampled(
+    name: str, stacks: Mapping[Stack, int], numbers: dict[tuple[str, str], int], unit: str
+) -> dict[str, Any]:
     known: dict[int, int] = {}
 
     def number_of(frame: Frame) -> int:
@@ -55,7 +57,7 @@ def _sampled(name: str, stacks: Mapping[Stack, int], numbers: dict[tuple[str, st
     return {
         "type": "sampled",
         "name": name,
-        "unit": "none",  # a weight is a count of samples, no time
+        "unit": "bytes" if unit == "bytes" else "none",  # a weight is a count of samples, no time
         "startValue": 0,
         "endValue": sum(stacks.values()),
         "samples": samples,

@@ -48,7 +48,9 @@ def svg(profile: Profile, options: RenderOptions, base: Profile | None = None) -
             profile, threads=options.threads and base is None, reverse=options.reverse, base=base
         )
     drawn = pruned(looked_at, least_ticks(looked_at, share=LEAST_SHARE, most_nodes=len(looked_at)))
-    classes = diff_classes_of(drawn) if base else classes_of(drawn)
+    classes = (
+        diff_classes_of(drawn, (_periods(profile.meta), _periods(base.meta))) if base else classes_of(drawn)
+    )
     page = _page(profile, options, kept, base)
     seen = {kind[0] for kind in classes if not base or kind == "r"}
     page["legend"] = [*(DIFF_LEGEND if base else ()), *legend(seen, f"{LEAST_SHARE:.1%}")]
@@ -72,7 +74,8 @@ def _page(profile: Profile, options: RenderOptions, kept: Tree, base: Profile | 
     notes = [shortened(printable(note), 500) for note in meta.notes]
     if base:
         rows += _base_facts(base.meta)
-        notes += [f"Compared with {base.total:,} samples; shares of each profile are compared, not samples."]
+        unit = base.meta.unit
+        notes += [f"Compared with {base.total:,} {unit}; shares of each profile are compared, not {unit}."]
     if REST in kept.frame:
         notes.append(f"Only the {_KEPT_NODES:,} heaviest frames are in this file; the others are in blocks.")
     return {
@@ -87,6 +90,11 @@ def _page(profile: Profile, options: RenderOptions, kept: Tree, base: Profile | 
         "threads": options.threads and base is None,
         "diff": base is not None,
     }
+
+
+def _periods(meta: Meta) -> float:
+    """How many periods a tick stood for: so many samples are one, as far as chance goes."""
+    return max(1.0, meta.samples / meta.ticks) if meta.mode == "cpu" and meta.ticks else 1.0
 
 
 def _base_facts(meta: Meta) -> list[list[str]]:

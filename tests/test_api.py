@@ -24,6 +24,7 @@ from test_attach_run import (
 import pyattach
 from pyattach.api import Attachment, Profile
 from pyattach.errors import NoSuchTarget, PyattachError, TargetDied, UnsupportedTarget, UsageError
+from pyattach.inject.image import preload_path
 
 pytest_plugins = ["pytester"]
 
@@ -137,6 +138,50 @@ def test_threads_and_duration() -> None:
     assert session.profile.meta.ended_by == "duration reached"
 
 
+def test_one_thread_by_name() -> None:
+    with spawn("split") as target:
+        with pytest.raises(UsageError, match="no thread"), pyattach.attach(target.pid, threads="nobody-*"):
+            pass
+        target.finish()
+
+
+def test_a_session_twice() -> None:
+    with spawn("split") as target:
+        session = pyattach.attach(target.pid)
+        profiles = []
+        for _ in range(2):
+            with session:
+                works(target.pid, 0.3)
+            profiles.append(session.profile)
+        target.finish()
+    assert profiles[0] is not profiles[1] and profiles[1].total > 0
+
+
+def test_a_fork_of_the_caller_does_not_keep_it_running() -> None:
+    """It has the other end of the pipe, too."""
+    with spawn("split") as target:
+        with pyattach.attach(target.pid) as session:
+            child = os.fork()
+            if not child:
+                signal.pause()
+                os._exit(0)
+            try:
+                works(target.pid, 0.1)
+                assert session.stop().total >= 0
+            finally:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+        assert MARK not in maps_text(target.pid)
+        target.finish()
+
+
+def test_what_a_program_has_recorded_of_itself(tmp_path: Path) -> None:
+    path = tmp_path / "profile"
+    environment = {**os.environ, "LD_PRELOAD": str(preload_path()), "PYATTACH_OUT": str(path)}
+    subprocess.run([build_target("split"), "0.3"], env=environment, capture_output=True, check=True)
+    assert "work_70" in {row.frame.name for row in pyattach.read(path).top(3)}
+
+
 def test_the_end_of_the_process_ends_it() -> None:
     with spawn("split") as target:
         with pyattach.attach(target.pid) as session:
@@ -206,6 +251,14 @@ def test_cpu(profile_of):
             pass
         process.kill()
     assert session.profile.residue == ()
+
+def test_inside(profile_of):
+    with subprocess.Popen([{busy!r}], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            with profile_of(process.pid):
+                assert "inside" == ""
+        finally:
+            process.kill()
 """
 
 
@@ -213,9 +266,12 @@ def test_fixtures_for_native_services(pytester: pytest.Pytester) -> None:
     programs = {"program": str(build_target("heap_linked")), "busy": str(build_target("split"))}
     pytester.makepyfile(FIXTURES.format(**programs))
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
-    result.assert_outcomes(passed=1, failed=1)
+    result.assert_outcomes(passed=1, failed=2)
     result.stdout.fnmatch_lines(
         ["E * assert 51106 == 0", "* Captured pyattach call *", "<HeapProfile of process *.svg"]
+    )
+    result.stdout.fnmatch_lines(
+        ["E * 'inside' == ''", "* Captured pyattach call *", "<Profile of process *.svg"]
     )
 
 

@@ -8,6 +8,7 @@ import dataclasses
 import os
 import re
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -362,10 +363,48 @@ def test_verbose_shows_where_it_happened(run: Run) -> None:
 
 
 def test_an_output_that_fails_does_not_keep_the_others(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    (run.cwd / "folder.svg").mkdir()
+    run.during = lambda _should_stop: (run.cwd / "folder.svg").mkdir()
     assert run("-o", "folder.svg", "-o", "out.folded") == ExitCode.ERROR
     assert "folder.svg" in run.err and "name a file, not a folder" in run.err
     assert run.files() == ["folder.svg", "out.folded"]
+
+
+def test_what_can_never_be_written_is_refused_before(run: Run) -> None:
+    (run.cwd / "folder").mkdir()
+    (run.cwd / "link.svg").symlink_to("nowhere/out.svg")
+    for given_words in (("-f", "svg", "-o", "folder"), ("-o", "link.svg")):
+        assert run(*given_words) == ExitCode.USAGE
+        assert "folder" in run.err
+    assert run("--heap", "-o", "out.folded", "-o", "out-heap.folded") == ExitCode.USAGE
+    assert "out-heap.folded would be the CPU's profile and the heap's" in run.err
+
+
+def test_an_output_may_be_a_pipe(run: Run) -> None:
+    """As -o >(gzip >out.gz) and -o /dev/stdout in a pipe are."""
+    reading, writing = os.pipe()
+    try:
+        assert run("-f", "folded", "-o", f"/dev/fd/{writing}") == ExitCode.OK
+        assert os.read(reading, 1 << 16).count(b"\n") >= 1
+    finally:
+        os.close(reading)
+        os.close(writing)
+
+
+def test_what_is_left_behind_gives_the_terminal_no_orders(run: Run) -> None:
+    """Names of memfds are the target's."""
+    run.result = outcome(residue=("open file 3: /memfd:pyattach-\x1b]0;title\x07",))
+    run("-o", "out.svg")
+    assert "left behind" in run.err and "\x1b" not in run.err
+
+
+def test_a_terminal_that_can_do_nothing_has_no_live_view(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        monkeypatch.setattr(stream, "isatty", lambda *_: True)
+    monkeypatch.setattr("pyattach.render.terminal_keys.in_foreground", lambda *_: True)
+    monkeypatch.setenv("TERM", "xterm")
+    assert cli.on_a_terminal()
+    monkeypatch.setenv("TERM", "dumb")
+    assert not cli.on_a_terminal()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

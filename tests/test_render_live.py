@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from support import hostile
 
+from pyattach.render.alternate_screen import AlternateScreen
 from pyattach.render.live import LiveView
 from pyattach.render.live_header import LiveHeader
 from pyattach.render.live_screen import build_screen
@@ -214,6 +215,17 @@ def test_one_thread_at_a_time() -> None:
     ]
 
 
+def test_the_thread_that_is_shown_stays() -> None:
+    """Threads are in order of their ticks, which others may have more of by now."""
+    of, state = totals(), pressed("t")
+    assert "thread 1 of 2: main 1" in screen(100, 20, state=state, of=of)[2]
+    of.add(2, (QUERY,), 5000)
+    of.turn()
+    assert "thread 2 of 2: main 1" in screen(100, 20, state=state, of=of)[2]
+    assert state.press(">", 2) is None
+    assert "thread 1 of 2: a" in screen(100, 20, state=state, of=of)[2]
+
+
 def test_filter_by_a_part_of_the_name() -> None:
     assert functions("/", "P", "o", "x", "backspace")[0] == "filter: Po▏"
     filtered = functions("/", *"LIBC", "enter")
@@ -402,6 +414,17 @@ def test_live_view_leaves_the_alternate_screen() -> None:
     text = driven.out.getvalue()
     assert text.index("\x1b[?1049h") < text.index("malloc") < text.rindex("\x1b[?1049l")
     assert text.count("\x1b[?25l") == text.count("\x1b[?25h")
+
+
+def test_a_terminal_without_these_characters_is_left_as_it_was() -> None:
+    raw = io.BytesIO()
+    out = io.TextIOWrapper(raw, "ascii", write_through=True)
+    console = Console(file=out, force_terminal=True, width=80, height=12, legacy_windows=False)
+    with AlternateScreen(console, None) as alternate:
+        alternate.draw("━ … ü", (80, 12))
+        alternate.draw("and again", (80, 12))
+    text = raw.getvalue().decode()
+    assert text.count("\x1b[?1049h") == text.count("\x1b[?1049l") == 1 and "and again" in text
 
 
 def test_keys_of_terminals() -> None:

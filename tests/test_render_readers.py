@@ -167,6 +167,23 @@ def test_figures_that_nobody_measured_are_left_out(number: float) -> None:
         assert b"".join(renderer.render(back, RenderOptions()))
 
 
+def test_comments_are_no_stacks(tmp_path: Path) -> None:
+    """austin's end in numbers."""
+    path = tmp_path / "a.folded"
+    path.write_text("# interval: 100\nmain;f 3\n# duration: 383010\n#main 2\n")
+    assert read_profile(path).total == 5
+
+
+def test_bytes_are_bytes_everywhere(tmp_path: Path) -> None:
+    of = small({"main f": 300}, mode="heap", unit="bytes", kind="temporary")
+    path = written("pprof", of, tmp_path / "a.pb.gz")
+    assert read_profile(path).meta.unit == "bytes" and read_profile(path).meta.mode == "heap"
+    speedscope = json.loads(written("speedscope", of, tmp_path / "a.speedscope.json").read_text())
+    assert speedscope["profiles"][0]["unit"] == "bytes"
+    firefox = json.loads(written("firefox", of, tmp_path / "a.firefox.json").read_text())
+    assert firefox["threads"][0]["samples"]["weightType"] == "bytes"
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(PyattachError, match=r"cannot read .*nothing: No such file"):
         read_profile(tmp_path / "nothing")

@@ -227,6 +227,16 @@ def test_a_diff_takes_no_noise_for_a_change() -> None:
     assert {kind for kind, _, _ in drawn(text)} == {"b", "same"}
 
 
+def test_chance_goes_by_ticks_not_by_what_they_stand_for() -> None:
+    """Timers' at 1000 Hz are four periods each."""
+    now, before = {"main a": 600, "main b": 400}, {"main a": 540, "main b": 460}
+    kinds = [
+        {kind for kind, _, _ in drawn(svg(profile(now, ticks=ticks), profile(before, ticks=ticks)))}
+        for ticks in (1000, 250)
+    ]
+    assert kinds == [{"b", "same", "more0", "less1"}, {"b", "same"}]
+
+
 @settings(max_examples=200)
 @given(
     st.dictionaries(

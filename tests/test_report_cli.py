@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import signal
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -97,6 +101,55 @@ def test_different_modes_are_not_compared_unasked(folder: Path, capsys: pytest.C
     assert main(["diff", "a.svg", "b.svg"]) == 2
     assert "--different-modes" in capsys.readouterr().err and not (folder / "diff.svg").exists()
     assert main(["diff", "a.svg", "b.svg", "--different-modes"]) == 0
+
+
+def test_processes_are_compared_whatever_their_pids(folder: Path) -> None:
+    """The roots of -s, of two runs."""
+    (folder / "a.folded").write_text("100 srv;main;f 500\n101 worker;main;g 500\n")
+    (folder / "b.folded").write_text("200 srv;main;f 500\n207 worker;main;g 200\n209 worker;main;g 300\n")
+    assert main(["diff", "a.folded", "b.folded"]) == 0
+    still = Path("diff.svg").read_text().partition('<g id="still-foot">')[0]
+    assert 'class="same"' in still and 'class="new"' not in still
+
+
+def test_heaps_are_compared_by_one_measure(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture(folder / "a.svg", {"main f": 300}, mode="heap", unit="bytes", kind="peak")
+    picture(folder / "b.svg", {"main f": 3}, mode="heap", unit="blocks", kind="allocated")
+    assert main(["diff", "a.svg", "b.svg"]) == 2
+    assert "of bytes peak, the second of blocks allocated" in capsys.readouterr().err
+    assert main(["diff", "a.svg", "a.svg"]) == 0
+    assert "Compared with 300 bytes" in Path("diff.svg").read_text()
+
+
+def test_input_may_be_a_pipe(folder: Path) -> None:
+    text = "".join(f"main;f{n} 1\n" for n in range(2000))
+    reading, writing = os.pipe()
+    with open(writing, "w") as pipe, open(reading, "rb"):
+        pipe.write(text)
+        pipe.flush()
+        pipe.close()
+        assert main(["report", f"/dev/fd/{reading}", "-o", "b.folded"]) == 0
+    assert read_profile("b.folded").total == 2000
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_no_half_written_file_is_left(folder: Path, number: int) -> None:
+    code = f"""
+import os, sys, time
+from pyattach.render import formats
+def written(chunks):
+    os.kill(os.getpid(), {int(number)})
+    time.sleep(60)
+    yield from chunks
+replace = formats._replace
+formats._replace = lambda target, chunks: replace(target, written(chunks))
+from pyattach.attacher.main import main
+sys.exit(main(["report", "a.folded", "-o", "b.svg"]))
+"""
+    (folder / "a.folded").write_text("main;f 1\n")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (128 + number, "")
+    assert [path.name for path in folder.iterdir()] == ["a.folded"]
 
 
 def test_what_a_diff_refuses(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
