@@ -266,6 +266,9 @@ def test_what_is_removed_is_out_of_all_sums_until_undone(page: Page, of: Profile
     everywhere = sum(n for s, n in of.merged().items() if any(f_is(f, whole[at]) for f in s))
     page.point(at, click=True, held=Keys.ALT)
     assert samples_left(page) == of.total - ticks
+    for _ in range(2):  # by thread, and back
+        page.keys("t")
+        assert samples_left(page) == of.total - ticks
     page.keys("u")
     for key, gone in (("x", ticks), ("X", everywhere)):
         assert shown(page) == whole
