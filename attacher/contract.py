@@ -67,6 +67,8 @@ class Progress(NamedTuple):
     rate_reached_hz: float | None
     note: str = ""
     """What the user is to know while nothing is sampled."""
+    before_s: float = 0.0
+    """Of ``elapsed_s``: under programs that the process was before, which are not in ``store``."""
 
 
 class Outcome(NamedTuple):

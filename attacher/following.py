@@ -45,7 +45,7 @@ class Shown:
         self.before_s = 0.0
 
     def __call__(self, progress: Progress) -> None:
-        self._last = progress._replace(elapsed_s=progress.elapsed_s + self.before_s)
+        self._last = progress._replace(elapsed_s=progress.elapsed_s + self.before_s, before_s=self.before_s)
         self._on_progress(self._last)
 
     def tell(self, elapsed_s: float, note: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from .. import __version__
@@ -40,7 +40,7 @@ def write_interim(pid: int, command: str, options: Options, progress: Progress) 
         mode=options.mode,
         rate_asked_hz=options.rate_hz,
         rate_reached_hz=progress.rate_reached_hz,
-        duration_s=progress.elapsed_s,
+        duration_s=progress.elapsed_s - progress.before_s,
         samples=store.samples,
         dropped=progress.dropped,
         truncated=store.truncated,
@@ -49,7 +49,7 @@ def write_interim(pid: int, command: str, options: Options, progress: Progress) 
         ended_by=ENDED_BY,
         version=__version__,
         truncated_by=store.truncated_by(),
-        notes=("its children (-s) are not in this snapshot",) if options.subprocesses else (),
+        notes=tuple(_missing(options, progress)),
     )
     threads = {tid: Thread(tid, thread_name(pid, tid)) for tid in {tid for tid, _ in weights}}
     path = interim_name(pid)
@@ -58,6 +58,15 @@ def write_interim(pid: int, command: str, options: Options, progress: Progress) 
     except PyattachError as error:
         return error.what
     return f"wrote {path}"
+
+
+def _missing(options: Options, progress: Progress) -> Iterator[str]:
+    """What the profile at the end will have, and this one has not."""
+    if options.subprocesses:
+        yield "its children (-s) are not in this snapshot"
+    if progress.before_s:
+        before = f"the {progress.before_s:.1f} s before it executed this program"
+        yield f"what it did in {before} is not in this snapshot"
 
 
 def on_request(

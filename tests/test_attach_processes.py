@@ -35,6 +35,7 @@ from pyattach.attacher.children import descendants, share_memory
 from pyattach.attacher.contract import Options, Outcome
 from pyattach.attacher.helpers import Helper
 from pyattach.render.profile import Meta, Profile
+from pyattach.render.reading import read_profile
 from pyattach.symbols.name_options import LONGEST_S
 
 BECOMES_ANOTHER = """\
@@ -50,11 +51,13 @@ def test_the_program_that_comes_after_is_followed(spawn: Spawn, tmp_path: Path) 
     folded = tmp_path / "o.folded"
     split = build_target("split")
     with spawn([sys.executable, "-c", BECOMES_ANOTHER, split]) as target:
-        with pyattach(target.pid, "-o", folded, "-o", "-") as run:
+        with pyattach(target.pid, "-o", folded, "-o", "-", folder=tmp_path) as run:
             run.wait_sampling(target.pid)
             target.tell()
             target.expect("ready")
             run.wait_sampling(target.pid, cpu_s=0.5)
+            run.tell(signal.SIGUSR1)
+            run.wait_until("a snapshot is written", lambda: list(tmp_path.glob("*-snapshot.svg")))
             run.tell(signal.SIGINT)
             out = run.finish(0)
         assert MARK not in maps_text(target.pid) and not timers_text(target.pid)
@@ -65,6 +68,9 @@ def test_the_program_that_comes_after_is_followed(spawn: Spawn, tmp_path: Path) 
     assert "the target executed another program (1 times seen)" in out
     assert f"it went on as: {split}" in out
     assert "stopped by the user" in out
+    (snapshot,) = tmp_path.glob("*-snapshot.svg")
+    (note,) = read_profile(snapshot).meta.notes
+    assert "before it executed this program is not in this snapshot" in note
 
 
 def test_the_duration_is_that_of_all_programs(spawn: Spawn, tmp_path: Path) -> None:
