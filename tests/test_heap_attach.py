@@ -25,6 +25,7 @@ from pyattach.attacher.target import TargetProcess
 from pyattach.errors import AlreadyTraced, InjectionFailed
 from pyattach.inject.borrow import ThreadGaveUp
 from pyattach.inject.loader import LoadedStub, Loading, MappedStub
+from pyattach.symbols.name_options import NameOptions
 
 Script = Callable[[Target], Generator[bool, None, None]]
 pytestmark = pytest.mark.usefixtures("may_trace")
@@ -349,14 +350,14 @@ def test_a_target_that_executes_another_program_meanwhile(
         assert process.stdin is not None and process.stdout is not None
         assert process.stdout.readline() == "here\n"
 
-        def executes(target: TargetProcess) -> object:
+        def executes(target: TargetProcess, names: NameOptions) -> object:
             nonlocal executed
             if executed < times:
                 executed += 1
                 process.stdin.write("on\n")
                 process.stdin.flush()
                 assert process.stdout.readline() == "here\n"
-            return surveyed(target)
+            return surveyed(target, names)
 
         monkeypatch.setattr(heap_attach, "make_resolver", executes)
         options = HeapOptions(duration_s=0.05)
