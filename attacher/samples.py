@@ -18,7 +18,6 @@ from ..symbols.syscalls import is_waiting, waiting_frame
 if TYPE_CHECKING:
     from ..render.profile import FunctionTotals, Stack, Timeline
     from ..symbols.frame import Frame
-    from ..symbols.maps import Maps
     from ..symbols.resolver import Resolver
 
 WHY = {
@@ -56,7 +55,7 @@ class SampleStore:
         self._pending: list[tuple[int, int, RawStack, int]] = []
         self._weights: collections.Counter[tuple[int, PlacedStack]] = collections.Counter()
         self._placed: dict[RawStack, PlacedStack] = {}
-        self._placed_with: tuple[Maps, int] | None = None
+        self._placed_with = -1  # the resolver's version
         self._waits: dict[int, Place] = {}
         self._resolved: dict[PlacedStack, Stack] = {}
         self._outdated: dict[PlacedStack, None] = {}
@@ -99,7 +98,7 @@ class SampleStore:
     def place(self) -> None:
         """Find out what was mapped at the addresses of the samples so far."""
         resolver = self.resolver
-        if self._placed_with != resolver.version:  # Maps are compared by content only where they are others
+        if self._placed_with != resolver.version:
             self._placed.clear()
             self._placed_with = resolver.version
         for clock_ns, tid, raw, weight in self._pending:

@@ -46,8 +46,8 @@ class Locator:
         # By a mapping's identity, which it has while it is here: its file, and what is to be taken off.
         self._in_files: dict[int, tuple[CodeFile, int, Mapping]] = {}
         self._generated: set[Place] = set()  # without a name so far
-        self.remade = 0
-        """How often an address has become another place because other code was made there."""
+        self.version = 0
+        """Another number where an address may be another place than before."""
 
     def update(self, maps: Maps, seen_ns: tuple[int, int] | None = None) -> None:
         """Go on with newer mappings.
@@ -63,6 +63,7 @@ class Locator:
             self._here.clear()
             self._in_files.clear()
         self.maps = maps
+        self.version += 1
 
     def place(self, address: int, clock_ns: int | None = None) -> Place:
         """Where ``address`` was at ``clock_ns`` (not given: now)."""
@@ -100,7 +101,7 @@ class Locator:
         named = [(address, place) for address, place in self._here.items() if place.jit is not None]
         for address in [address for address, place in named if place.jit is not jit.find(address)]:
             del self._here[address]
-            self.remade += 1
+            self.version += 1
         found = []
         for place in self._generated:
             place.jit = jit.find(place.address)

@@ -102,9 +102,9 @@ class Resolver:
         return self._locator.place(address.address_for_lookup(), clock_ns)
 
     @property
-    def version(self) -> tuple[Maps, int]:
-        """Another one where an address may be another place than before."""
-        return self._locator.maps, self._locator.remade
+    def version(self) -> int:
+        """Another number where an address may be another place than before."""
+        return self._locator.version
 
     def is_settled(self, clock_ns: int) -> bool:
         """Whether what ran at ``clock_ns`` ran under the mappings of now: ``place`` has one answer."""

@@ -113,18 +113,27 @@ def test_generated_code_gets_its_name_when_it_is_told(monkeypatch: pytest.Monkey
         assert resolver.frames(place)[-1].name == "compiled"
 
 
+def sample(store: SampleStore) -> None:
+    store.add([(1, End.ROOT, 1, (0x10001010,))])
+    store.place()
+
+
 def test_a_file_that_was_written_anew_in_its_place(tmp_path: Path) -> None:
     """A plugin that is closed, copied over and opened again: the same inode with other functions."""
     path = tmp_path / "plugin.so"
     path.write_bytes(ONE)
     os.utime(path, (1, 1))
     with Resolver(ONE_THERE, lambda _mapping: open(path, "rb")) as resolver:
+        store = SampleStore(resolver)
         assert resolver.resolve(ADDRESS).name == "of_one"
+        sample(store)
         resolver.update(NONE_THERE)
         with open(path, "r+b") as file:
             file.write(OTHER)
         resolver.update(ONE_THERE)
         assert resolver.resolve(ADDRESS).name == "of_other"
+        sample(store)
+        assert {s[-1].name: n for (_tid, s), n in store.weights().items()} == {"of_one": 1, "of_other": 1}
 
 
 def test_code_that_was_made_where_other_code_was(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,18 +143,13 @@ def test_code_that_was_made_where_other_code_was(monkeypatch: pytest.MonkeyPatch
     jit.symbols.add(0x10001000, 0x100, "first")
     with Resolver(code, open_mapping, jit=jit) as resolver:
         store = SampleStore(resolver)
-
-        def sample() -> None:
-            store.add([(1, End.ROOT, 1, (0x10001010,))])
-            store.place()
-
-        sample()
+        sample(store)
         before = resolver.version
         resolver.refresh_jit()
         assert resolver.version == before
         jit.symbols.add(0x10001000, 0x80, "second")
         resolver.refresh_jit()
-        sample()
+        sample(store)
         assert {stack[-1].name: n for (_tid, stack), n in store.weights().items()} == {
             "first": 1,
             "second": 1,
