@@ -37,10 +37,6 @@ def main(argv: Sequence[str]) -> int:
 
     try:
         report = examine(chosen_pid(arguments))
-    except PyattachError as error:
-        print(f"pyattach: {error}", file=sys.stderr)  # noqa: T201
-        return int(error.exit_code)
-    try:
         write("-", [((as_json(report) if arguments.json else as_text(report)) + "\n").encode()])
     except PyattachError as error:
         print(f"pyattach: {error}", file=sys.stderr)  # noqa: T201

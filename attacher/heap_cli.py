@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("-v", "--verbose", action="store_true", help="tell more, and tracebacks of errors")
     p.add_argument("--no-live", action="store_true", help="no live table")
     p.add_argument("-q", "--quiet", action="store_true", help="errors only")
+    p.set_defaults(inverted=False, reverse=False)  # for a picture beside a CPU's there are options
     return p
 
 

@@ -25,6 +25,7 @@ def write_heap_outputs(
 ) -> None:
     """Write every file; one that fails does not keep the others from being written.  Raises PyattachError."""
     drawn: Profile | None = None
+    options = RenderOptions(inverted=arguments.inverted, reverse=arguments.reverse)
     failed: list[PyattachError] = []
     for output in outputs:
         wanted = getattr(arguments, "format", None) or ("text" if output == "-" else None)
@@ -33,20 +34,13 @@ def write_heap_outputs(
                 write(output, encoded(line + "\n" for line in report_lines(outcome)))
             else:
                 drawn = drawn or _profile(outcome, arguments.heap_kind, arguments.heap_unit)
-                write(output, renderer_for(wanted or output).render(drawn, _options(arguments)))
+                write(output, renderer_for(wanted or output).render(drawn, options))
             if output != "-":
                 say(f"wrote {output}")
         except PyattachError as error:
             failed.append(error)
     if failed:
         raise failed[0]
-
-
-def _options(arguments: argparse.Namespace) -> RenderOptions:
-    """How a picture opens, where the command line has options for it."""
-    return RenderOptions(
-        inverted=getattr(arguments, "inverted", False), reverse=getattr(arguments, "reverse", False)
-    )
 
 
 def _profile(outcome: HeapOutcome, kind: str, unit: str) -> Profile:

@@ -21,6 +21,7 @@ from ..errors import MalformedInput
 from ..inject.layout import MAGIC, VERSION, Control, Log, LogEntry, LogKind, Slot, Unwind
 from ..inject.region import RegionPlan
 from ..render.profile import Meta, Profile, Thread
+from ..render.reading import read_profile
 from ..symbols.cache import Cache, cache_folder
 from ..symbols.files import file_opener, own_path_opener
 from ..symbols.maps import Maps, parse_maps
@@ -35,6 +36,11 @@ _MOST_MAPS = 4096
 _NAME = struct.Struct("=I16s")
 _CHUNK_WORDS = 1 << 20
 """Of the ring, so much is looked at in one go."""
+
+
+def read_any(path: str | Path) -> Profile:
+    """A profile that was written, or what a program has recorded of itself.  Raises PyattachError."""
+    return read_recording(path) if is_recording(path) else read_profile(path)
 
 
 def is_recording(path: str | os.PathLike[str]) -> bool:

@@ -20,7 +20,7 @@ from .outputs import (
 )
 
 if TYPE_CHECKING:
-    from ..render.profile import Profile
+    pass
 
 _REPORT = (
     "Write a profile anew, in any format: one of pyattach (SVG, JSON, folded), folded stacks, pprof's, or "
@@ -65,7 +65,9 @@ def report(arguments: argparse.Namespace) -> ExitCode:
     """Read and write; NO_SAMPLES where the profile is empty.  Raises PyattachError."""
     outputs = arguments.output or ["-"]
     check_outputs(outputs, arguments.format)
-    profile = _read(arguments.file)
+    from .recording import read_any
+
+    profile = read_any(arguments.file)
     write_outputs(profile, outputs, render_options(arguments), _say, arguments.format)
     return ExitCode.OK if profile.total else ExitCode.NO_SAMPLES
 
@@ -75,7 +77,9 @@ def diff(arguments: argparse.Namespace) -> ExitCode:
     check_outputs([arguments.output], "svg")
     if arguments.output != "-" and not arguments.output.endswith(".svg"):
         raise UsageError(f"{arguments.output}: a diff is a picture", "name a file that ends with .svg")
-    before, after = _read(arguments.before), _read(arguments.after)
+    from .recording import read_any
+
+    before, after = read_any(arguments.before), read_any(arguments.after)
     for path, profile in ((arguments.before, before), (arguments.after, after)):
         if not profile.total:
             print(f"pyattach: {path} holds no samples: there is nothing to compare", file=sys.stderr)  # noqa: T201
@@ -87,14 +91,6 @@ def diff(arguments: argparse.Namespace) -> ExitCode:
     if arguments.output != "-":
         _say(f"wrote {arguments.output}")
     return ExitCode.OK
-
-
-def _read(path: str) -> Profile:
-    """A profile that was written, or what a program has recorded of itself."""
-    from ..render.reading import read_profile
-    from .recording import is_recording, read_recording
-
-    return read_recording(path) if is_recording(path) else read_profile(path)
 
 
 def main(command: str, argv: Sequence[str]) -> int:

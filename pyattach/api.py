@@ -25,7 +25,6 @@ from typing import Generic, TypeVar
 
 from .attacher.choosing import ThreadChoice
 from .attacher.contract import Options
-from .attacher.recording import is_recording, read_recording
 from .attacher.remote import STARTED, Answer, Request
 from .errors import PyattachError, UsageError
 from .render import profile as recorded
@@ -33,7 +32,6 @@ from .render.compare import diff_svg
 from .render.folded import folded_stacks
 from .render.formats import renderer_for, write_atomically
 from .render.profile import FunctionRow, Meta, Stack, Thread, totals_of
-from .render.reading import read_profile
 from .render.renderer import RenderOptions
 from .symbols.name_options import NameOptions
 
@@ -293,4 +291,6 @@ def attach_heap(
 def read(path: str | Path) -> Profile:
     """The profile in a file: pictures and JSON of pyattach, folded stacks, pprof, what a program has recorded
     of itself (PYATTACH_OUT).  Raises PyattachError."""
-    return Profile(read_recording(path) if is_recording(path) else read_profile(path))
+    from .attacher.recording import read_any
+
+    return Profile(read_any(path))

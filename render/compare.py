@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from ..errors import UsageError
 from ..symbols.frame import Frame
@@ -61,27 +62,26 @@ def _has_pids(profile: Profile) -> bool:
 
 def _without_pids(profile: Profile) -> Profile:
     """Pids are others in each run: they would make all frames new."""
-    weights: dict[tuple[int, Stack], int] = {}
-    roots: dict[Frame, Frame] = {}
-    for (tid, stack), ticks in profile.weights.items():
-        root = stack[0]
-        if root not in roots:
-            roots[root] = dataclasses.replace(root, name=_PROCESS.sub("", root.name, count=1))
-        key = (tid, (roots[root], *stack[1:]))
-        weights[key] = weights.get(key, 0) + ticks
-    return dataclasses.replace(profile, weights=weights, timeline=None)
+
+    @functools.cache
+    def bare(frame: Frame) -> Frame:
+        return dataclasses.replace(frame, name=_PROCESS.sub("", frame.name, count=1))
+
+    return _with_stacks(profile, lambda stack: (bare(stack[0]), *stack[1:]))
 
 
 def _without_modules(profile: Profile) -> Profile:
-    bare: dict[Frame, Frame] = {}
+    @functools.cache
+    def bare(frame: Frame) -> Frame:
+        return Frame(frame.name, "", frame.kind)
 
-    def of(frame: Frame) -> Frame:
-        if frame not in bare:
-            bare[frame] = Frame(frame.name, "", frame.kind)
-        return bare[frame]
+    return _with_stacks(profile, lambda stack: tuple(map(bare, stack)))
 
+
+def _with_stacks(profile: Profile, changed: Callable[[Stack], Stack]) -> Profile:
+    """Those that are the same once they are changed are one."""
     weights: dict[tuple[int, Stack], int] = {}
     for (tid, stack), ticks in profile.weights.items():
-        key = (tid, tuple(map(of, stack)))
+        key = (tid, changed(stack))
         weights[key] = weights.get(key, 0) + ticks
     return dataclasses.replace(profile, weights=weights, timeline=None)

@@ -227,9 +227,8 @@ class ElfImage(SectionedFile):
 
     def _build_functions(self, cache: Cache | None) -> SymbolTable:
         tables = [s for s in self.sections if s.type in (SHT_SYMTAB, SHT_DYNSYM)][:_MAX_TABLES]
-        sizes = itertools.accumulate(
-            section.size for section in tables
-        )  # there may be one that counts as many
+        # One may count as many: together they are no larger than a file's two may be.
+        sizes = itertools.accumulate(section.size for section in tables)
         tables = [section for section, size in zip(tables, sizes, strict=True) if size <= 2 * _MAX_TABLE]
         strings = tuple(self.strings_of(section) for section in tables)
         key = (

@@ -109,9 +109,8 @@ def _started_ns(pid: int) -> int:
     """When the process began, by the clock that files bear (CLOCK_REALTIME); 0 where that can't be known."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-        ago = time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) / os.sysconf(
-            "SC_CLK_TCK"
-        )  # proc(5): starttime
+        begun_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")  # proc(5): starttime
+        ago = time.clock_gettime(time.CLOCK_BOOTTIME) - begun_s
     except (OSError, ValueError, IndexError):
         return 0
     return time.time_ns() - int(ago * 1e9)

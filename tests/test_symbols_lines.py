@@ -21,8 +21,7 @@ from test_attach_run import Folded, Spawn, attach, wait_for
 
 from pyattach.attacher import cli
 from pyattach.attacher.contract import Options, Progress
-from pyattach.attacher.sampling import Session
-from pyattach.attacher.target import TargetProcess
+from pyattach.attacher.session import attach as attach_here
 from pyattach.errors import ExitCode
 from pyattach.symbols import codefile, lines, lines_ahead
 from pyattach.symbols.address import InstructionPointer
@@ -163,20 +162,13 @@ def test_a_file_that_was_put_off_has_lines_at_the_end(spawn: Spawn, monkeypatch:
 
     def look(progress: Progress) -> None:
         nonlocal named
-        session.store.update_totals()
+        progress.store.update_totals()
         named += progress.ticks > 20
 
-    with spawn([build_target("split", "-g")]) as target, TargetProcess(target.pid) as process:
-        session = Session(process, options)
-        session.load()
-        try:
-            session.sample(lambda: named > 2, look)
-            session.detach()
-            session.profile()
-        finally:
-            session.close()
+    with spawn([build_target("split", "-g")]) as target:
+        profile = attach_here(target.pid, options, lambda: named > 2, look).profile
         target.finish()
-    frames = [frame for _tid, stack in session.store.weights() for frame in stack if frame.name == "work_70"]
+    frames = [frame for _tid, stack in profile.weights for frame in stack if frame.name == "work_70"]
     assert frames and all(re.search(r"split\.c:\d+$", frame.line) for frame in frames)
 
 
