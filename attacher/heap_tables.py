@@ -17,15 +17,16 @@ from collections.abc import Iterator, Sequence
 
 from ..inject.heap_layout import (
     COUNTS_IN_PAGE,
-    DENSE_DIRECTORY,
-    DENSE_SHIFT,
     DIRECTORY,
     FIRST_ITEM,
+    LEAF_MASK,
     LEAF_SHIFT,
     LEAF_WORDS,
     LINE_SHIFT,
     LINE_WORDS,
     NODE_BITS,
+    PAGED_DIRECTORY,
+    PAGED_SHIFT,
     REGIONS,
     SAMPLED_FIRST,
     SAMPLED_LEVELS,
@@ -233,9 +234,9 @@ class HeapTables:
         for place, leaf in self._directory(self._heap.wide_offset, WIDE_DIRECTORY):
             if leaf < self._heap.leaf_count:
                 yield from self._leaf(leaf, place << LEAF_SHIFT + WIDE_SHIFT, LINE_SHIFT + WIDE_SHIFT)
-        for place, leaves in self._dense_leaves():
+        for place, leaves in self._paged_leaves():
             for leaf in leaves:
-                yield from self._leaf(leaf, place << LEAF_SHIFT + DENSE_SHIFT, LINE_SHIFT + DENSE_SHIFT)
+                yield from self._leaf(leaf, place << LEAF_SHIFT + PAGED_SHIFT, LINE_SHIFT + PAGED_SHIFT)
 
     def _sampled(self) -> Iterator[Block]:
         more = 8 * sum(SAMPLED_FIRST << 2 * level for level in range(1, SAMPLED_LEVELS))
@@ -250,25 +251,28 @@ class HeapTables:
         """All live blocks, in the order of their addresses; ``glibc``: as long as glibc's malloc makes
         them."""
         out = SortedBlocks()
+        crowded = dict(self._directory(self._heap.directory_offset, DIRECTORY))
         wide = dict(self._directory(self._heap.wide_offset, WIDE_DIRECTORY))
-        dense = dict(self._dense_leaves())
-        for place, leaf in self._directory(self._heap.directory_offset, DIRECTORY):
-            if leaf < self._heap.leaf_count:
-                all_of_it = [leaf, wide.get(place >> WIDE_SHIFT, 0), *dense.get(place >> DENSE_SHIFT, [])]
-                leaves = [
-                    self._read(self._heap.leaves_offset + number * LEAF_WORDS * 4, LEAF_WORDS * 4)
-                    if 0 < number < self._heap.leaf_count
-                    else None
-                    for number in all_of_it
-                ]
-                out.add_leaves(place, leaves, self.sites, glibc=glibc)
+        paged = dict(self._paged_leaves())
+        places = {place << PAGED_SHIFT | i for place in paged for i in range(1 << PAGED_SHIFT)}
+        for place in sorted(places.union(crowded)):
+            there = [crowded.get(place, 0), wide.get(place >> WIDE_SHIFT, 0)]
+            there += paged.get(place >> PAGED_SHIFT, [])
+            leaves = [
+                self._read(self._heap.leaves_offset + number * LEAF_WORDS * 4, LEAF_WORDS * 4)
+                if 0 < number < self._heap.leaf_count
+                else None
+                for number in there
+            ]
+            out.add_leaves(place, leaves, self.sites, glibc=glibc)
         return out
 
-    def _dense_leaves(self) -> Iterator[tuple[int, list[int]]]:
-        """By 16 MB of addresses, the leaves of what had no room elsewhere."""
+    def _paged_leaves(self) -> Iterator[tuple[int, list[int]]]:
+        """By 16 MB of addresses, the leaves of what is not crowded and of what had no room elsewhere."""
         follow = array.array("I", self._read(self._heap.next_offset, 4 * self._heap.leaf_count))
-        for place, leaf in self._directory(self._heap.dense_offset, DENSE_DIRECTORY):
+        for place, leaf in self._directory(self._heap.paged_offset, PAGED_DIRECTORY):
             leaves: dict[int, None] = {}
+            leaf &= LEAF_MASK
             while leaf and leaf < self._heap.leaf_count and leaf not in leaves and len(leaves) < _MOST_LEAVES:
                 leaves[leaf] = None
                 leaf = follow[leaf]

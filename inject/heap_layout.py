@@ -9,7 +9,7 @@ import ctypes
 import enum
 
 HEAP_MAGIC = 0x70616568746179F0
-HEAP_VERSION = 4
+HEAP_VERSION = 5
 FIRST_ITEM = 16
 NO_STACK = 15
 SITE_BITS = 21
@@ -20,8 +20,9 @@ LINE_WORDS = 16
 DIRECTORY = 1 << 25
 WIDE_SHIFT = 4
 WIDE_DIRECTORY = DIRECTORY >> WIDE_SHIFT
-DENSE_SHIFT = 2
-DENSE_DIRECTORY = DIRECTORY >> DENSE_SHIFT
+PAGED_SHIFT = 2
+PAGED_DIRECTORY = DIRECTORY >> PAGED_SHIFT
+LEAF_MASK = (1 << 31) - 1
 NODE_BITS = 22
 REGIONS = 1024
 FAN = 16
@@ -100,7 +101,7 @@ class Heap(ctypes.Structure):
         ("threads_offset", _u64),
         ("directory_offset", _u64),
         ("wide_offset", _u64),
-        ("dense_offset", _u64),
+        ("paged_offset", _u64),
         ("next_offset", _u64),
         ("leaves_offset", _u64),
         ("pool_offset", _u64),

@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 
 from .heap_layout import (
-    DENSE_DIRECTORY,
     DIRECTORY,
     ENTRIES,
     FAN,
@@ -18,6 +17,7 @@ from .heap_layout import (
     LANDINGS,
     LEAF_WORDS,
     NODE_BITS,
+    PAGED_DIRECTORY,
     PATCHES,
     REGIONS,
     SAMPLED_FIRST,
@@ -143,7 +143,7 @@ def _place_exact(heap: Heap, at: _Places) -> None:
     heap.threads_offset = at.take(_THREADS * ctypes.sizeof(HeapThread))
     heap.directory_offset = at.take(4 * DIRECTORY)
     heap.wide_offset = at.take(4 * WIDE_DIRECTORY)
-    heap.dense_offset = at.take(4 * DENSE_DIRECTORY)
+    heap.paged_offset = at.take(4 * PAGED_DIRECTORY)
     heap.next_offset = at.take(4 * _LEAVES)
     heap.leaves_offset = at.take(4 * LEAF_WORDS * _LEAVES)
 

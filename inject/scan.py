@@ -90,9 +90,9 @@ class Blocks:
     def add_leaves(
         self, place: int, leaves: Sequence[bytes | None], sites: array.array[int], *, glibc: bool = False
     ) -> None:
-        """Those of one place of the directory, which must be behind those that were added before: its leaf,
-        the wide one (None: there is none), the dense ones.  ``glibc``:
-        blocks are as long as glibc's malloc makes them."""
+        """Those of 4 MB of addresses, which must be behind those that were added before: the leaf of a line
+        for each KB, the wide one (None: there is none), the paged ones.  ``glibc``: blocks are as long as
+        glibc's malloc makes them."""
         if any(leaf is not None and len(leaf) != 4 * LEAF_WORDS for leaf in leaves):
             raise ValueError("a leaf has another size")
         decode = library().pa_live_blocks

@@ -161,6 +161,53 @@ def test_tables_that_grow_while_four_threads_add_to_them(tmp_path: Path) -> None
     assert len(set(counted)) == len(counted) > 30_000, "each pair of size and stack has one site"
 
 
+MIXED = """
+#include <stdlib.h>
+#define KEEP __attribute__((noinline, noclone, noipa))
+#define MIDDLE 40000
+#define SMALL 100000
+static void *middles[MIDDLE], *smalls[SMALL];
+#define SEEN(p) ({ __asm__ volatile("" : : "r"(p) : "memory"); p; })
+KEEP static void *middle(size_t n) { void *p = malloc(n); return SEEN(p); }
+KEEP static void *small(size_t n) { void *p = malloc(n); return SEEN(p); }
+int main(int argc, char **argv) {
+    (void)argv;
+    for (int i = 0; i < MIDDLE; i++) middles[i] = middle(400 + i % 200);
+    if (argc > 1) return 0;
+    for (int i = 0; i < MIDDLE; i += 2) free(middles[i]);
+    for (int i = 0; i < SMALL; i++) smalls[i] = small(1 + i % 24);
+    for (int i = 1; i < MIDDLE; i += 4) free(middles[i]);
+    for (int i = 0; i < SMALL; i += 3) free(smalls[i]);
+    for (int i = 0; i < SMALL; i += 3) smalls[i] = small(1 + i % 24);
+    return 0;
+}
+"""
+
+
+def test_addresses_that_become_crowded(tmp_path: Path) -> None:
+    """Small blocks among larger ones, for which there was one line for 4 KB: each is found again."""
+    recorded = record(compiled(tmp_path, MIXED), names={"middle", "small"})
+    result = recorded.outcome.result
+    assert result is not None
+    assert not sum(thread.unknown_frees for thread in result.tables.threads())
+    middle, small = recorded.sites["middle"], recorded.sites["small"]
+    assert middle.live_size == sum(400 + i % 200 for i in range(3, 40_000, 4)) and middle.live == 10_000
+    assert small.live_size == sum(1 + i % 24 for i in range(100_000)) and small.allocs == 133_334
+    live = result.tables.live()
+    assert len(live) == len(recorded.blocks) >= 110_000
+    assert dict(zip(live.begins, live.sites, strict=True)) == {
+        block.address: block.site for block in result.tables.blocks()
+    }
+
+
+def test_blocks_of_some_hundred_bytes_take_little_memory(tmp_path: Path) -> None:
+    """A word each and as much again that is empty, not a cache line for each KB."""
+    recorded = record(compiled(tmp_path, MIXED), "some", names={"middle"})
+    result = recorded.outcome.result
+    assert result is not None and recorded.sites["middle"].live == 40_000
+    assert result.tables.memory() < 1 << 20, "a cache line for each KB takes 1.2 MB alone"
+
+
 def test_numbers_that_outgrow_their_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A library that is made to begin new counts of a site at 64 of anything, not at 2^30."""
     source = tmp_path / "stub"

@@ -8,7 +8,7 @@
  *   regions_offset        u32[PA_REGIONS]           upper halves of return addresses, + 1
  *   directory_offset      u32[]                     which leaf holds the blocks of 4 MB of addresses
  *   wide_offset           u32[]                     which holds those of 64 MB that have no room there
- *   dense_offset          u32[]                     which holds those of 16 MB that have no room in either
+ *   paged_offset          u32[]                     which holds those of 16 MB that have no room in either
  *   next_offset           u32[]                     by leaf of those: the one for what has no room there either
  *   leaves_offset         u32[65536] each           live blocks (blocks.h)
  *   sampled_offset        u64[256]                  sampled: live blocks (sampled_blocks.h), and from here on
@@ -32,7 +32,7 @@
 #include "../shared.h"
 
 #define PA_HEAP_MAGIC 0x70616568746179f0UL
-#define PA_HEAP_VERSION 4
+#define PA_HEAP_VERSION 5
 
 /* Nodes below this have no return address: a stack's root, 1 + enum pa_end, says why it ended there. */
 #define PA_FIRST_ITEM 16
@@ -44,14 +44,18 @@
 
 #define PA_LEAF_SHIFT 22 /* 4 MB of addresses */
 #define PA_LEAF_WORDS 65536
-#define PA_LINE_SHIFT 10 /* 1 KB of addresses has a cache line of words */
+#define PA_LEAF_MASK (PA_CROWDED - 1) /* of a directory's word: the leaf, 0: there is none */
+#define PA_LINE_SHIFT 10 /* 1 KB of addresses has a cache line of words, where they are crowded */
 #define PA_LINE_WORDS 16
 #define PA_DIRECTORY (1U << (47 - PA_LEAF_SHIFT))
-/* What has no room in its KB's line: 16 KB of addresses have one together, and then 4 KB as many as it takes. */
+/* Else 4 KB have one; and where a KB's has no room 16 KB together, and then 4 KB as many as it takes. */
 #define PA_WIDE_SHIFT 4
 #define PA_WIDE_DIRECTORY (PA_DIRECTORY >> PA_WIDE_SHIFT)
-#define PA_DENSE_SHIFT 2
-#define PA_DENSE_DIRECTORY (PA_DIRECTORY >> PA_DENSE_SHIFT)
+#define PA_AREA (1UL << (PA_LINE_SHIFT + PA_WIDE_SHIFT))
+#define PA_PAGED_SHIFT 2
+#define PA_PAGED_DIRECTORY (PA_DIRECTORY >> PA_PAGED_SHIFT)
+#define PA_CROWDED (1U << 31) /* of a word of this directory: its addresses are */
+#define PA_CROWD 56 /* so many words of the four lines of an area are used then */
 
 /* A node's number, and behind it that of the upper half of its address. */
 #define PA_NODE_BITS 22
@@ -93,7 +97,7 @@ struct pa_heap {
 	u32 max_depth, flags;
 	u64 sample_bytes; /* mean bytes between two sampled allocations; 0: all are recorded */
 	u64 threads_offset;
-	u64 directory_offset, wide_offset, dense_offset, next_offset, leaves_offset;
+	u64 directory_offset, wide_offset, paged_offset, next_offset, leaves_offset;
 	u64 pool_offset;
 	u32 thread_count, leaf_count; /* of threads: a power of two */
 	u64 pool_pages;

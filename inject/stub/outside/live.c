@@ -18,7 +18,7 @@ EXPORT u64 pa_live_blocks(const u32 *const *leaves, u32 count, u64 base, const u
 		u32 at[SPOTS] = {0};
 		int any = 0;
 		for (u32 leaf = 0; leaf < count; leaf++) {
-			u32 shift = leaf == 0 ? 0 : leaf == 1 ? PA_WIDE_SHIFT : PA_DENSE_SHIFT;
+			u32 shift = leaf == 0 ? 0 : leaf == 1 ? PA_WIDE_SHIFT : PA_PAGED_SHIFT;
 			u64 its_line = ((base >> PA_LINE_SHIFT) + line) >> shift & (lines - 1);
 			for (u32 i = 0; leaves[leaf] && i < PA_LINE_WORDS; i++) {
 				u32 word = leaves[leaf][its_line * PA_LINE_WORDS + i];
