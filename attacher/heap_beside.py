@@ -48,6 +48,7 @@ class HeapBeside:
             try:
                 yield
             finally:
+                attached.session.over()
                 attached.session.ended_by = self.ended_by
                 if attached.target.alive() and not attached.is_current():
                     attached.session.notes.append(_EXECUTED)

@@ -89,6 +89,8 @@ class HeapResult:
         nodes = self.tables.nodes
         count = len(nodes) // 2
         places = array.array("I", bytes(4 * max(count, FIRST_ITEM)))
+        self._whole = bytearray(len(places))
+        self._whole[1 + End.ROOT] = 1
         known: dict[tuple[int, int], int] = {}
         numbers: dict[int, tuple[int, Frame]] = {}
         frames: dict[Frame, int] = {}
@@ -109,7 +111,9 @@ class HeapResult:
             if address not in numbers:
                 frame = self._resolver.resolve_first(ReturnAddress(address))
                 numbers[address] = frames.setdefault(frame, len(frames)), frame
-            places[node] = place(places[caller if caller < node else 0], *numbers[address])
+            caller = caller if caller < node else 0
+            self._whole[node] = self._whole[caller]
+            places[node] = place(places[caller], *numbers[address])
         return places
 
     def _sum(self) -> dict[int, Sums]:
@@ -156,6 +160,11 @@ class HeapResult:
         """All of that kind."""
         if kind == BEFORE:
             return Amount(self.before.size, self.before.blocks) if self.before else Amount()
+        if not self._sample_bytes:
+            return Amount(
+                sum(sums.size[kind] for sums in self._sums.values()),
+                sum(sums.blocks[kind] for sums in self._sums.values()),
+            )
         total = [0.0] * 4
         for site, counts in self.counts.items():
             size, _ = self.tables.site(site)
@@ -183,22 +192,12 @@ class HeapResult:
 
     def count_truncated(self) -> int:
         """Recorded allocations whose stack does not begin at a thread's first function."""
-        whole: dict[int, bool] = {}
-        return sum(
-            counts.allocs
-            for site, counts in self.counts.items()
-            if not self._is_whole(self.tables.site(site)[1], whole)
-        )
-
-    def _is_whole(self, node: int, known: dict[int, bool]) -> bool:
-        way = []
-        while node >= FIRST_ITEM and node not in known and 2 * node < len(self.tables.nodes):
-            way.append(node)
-            caller = self.tables.nodes[2 * node + 1] & 0xFFFF_FFFF
-            node = caller if caller < node else 0
-        whole = known.get(node, node == 1 + End.ROOT)
-        known.update(dict.fromkeys(way, whole))
-        return whole
+        count = 0
+        for site, counts in self.counts.items():
+            node = self.tables.site(site)[1]
+            if not (node < len(self._whole) and self._whole[node]):
+                count += counts.allocs
+        return count
 
     def profile(self, meta: Meta, kind: str, unit: str) -> Profile:
         """For the renderers."""

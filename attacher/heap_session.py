@@ -114,6 +114,7 @@ class HeapSession:
         self.rows: list[tuple[str, str]] = []
         self.ended_by = self.failure = ""
         self._started_at_unix_s, self.started = time.time(), time.monotonic()
+        self._over: float | None = None
         self._peak_rss = 0
         self._named = 0
 
@@ -135,6 +136,11 @@ class HeapSession:
         second, ``on_pause`` more often.  What fails meanwhile is the end, and is noted."""
         with self.kept("recording"):
             self._record(should_stop, on_look, on_pause)
+        self.over()
+
+    def over(self) -> None:
+        """The recording has lasted until now, whatever is still to be done."""
+        self._over = time.monotonic()
 
     @contextlib.contextmanager
     def kept(self, what: str) -> Iterator[None]:
@@ -248,6 +254,7 @@ class HeapSession:
 
     def outcome(self, residue: tuple[str, ...] = (), warning: str = "") -> HeapOutcome:
         """What was recorded."""
+        duration_s = (self._over or time.monotonic()) - self.started
         result = HeapResult(self.tables, self.resolver, self.options.sample_bytes, self.leaks, self.before)
         ended = not self.target.alive()
         meta = Meta(
@@ -256,7 +263,7 @@ class HeapSession:
             mode="heap",
             unit="bytes",
             started_at_unix_s=self._started_at_unix_s,
-            duration_s=time.monotonic() - self.started,
+            duration_s=duration_s,
             ended_by=self.ended_by or ENDED_BY,
             version=__version__,
             rows=tuple(self._facts(result)),

@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from heap_support import record, sites_of
 from support import requires, spawn
 from test_attach_run import COMMAND, ROOT
 
+from pyattach.attacher import heap_session
+from pyattach.attacher.heap_profile import HeapResult
 from pyattach.attacher.heap_session import HeapOptions
 from pyattach.render.reading import read_profile
 
@@ -72,6 +76,33 @@ def test_the_command(tmp_path: Path) -> None:
     assert "50,904 100.00%          504  by_malloc < main" not in report  # none of them is temporary
     assert f"{103_927:,}  67.08%        1,009  by_calloc < main" in report
     assert "bytes allocated and not freed" in svg.read_text()
+
+
+def test_how_long_it_took_is_how_long_was_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the work afterwards: of a large heap that takes longer than the program did."""
+    later = 0.0
+
+    class Late(HeapResult):
+        def __init__(self, *arguments: Any) -> None:
+            nonlocal later
+            super().__init__(*arguments)
+            later = 1000.0
+
+    monkeypatch.setattr(heap_session, "HeapResult", Late)
+    now = time.monotonic
+    monkeypatch.setattr(heap_session.time, "monotonic", lambda: now() + later)
+    recorded = record(compiled(tmp_path), names={"by_malloc"})
+    assert later
+    assert 0 < recorded.outcome.meta.duration_s < later
+
+
+@pytest.mark.parametrize(("depth", "cut"), [(64, 0), (2, 2018)])
+def test_allocations_whose_stack_is_not_whole_are_counted(tmp_path: Path, depth: int, cut: int) -> None:
+    recorded = record(compiled(tmp_path), names={"by_malloc"}, options=HeapOptions(max_depth=depth))
+    assert recorded.outcome.result is not None
+    assert recorded.outcome.result.count_truncated() == cut
+    said = f"{cut:,} recorded allocations have a stack that is not whole"
+    assert (said in recorded.outcome.meta.notes) == bool(cut)
 
 
 def test_a_running_process(tmp_path: Path, may_trace: None) -> None:
