@@ -15,7 +15,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import programs
 from common import arguments, machine, running, table
 from programs import NotHere, answers, free_port, need, process, wait_for
 
@@ -67,11 +69,19 @@ def redis() -> Iterator[Run]:
             yield Run(pid)
 
 
+@contextlib.contextmanager
+def under_load(start: Callable[[Path], contextlib.AbstractContextManager[int]]) -> Iterator[Run]:
+    with tempfile.TemporaryDirectory() as folder, start(Path(folder)) as pid:
+        yield Run(pid)
+
+
 PROGRAMS: dict[str, Callable[[], contextlib.AbstractContextManager[Run]]] = {
     "waits (7 calls)": lambda: target("waits"),
     "threads 0 300": lambda: target("threads", 0, 300),
     "threads 0 1000": lambda: target("threads", 0, 1000),
     "redis-server, idle": redis,
+    "redis-server, under load": lambda: under_load(programs.redis),
+    "postgres, a backend at work": lambda: under_load(programs.postgres),
     "CPython, 4 naps of 10 ms": lambda: command(sys.executable, "-c", SLEEPER),
     "Debian's python3, naps": lambda: command(need("/usr/bin/python3"), "-c", SLEEPER),
     "node, idle": lambda: command(need("node"), "-e", "setInterval(() => {}, 100)"),
