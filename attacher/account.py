@@ -13,6 +13,9 @@ TO_SPEAK_OF_S = 0.05
 
 _SHARE_TO_SPEAK_OF = 0.03
 
+_UNEXPLAINED_S = 0.0005
+"""So much CPU time of the process may be that of threads that did not run before: then all are read."""
+
 
 class CpuAccount:
     """CPU times in seconds since it was made.  ``only_known``: only the threads of the table count."""
@@ -25,17 +28,32 @@ class CpuAccount:
         """Of threads that ended before they were found, while the process's clock did not tick."""
         self._process_s = self._process_at_start_s = self._read_process()
         self._unseen_before_s = 0.0
+        self._unexplained_s = self._process_s
+        """CPU time of the process, since its begin, beyond that of known threads, when all were read."""
         self._measured_at = time.monotonic()
 
-    def measure(self, *, ended: bool) -> None:
+    def measure(self, *, ended: bool, whole: bool = True) -> None:
         """Read what there is.  The clock of a thread that has ended is gone: what was read last has to do.
-        ``ended``: the process has, or goes on as another program."""
+        ``ended``: the process has, or goes on as another program.  Not ``whole``: threads that did not run
+        before are read only if the others' CPU time is not all that the process has used since."""
+        whole = whole or ended
+        if not whole and self._only_others_ran():
+            self._measured_at = time.monotonic()
+            return
         at_end_s = self._target.cpu_s_at_end()
-        self.known_s = max(self.known_s, self._threads.cpu_s(), at_end_s or 0.0)
+        self.known_s = max(self.known_s, self._threads.cpu_s(None if whole else False), at_end_s or 0.0)
         if not ended:
             self._process_s = max(self._process_s, self._read_process())
+            self._unexplained_s = self._process_s - self.known_s
         if not ended or at_end_s is not None:
             self._measured_at = time.monotonic()
+
+    def _only_others_ran(self) -> bool:
+        process_s, known_s = self._read_process(), self._threads.cpu_s(busy=True)
+        if not process_s or process_s - known_s - self._unexplained_s > _UNEXPLAINED_S:
+            return False
+        self._process_s, self.known_s = max(self._process_s, process_s), max(self.known_s, known_s)
+        return True
 
     def unseen_grown_s(self, *, met: bool) -> float:
         """How much more there is since the last call of threads that ended before they were found; it is lost

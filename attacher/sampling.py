@@ -238,7 +238,7 @@ class Session:
         if sweep:
             self._sweep_at = now + _SWEEP_S
         if sweep or self.threads.count <= _FEW_THREADS:
-            self.cpu.measure(ended=self.target_ended)
+            self.cpu.measure(ended=self.target_ended, whole=False)
         posted = self.threads.refresh(self.shared.slots, thorough=sweep, patient=self._strays_met())
         if self.shared.control.expired != self._expired_seen:
             self._expired_seen = self.shared.control.expired

@@ -29,8 +29,8 @@ _SILENT_PERIODS = 10
 
 class _Known:
     __slots__ = (
-        "checked_cpu_s", "cpu_at_start_s", "cpu_ns", "cpu_s", "heard_cpu_s", "ran", "slot", "start_time",
-        "ticks",
+        "busy", "checked_cpu_s", "cpu_at_start_s", "cpu_ns", "cpu_s", "heard_cpu_s", "ran", "slot",
+        "start_time", "ticks",
     )  # fmt: skip
 
     def __init__(self, slot: int, start_time: int, cpu_s: float, ticks: int) -> None:
@@ -38,6 +38,8 @@ class _Known:
         self.cpu_at_start_s = self.cpu_s = cpu_s
         self.cpu_ns: int | None = None
         """As it was read last."""
+        self.busy = True
+        """It had run since the time before, when it was read last."""
         self.ran = True
         """Since it was last looked at thoroughly."""
         self.ticks = ticks
@@ -264,15 +266,21 @@ class ThreadTable:
         """How many threads could not be given a timer."""
         return sum(1 for known in self._known.values() if slots[known.slot].state == SlotState.FAILED)
 
-    def cpu_s(self) -> float:
-        """CPU time that all threads seen so far have used since they were first seen, seconds."""
+    def cpu_s(self, busy: bool | None = None) -> float:
+        """CPU time that all threads seen so far have used since they were first seen, seconds.  ``busy``:
+        only those are read that had run (or had not) since the time before, when they were read last."""
         for tid, known in self._known.items():
+            if busy not in (None, known.busy):
+                continue
             ns = procfs.thread_cpu_ns(self._pid, tid)
             if ns is None:
                 stat = procfs.read_stat(self._pid, tid)
-                if stat is not None and stat.start_time == known.start_time:
+                known.busy = stat is not None and stat.start_time == known.start_time
+                if stat is not None and known.busy:
                     known.cpu_s, known.ran = stat.cpu_s, True
-            elif ns != known.cpu_ns:
+                continue
+            known.busy = ns != known.cpu_ns
+            if known.busy:
                 known.cpu_ns, known.cpu_s, known.ran = ns, ns / 1e9, True
         return self._gone_cpu_s + sum(k.cpu_s - k.cpu_at_start_s for k in self._known.values())
 

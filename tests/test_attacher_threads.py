@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from pyattach.attacher import procfs
+from pyattach.attacher import account, procfs
 from pyattach.attacher.choosing import ThreadChoice, names_of
 from pyattach.attacher.clock import TimerClock
 from pyattach.attacher.procfs import Stat
+from pyattach.attacher.target import TargetProcess
 from pyattach.attacher.threads import ThreadTable
 from pyattach.errors import UsageError
 from pyattach.inject.layout import Slot, SlotState
@@ -18,6 +21,7 @@ from pyattach.inject.region import RegionPlan
 from pyattach.render.profile import Thread
 
 PID = 100
+SECOND_NS = 1_000_000_000
 
 
 @dataclasses.dataclass
@@ -38,6 +42,8 @@ class FakeProc:
         self.listings = 0
         self.newest = 0
         self.stats_read: list[int] = []
+        self.clocks_read: list[int] = []
+        self.process_ns = 0
 
     def thread_ids(self, pid: int) -> list[int]:
         assert pid == PID
@@ -54,8 +60,13 @@ class FakeProc:
 
     def thread_cpu_ns(self, pid: int, tid: int) -> int | None:
         assert pid == PID
+        self.clocks_read.append(tid)
         thread = self.threads.get(tid)
         return thread.cpu_ns if thread is not None and self.schedstat else None
+
+    def ran(self, tid: int, cpu_ns: int) -> None:
+        self.threads[tid].cpu_ns += cpu_ns
+        self.process_ns += cpu_ns
 
     def sign_of_threads(self, pid: int) -> tuple[int, int] | None:
         assert pid == PID
@@ -201,6 +212,59 @@ def test_many_threads_are_listed_again_only_if_one_can_have_come(proc: FakeProc)
     assert 201 in table.table.tids
     table.refresh(thorough=True)
     assert proc.listings == listings + 2, "a thorough look believes no sign"
+
+
+def test_threads_that_sleep_are_read_where_others_do_not_explain_what_the_process_used(
+    proc: FakeProc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(account, "process_cpu_ns", lambda _pid: proc.process_ns)
+    proc.threads = {tid: FakeThread() for tid in range(100, 140)}
+    proc.ran(100, SECOND_NS)
+    table = Table(64)
+    target = cast("TargetProcess", SimpleNamespace(pid=PID, cpu_s_at_end=lambda: None))
+    cpu = account.CpuAccount(target, table.table, only_known=False)
+
+    def measured() -> tuple[float, list[int]]:
+        proc.clocks_read.clear()
+        cpu.measure(ended=False, whole=False)
+        return cpu.sampled_s, list(proc.clocks_read)
+
+    every = list(range(100, 140))
+    rest = [100, *range(102, 140)]
+    assert measured() == (0, every)
+    proc.ran(101, SECOND_NS)
+    assert measured() == (1, every)
+    proc.ran(101, SECOND_NS)
+    assert measured() == (2, [101])
+    proc.ran(102, SECOND_NS // 1000)
+    proc.ran(101, SECOND_NS)
+    assert measured() == (pytest.approx(3.001), [101, *rest]), "a thread that has slept so far"
+    proc.ran(101, SECOND_NS)
+    assert measured() == (pytest.approx(4.001), [101, 102])
+    proc.process_ns += SECOND_NS
+    assert measured() == (pytest.approx(5.001), [101, *every]), "one that is gone"
+    assert measured() == (pytest.approx(5.001), [])
+    for _ in range(4):  # too little each time, but it adds up
+        proc.ran(103, SECOND_NS // 6000)
+        total_s, read = measured()
+    assert (total_s, read) == (pytest.approx(5.001 + 4 / 6000), every)
+    cpu.measure(ended=False)
+    assert proc.clocks_read[-40:] == every, "at the end all are"
+
+
+def test_without_the_process_clock_all_threads_are_read(
+    proc: FakeProc, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(account, "process_cpu_ns", lambda _pid: None)
+    proc.threads = {100: FakeThread(), 101: FakeThread()}
+    target = cast("TargetProcess", SimpleNamespace(pid=PID, cpu_s_at_end=lambda: None))
+    cpu = account.CpuAccount(target, Table(4).table, only_known=False)
+    for _ in range(3):
+        proc.clocks_read.clear()
+        cpu.measure(ended=False, whole=False)
+        assert set(proc.clocks_read) == {100, 101}
+        proc.ran(101, SECOND_NS)
+    assert cpu.known_s == 2
 
 
 def test_only_threads_that_have_run_are_looked_at_again(proc: FakeProc) -> None:
