@@ -253,7 +253,7 @@ class Session:
             self.store.update_totals(NAMING_S)
             if self.governor.limited or now - self.started > _SETTLED_S:
                 self.delivery.look()
-            if self.governor.lowers(self.figures.overhead(), self.cpu.sampled_s):
+            if self.governor.limited and self.governor.lowers(self.figures.overhead(), self.cpu.sampled_s):
                 self.shared.set_rate_factor(self.governor.factor)
                 self.clock.slow_down(self.governor.factor)
             if self._unheard():
